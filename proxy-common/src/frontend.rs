@@ -1,0 +1,105 @@
+//! Frontends: the addresses that clients use, as the key and value of the `FRONTENDS` hash.
+
+use crate::addr::{Addr, Port, Proto};
+
+/// Key of `FRONTENDS`.
+///
+/// Three forms: `{VIP, port, proto}` is a service port; `{::, port, proto}` is a NodePort on whichever address
+/// of the node is selected; `{VIP, 0, 0}` marks the VIP as owned, so that a port it does not serve is refused.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendKey {
+    /// The VIP, or [`Addr::UNSPECIFIED`] for a NodePort.
+    pub addr: Addr,
+    /// Network byte order.
+    pub port: Port,
+    /// IP protocol.
+    pub proto: Proto,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl FrontendKey {
+    /// A service port of a VIP.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Port, proto: Proto) -> Self {
+        Self { addr, port, proto, pad: 0 }
+    }
+
+    /// A NodePort.
+    #[inline(always)]
+    pub const fn node_port(port: Port, proto: Proto) -> Self {
+        Self::new(Addr::UNSPECIFIED, port, proto)
+    }
+
+    /// The entry that marks a VIP as owned.
+    #[inline(always)]
+    pub const fn owned_vip(addr: Addr) -> Self {
+        Self::new(addr, Port::ANY, Proto::ANY)
+    }
+
+    /// Whether this is the entry that marks a VIP as owned.
+    #[inline(always)]
+    pub const fn is_owned_vip(&self) -> bool {
+        self.proto.0 == 0
+    }
+}
+
+/// What a frontend is, which decides the view that serves it.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp = 1,
+    /// `spec.ports[].nodePort` on a selected address of the node.
+    NodePort = 2,
+    /// `status.loadBalancer.ingress[].ip` with ipMode VIP.
+    LoadBalancer = 3,
+    /// `spec.externalIPs`.
+    ExternalIp = 4,
+    /// The VIP itself, for ports that it does not serve.
+    OwnedVip = 5,
+}
+
+impl FrontendKind {
+    /// The kind stored as `raw`, or `None` for a number this version does not know.
+    #[inline(always)]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::ClusterIp),
+            2 => Some(Self::NodePort),
+            3 => Some(Self::LoadBalancer),
+            4 => Some(Self::ExternalIp),
+            5 => Some(Self::OwnedVip),
+            _ => None,
+        }
+    }
+}
+
+/// Value of `FRONTENDS`: never changed after insertion, since the kernel may hand a reader an element that is
+/// being recycled; whatever changes over a service's life is in its cell.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrontendValue {
+    /// Index of the service's cell; zero for an owned VIP.
+    pub service: u32,
+    /// A [`FrontendKind`].
+    pub kind: u8,
+    /// [`FrontendValue::CHECK_SOURCE`] and bits reserved as zero.
+    pub flags: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
+impl FrontendValue {
+    /// Flag: `loadBalancerSourceRanges` bind this frontend.
+    pub const CHECK_SOURCE: u8 = 1;
+
+    /// A value of `kind` for `service`.
+    #[inline(always)]
+    pub const fn new(service: u32, kind: FrontendKind, flags: u8) -> Self {
+        Self { service, kind: kind as u8, flags, pad: 0 }
+    }
+}

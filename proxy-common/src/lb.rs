@@ -1,0 +1,238 @@
+//! The decision: given where a packet or a connect wants to go, where does it go instead?
+//!
+//! [`translate`] is generic over [`Lookup`], so the kernel maps, the agent's fake store and a dump of live maps
+//! are judged by the very same code. It reads, decides and returns; it writes nothing.
+
+use crate::addr::{Addr, Port, Proto};
+use crate::backend::Backend;
+use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
+use crate::node::NodeAddrFlags;
+use crate::service::{Half, Head, View, ViewKind, ViewWord};
+
+/// Read access to the tables. Every method returns a small copy; a missing element is `None`, never a panic.
+pub trait Lookup {
+    /// Whether `addr` may be owned; `false` is certain (see [`crate::filter`]).
+    fn may_own(&self, addr: Addr) -> bool;
+    /// The frontend under exactly this key.
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue>;
+    /// The flags of one of the node's own addresses.
+    fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags>;
+    /// Whether a ServiceCIDR covers `addr`.
+    fn in_service_cidr(&self, addr: Addr) -> bool;
+    /// The head of a service's cell, loaded once per decision.
+    fn head(&self, service: u32) -> Option<Head>;
+    /// One view word of a service's cell.
+    fn view(&self, service: u32, half: Half, view: View) -> Option<ViewWord>;
+    /// The backend id in a slot.
+    fn slot(&self, slot: u32) -> Option<u32>;
+    /// A backend's row.
+    fn backend(&self, id: u32) -> Option<Backend>;
+}
+
+/// Who sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A process in the network namespace of the agent.
+    Host,
+    /// A process of this node in any other network namespace.
+    Pod,
+    /// Something outside the cluster.
+    External,
+}
+
+/// Where a packet or a connect wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Destination address.
+    pub addr: Addr,
+    /// Destination port.
+    pub port: Port,
+    /// Protocol.
+    pub proto: Proto,
+}
+
+/// The input of one decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it wants to go.
+    pub tuple: Tuple,
+    /// Who sends it.
+    pub origin: Origin,
+}
+
+/// What the decision may not make up by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// 32 uniformly random bits.
+    pub entropy: u32,
+}
+
+/// The backend that was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// The service's cell.
+    pub service: u32,
+    /// Kind of the frontend that matched.
+    pub kind: FrontendKind,
+    /// The view that was in use.
+    pub view: View,
+    /// Id of the backend's row.
+    pub backend: u32,
+    /// Generation of the row.
+    pub generation: u32,
+    /// Where it listens.
+    pub addr: Addr,
+    /// Where it listens.
+    pub port: Port,
+}
+
+/// Why a connection was refused or left to time out; also the row of its counter.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DropReason {
+    /// No usable endpoint anywhere: rejected.
+    NoEndpoints = 0,
+    /// An owned VIP does not serve this port: rejected.
+    UnknownPort = 1,
+    /// Policy Local, and no endpoint on this node: times out.
+    NoLocalEndpoints = 2,
+    /// An address of a ServiceCIDR that no Service holds: times out.
+    UnassignedAddress = 3,
+    /// The tables contradict each other, which is a defect of the writer: rejected, and counted so that it shows.
+    Inconsistent = 4,
+}
+
+impl DropReason {
+    /// Every reason, in the order of their counters.
+    pub const ALL: [Self; 5] = [
+        Self::NoEndpoints,
+        Self::UnknownPort,
+        Self::NoLocalEndpoints,
+        Self::UnassignedAddress,
+        Self::Inconsistent,
+    ];
+
+    /// The name in `shunt dump counters` and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoEndpoints => "no-endpoints",
+            Self::UnknownPort => "unknown-port",
+            Self::NoLocalEndpoints => "no-local-endpoints",
+            Self::UnassignedAddress => "unassigned-address",
+            Self::Inconsistent => "inconsistent",
+        }
+    }
+}
+
+/// The outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours: leave it as it is.
+    Pass,
+    /// Send it to this backend.
+    Forward(Pick),
+    /// Refuse at once; the service is zero where none is involved.
+    Reject(u32, DropReason),
+    /// Let the sender time out; the service is zero where none is involved.
+    Drop(u32, DropReason),
+}
+
+/// Decides where `packet` goes.
+///
+/// Order of lookup: the exact address; NodePort if the address is the node's own (or the host's loopback); the
+/// owned VIP, whose unknown ports are rejected unless the address is also the node's own; ServiceCIDR ranges,
+/// whose unassigned addresses time out (nftables mode of kube-proxy, KEP-3866).
+#[inline(always)]
+pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
+    let Tuple { addr, port, proto } = packet.tuple;
+    let loopback = addr.is_loopback();
+    if loopback {
+        // A pod's own loopback is nobody else's business, and no packet from outside carries one.
+        if !matches!(packet.origin, Origin::Host) {
+            return Verdict::Pass;
+        }
+    } else if !lookup.may_own(addr) {
+        return Verdict::Pass;
+    }
+    if let Some(frontend) = lookup.frontend(&FrontendKey::new(addr, port, proto)) {
+        return serve(lookup, frontend, packet.origin, draw);
+    }
+    let node = lookup.node_addr(addr);
+    if loopback || node.is_some_and(NodeAddrFlags::serves_node_ports) {
+        if let Some(frontend) = lookup.frontend(&FrontendKey::node_port(port, proto)) {
+            return serve(lookup, frontend, packet.origin, draw);
+        }
+    }
+    if loopback || node.is_some() {
+        return Verdict::Pass;
+    }
+    if lookup.frontend(&FrontendKey::owned_vip(addr)).is_some() {
+        return Verdict::Reject(0, DropReason::UnknownPort);
+    }
+    if lookup.in_service_cidr(addr) {
+        return Verdict::Drop(0, DropReason::UnassignedAddress);
+    }
+    Verdict::Pass
+}
+
+/// The view through which a frontend of `kind` serves a sender at `origin`.
+#[inline(always)]
+pub const fn view_for(kind: FrontendKind, origin: Origin) -> View {
+    match (kind, origin) {
+        (FrontendKind::ClusterIp, _) => View::Internal,
+        (_, Origin::External) => View::External,
+        _ => View::Cluster,
+    }
+}
+
+#[inline(always)]
+fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &Draw) -> Verdict {
+    let service = frontend.service;
+    let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
+    let Some(kind) = FrontendKind::from_raw(frontend.kind) else {
+        return inconsistent;
+    };
+    let view = view_for(kind, origin);
+    // The head is loaded once, then exactly one word of the half that it names: a switch in between shows this
+    // reader the old whole or the new whole.
+    let Some(head) = lookup.head(service) else {
+        return inconsistent;
+    };
+    let Some(word) = lookup.view(service, head.half(), view) else {
+        return inconsistent;
+    };
+    match word.kind() {
+        ViewKind::Pass => Verdict::Pass,
+        ViewKind::Reject => Verdict::Reject(service, DropReason::NoEndpoints),
+        ViewKind::Drop => Verdict::Drop(service, DropReason::NoLocalEndpoints),
+        ViewKind::Random => match pick(lookup, service, word, draw) {
+            Some((id, row)) => Verdict::Forward(Pick {
+                service,
+                kind,
+                view,
+                backend: id,
+                generation: row.generation,
+                addr: row.addr,
+                port: row.port,
+            }),
+            None => inconsistent,
+        },
+    }
+}
+
+/// A slot of the view, uniformly; `None` if the slot names no row of this service.
+#[inline(always)]
+fn pick<L: Lookup>(lookup: &L, service: u32, word: ViewWord, draw: &Draw) -> Option<(u32, Backend)> {
+    // Multiply and shift instead of a remainder: no division by a maybe-zero value for the verifier to refuse.
+    let index = ((draw.entropy as u64 * word.count() as u64) >> 32) as u32;
+    let id = lookup.slot(word.base().wrapping_add(index))?;
+    let row = lookup.backend(id)?;
+    if id == 0 || row.service != service {
+        return None;
+    }
+    Some((id, row))
+}
+
+#[cfg(test)]
+#[path = "lb_tests.rs"]
+mod tests;

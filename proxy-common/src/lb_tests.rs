@@ -1,0 +1,207 @@
+use super::*;
+use crate::backend::BackendState;
+use crate::filter;
+use core::net::IpAddr;
+use std::collections::{HashMap, HashSet};
+
+/// Tables written by hand, one service per test line.
+#[derive(Default)]
+struct Tables {
+    frontends: HashMap<FrontendKey, FrontendValue>,
+    nodes: HashMap<Addr, NodeAddrFlags>,
+    cidr: Option<Addr>,
+    heads: HashMap<u32, Head>,
+    views: HashMap<(u32, Half, View), ViewWord>,
+    slots: HashMap<u32, u32>,
+    backends: HashMap<u32, Backend>,
+    filter: HashSet<u32>,
+}
+
+impl Lookup for Tables {
+    fn may_own(&self, addr: Addr) -> bool {
+        self.filter.contains(&filter::bit(addr))
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        self.frontends.get(key).copied()
+    }
+    fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags> {
+        self.nodes.get(&addr).copied()
+    }
+    fn in_service_cidr(&self, addr: Addr) -> bool {
+        self.cidr == Some(addr)
+    }
+    fn head(&self, service: u32) -> Option<Head> {
+        self.heads.get(&service).copied()
+    }
+    fn view(&self, service: u32, half: Half, view: View) -> Option<ViewWord> {
+        self.views.get(&(service, half, view)).copied()
+    }
+    fn slot(&self, slot: u32) -> Option<u32> {
+        self.slots.get(&slot).copied()
+    }
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.get(&id).copied()
+    }
+}
+
+fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+const SERVICE: u32 = 7;
+
+impl Tables {
+    fn frontend_at(mut self, key: FrontendKey, kind: FrontendKind) -> Self {
+        self.filter.insert(filter::bit(key.addr));
+        self.frontends.insert(key, FrontendValue::new(SERVICE, kind, 0));
+        self
+    }
+
+    fn node_at(mut self, text: &str, flags: NodeAddrFlags) -> Self {
+        self.filter.insert(filter::bit(addr(text)));
+        self.nodes.insert(addr(text), flags);
+        self
+    }
+
+    /// One backend each in the internal and external views; the cluster view has both.
+    fn with_service(mut self) -> Self {
+        self.heads.insert(SERVICE, Head::new(Half::B, 0, 3));
+        let views = [
+            (View::Internal, ViewWord::random(10, 1)),
+            (View::Cluster, ViewWord::random(10, 2)),
+            (View::External, ViewWord::random(11, 1)),
+        ];
+        for (view, word) in views {
+            self.views.insert((SERVICE, Half::B, view), word);
+            self.views.insert((SERVICE, Half::A, view), ViewWord::DROP);
+        }
+        for (slot, id, ip) in [(10, 100, "10.1.0.1"), (11, 101, "10.1.0.2")] {
+            self.slots.insert(slot, id);
+            let (state, port) = (BackendState::SERVING.0, Port::new(8080));
+            let row = Backend { addr: addr(ip), state, generation: 5, service: SERVICE, port, pad: 0 };
+            self.backends.insert(id, row);
+        }
+        self
+    }
+
+    fn set_all_views(mut self, word: ViewWord) -> Self {
+        for view in View::ALL {
+            self.views.insert((SERVICE, Half::B, view), word);
+        }
+        self
+    }
+
+    fn ask(&self, dst: &str, port: u16, origin: Origin, entropy: u32) -> Verdict {
+        let tuple = Tuple { addr: addr(dst), port: Port::new(port), proto: Proto::TCP };
+        translate(self, &Packet { tuple, origin }, &Draw { entropy })
+    }
+}
+
+fn vip(text: &str, port: u16) -> FrontendKey {
+    FrontendKey::new(addr(text), Port::new(port), Proto::TCP)
+}
+
+fn cluster_ip() -> Tables {
+    Tables::default().with_service().frontend_at(vip("10.96.0.1", 80), FrontendKind::ClusterIp)
+}
+
+fn target(verdict: Verdict) -> Option<Addr> {
+    match verdict {
+        Verdict::Forward(pick) => Some(pick.addr),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_cluster_ip_forwards_through_the_internal_view() {
+    for origin in [Origin::Host, Origin::Pod, Origin::External] {
+        let Verdict::Forward(pick) = cluster_ip().ask("10.96.0.1", 80, origin, u32::MAX) else {
+            panic!("not forwarded from {origin:?}");
+        };
+        assert_eq!((pick.view, pick.addr, pick.port.get()), (View::Internal, addr("10.1.0.1"), 8080));
+        assert_eq!((pick.backend, pick.generation), (100, 5));
+    }
+}
+
+#[test]
+fn an_external_frontend_is_short_circuited_from_inside_only() {
+    let tables =
+        Tables::default().with_service().frontend_at(vip("192.0.2.1", 80), FrontendKind::LoadBalancer);
+    for (entropy, ip) in [(0, "10.1.0.1"), (u32::MAX, "10.1.0.2")] {
+        assert_eq!(target(tables.ask("192.0.2.1", 80, Origin::Pod, entropy)), Some(addr(ip)));
+        assert_eq!(target(tables.ask("192.0.2.1", 80, Origin::External, entropy)), Some(addr("10.1.0.2")));
+    }
+}
+
+#[test]
+fn an_address_outside_the_filter_passes() {
+    assert_eq!(cluster_ip().ask("198.51.100.1", 80, Origin::Pod, 0), Verdict::Pass);
+    assert_eq!(cluster_ip().ask("10.96.0.2", 80, Origin::Pod, 0), Verdict::Pass);
+}
+
+#[test]
+fn an_unknown_port_of_an_owned_vip_is_rejected() {
+    let tables = cluster_ip().frontend_at(FrontendKey::owned_vip(addr("10.96.0.1")), FrontendKind::OwnedVip);
+    let rejected = Verdict::Reject(0, DropReason::UnknownPort);
+    assert_eq!(tables.ask("10.96.0.1", 81, Origin::Pod, 0), rejected);
+    let own = tables.node_at("10.96.0.1", NodeAddrFlags::LOCAL);
+    assert_eq!(own.ask("10.96.0.1", 81, Origin::Pod, 0), Verdict::Pass);
+}
+
+#[test]
+fn an_unassigned_address_of_a_service_cidr_times_out() {
+    let mut tables = cluster_ip();
+    tables.cidr = Some(addr("10.96.0.9"));
+    let dropped = Verdict::Drop(0, DropReason::UnassignedAddress);
+    assert_eq!(tables.ask("10.96.0.9", 80, Origin::Host, 0), dropped);
+}
+
+#[test]
+fn a_node_port_needs_a_selected_address() {
+    let tables = Tables::default()
+        .with_service()
+        .frontend_at(FrontendKey::node_port(Port::new(30080), Proto::TCP), FrontendKind::NodePort)
+        .node_at("192.0.2.10", NodeAddrFlags::NODE_PORT.union(NodeAddrFlags::LOCAL))
+        .node_at("198.51.100.10", NodeAddrFlags::LOCAL);
+    assert!(target(tables.ask("192.0.2.10", 30080, Origin::Pod, 0)).is_some());
+    assert_eq!(tables.ask("198.51.100.10", 30080, Origin::Pod, 0), Verdict::Pass);
+    assert_eq!(tables.ask("192.0.2.10", 30081, Origin::Pod, 0), Verdict::Pass);
+    for loopback in ["127.0.0.1", "::1"] {
+        assert!(target(tables.ask(loopback, 30080, Origin::Host, 0)).is_some());
+        assert_eq!(tables.ask(loopback, 30080, Origin::Pod, 0), Verdict::Pass);
+    }
+}
+
+#[test]
+fn a_view_word_decides_between_pass_reject_and_drop() {
+    let ask = |word| cluster_ip().set_all_views(word).ask("10.96.0.1", 80, Origin::Pod, 0);
+    assert_eq!(ask(ViewWord::PASS), Verdict::Pass);
+    assert_eq!(ask(ViewWord::REJECT), Verdict::Reject(SERVICE, DropReason::NoEndpoints));
+    assert_eq!(ask(ViewWord::DROP), Verdict::Drop(SERVICE, DropReason::NoLocalEndpoints));
+}
+
+#[test]
+fn tables_that_contradict_each_other_reject_and_say_so() {
+    let inconsistent = Verdict::Reject(SERVICE, DropReason::Inconsistent);
+    let mut foreign = cluster_ip();
+    foreign.backends.get_mut(&100).unwrap().service = SERVICE + 1;
+    assert_eq!(foreign.ask("10.96.0.1", 80, Origin::Pod, 0), inconsistent);
+    let mut empty_slot = cluster_ip();
+    empty_slot.slots.insert(10, 0);
+    assert_eq!(empty_slot.ask("10.96.0.1", 80, Origin::Pod, 0), inconsistent);
+    let mut headless = cluster_ip();
+    headless.heads.clear();
+    assert_eq!(headless.ask("10.96.0.1", 80, Origin::Pod, 0), inconsistent);
+}
+
+#[test]
+fn every_slot_is_picked_equally_often() {
+    let tables = cluster_ip().set_all_views(ViewWord::random(10, 2));
+    let mut hits = HashMap::new();
+    for step in 0..1000_u32 {
+        let verdict = tables.ask("10.96.0.1", 80, Origin::Pod, step * (u32::MAX / 1000));
+        *hits.entry(target(verdict).unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(hits.len(), 2);
+    assert!(hits.values().all(|count| (499..=501).contains(count)));
+}

@@ -1,0 +1,77 @@
+//! Map names, the schema version and the shape of the chunked arrays.
+
+/// Version of every layout in this crate; part of the pin directory's name (`<pin-dir>/v<SCHEMA>`). It goes up
+/// when an agent of one version cannot read the maps of the other.
+pub const SCHEMA: u32 = 1;
+
+/// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
+pub const CHUNK_BYTES: u32 = 512 * 1024;
+
+/// Elements of the `FRONTENDS` hash of a fresh node; it grows by swapping in a larger one.
+pub const FRONTENDS_INITIAL: u32 = 4096;
+
+/// A chunked array: an array of memory-mapped arrays. An element's index splits into chunk and offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunked {
+    /// Map name in the object and in the pin directory.
+    pub name: &'static str,
+    /// Bytes of an element, a multiple of eight.
+    pub element_bytes: u32,
+    /// Chunks at most: the size of the outer array.
+    pub max_chunks: u32,
+}
+
+impl Chunked {
+    /// Elements of one chunk; a power of two.
+    #[inline(always)]
+    pub const fn chunk_elements(&self) -> u32 {
+        CHUNK_BYTES / self.element_bytes
+    }
+
+    /// Chunk of element `index`.
+    #[inline(always)]
+    pub const fn chunk(&self, index: u32) -> u32 {
+        index / self.chunk_elements()
+    }
+
+    /// Offset of element `index` within its chunk.
+    #[inline(always)]
+    pub const fn offset(&self, index: u32) -> u32 {
+        index % self.chunk_elements()
+    }
+
+    /// Elements at most.
+    #[inline(always)]
+    pub const fn capacity(&self) -> u64 {
+        self.max_chunks as u64 * self.chunk_elements() as u64
+    }
+}
+
+/// Service cells; element = [`crate::service`] cell.
+pub const SERVICES: Chunked = Chunked { name: "SERVICES", element_bytes: 64, max_chunks: 128 };
+/// Slot cells; element = two `u32` backend ids, so that no half of an eight-byte element is wasted. Slot `n` is
+/// half `n % 2` of element `n / 2`.
+pub const SLOTS: Chunked = Chunked { name: "SLOTS", element_bytes: 8, max_chunks: 512 };
+/// Backend rows; element = [`crate::backend::Backend`].
+pub const BACKENDS: Chunked = Chunked { name: "BACKENDS", element_bytes: 32, max_chunks: 512 };
+/// Counters; element = one `u64`, see [`crate::counter`].
+pub const COUNTERS: Chunked = Chunked { name: "COUNTERS", element_bytes: 8, max_chunks: 256 };
+
+/// Slots of one chunk; an extent never spans two.
+pub const CHUNK_SLOTS: u32 = SLOTS.chunk_elements() * 2;
+
+/// Frontends, behind a one-entry array of maps.
+pub const FRONTENDS: &str = "FRONTENDS";
+/// The node's own addresses.
+pub const NODE_ADDRS: &str = "NODE_ADDRS";
+/// ServiceCIDR ranges.
+pub const CIDRS: &str = "CIDRS";
+/// Bits of owned address ranges, see [`crate::filter`].
+pub const FILTER: &str = "FILTER";
+/// Socket storage of TCP sockets whose connect was translated.
+pub const TCP_SOCKETS: &str = "TCP_SOCKETS";
+
+/// Addresses of one node at most.
+pub const NODE_ADDRS_MAX: u32 = 4096;
+/// ServiceCIDR ranges at most.
+pub const CIDRS_MAX: u32 = 1024;

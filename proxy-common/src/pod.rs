@@ -1,0 +1,29 @@
+//! Size, offset and padding of every type that crosses into the kernel.
+//!
+//! The padding proof is zerocopy's `IntoBytes` derive (feature `user`), which refuses a type with padding; the
+//! sizes here bind the eBPF build too, which does not enable it.
+
+use core::mem::{offset_of, size_of};
+
+use crate::addr::{Addr, Port, Proto};
+use crate::backend::{Backend, ROW_WORDS, STATE_WORD};
+use crate::frontend::{FrontendKey, FrontendValue};
+use crate::names::{BACKENDS, CHUNK_BYTES, COUNTERS, SERVICES, SLOTS};
+use crate::node::{CidrKey, NodeAddrFlags};
+use crate::service::CELL_WORDS;
+use crate::socket::TcpRecord;
+
+const _: () = {
+    assert!(size_of::<Addr>() == 16 && size_of::<Port>() == 2 && size_of::<Proto>() == 1);
+    assert!(size_of::<FrontendKey>() == 20);
+    assert!(size_of::<FrontendValue>() == 8);
+    assert!(size_of::<Backend>() == ROW_WORDS * 8 && size_of::<Backend>() == BACKENDS.element_bytes as usize);
+    assert!(offset_of!(Backend, state) == STATE_WORD * 8);
+    assert!(offset_of!(Backend, generation) == STATE_WORD * 8 + 4);
+    assert!(size_of::<NodeAddrFlags>() == 4 && size_of::<CidrKey>() == 20);
+    assert!(size_of::<TcpRecord>() == 40);
+    assert!(SERVICES.element_bytes as usize == CELL_WORDS * 8);
+    assert!(CHUNK_BYTES.is_multiple_of(4096));
+    assert!(SERVICES.chunk_elements().is_power_of_two() && SLOTS.chunk_elements().is_power_of_two());
+    assert!(BACKENDS.chunk_elements().is_power_of_two() && COUNTERS.chunk_elements().is_power_of_two());
+};

@@ -1,0 +1,52 @@
+//! Shunt's eBPF programs. Hooks only: contexts become tuples here, and `proxy_common::lb::translate` decides.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod sock;
+#[cfg(target_arch = "bpf")]
+mod verdict;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use aya_ebpf::macros::cgroup_sock_addr;
+    use aya_ebpf::programs::SockAddrContext;
+
+    use crate::sock::{self, Family};
+
+    #[cgroup_sock_addr(connect4)]
+    pub fn shunt_connect4(ctx: SockAddrContext) -> i32 {
+        sock::connect(&ctx, Family::V4)
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    pub fn shunt_connect6(ctx: SockAddrContext) -> i32 {
+        sock::connect(&ctx, Family::V6)
+    }
+
+    #[cgroup_sock_addr(getpeername4)]
+    pub fn shunt_getpeername4(ctx: SockAddrContext) -> i32 {
+        sock::getpeername(&ctx, Family::V4)
+    }
+
+    #[cgroup_sock_addr(getpeername6)]
+    pub fn shunt_getpeername6(ctx: SockAddrContext) -> i32 {
+        sock::getpeername(&ctx, Family::V6)
+    }
+
+    /// Never reached: the build fails if a panic path stays, since the verifier would refuse it.
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo) -> ! {
+        loop {}
+    }
+
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,199 @@
+//! The maps, and [`Kernel`]: the [`Lookup`] that reads them. Every pointer that a map hands out is read here.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, SkStorage};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::SockAddrContext;
+use proxy_common::addr::Addr;
+use proxy_common::backend::{Backend, ROW_WORDS};
+use proxy_common::counter::{self, ServiceCounter};
+use proxy_common::filter;
+use proxy_common::frontend::{FrontendKey, FrontendValue};
+use proxy_common::lb::{DropReason, Lookup};
+use proxy_common::names;
+use proxy_common::node::NodeAddrFlags;
+use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
+use proxy_common::socket::TcpRecord;
+
+/// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
+const MMAPABLE: usize = 1 << 10;
+/// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
+const NO_PREALLOC: usize = 1;
+
+type Chunks<T, const ELEMENTS: usize, const MAX: usize> = ArrayOfMaps<Array<T, ELEMENTS, MMAPABLE>, MAX>;
+
+const SERVICES_CHUNK: usize = names::SERVICES.chunk_elements() as usize;
+const SLOTS_CHUNK: usize = names::SLOTS.chunk_elements() as usize;
+const BACKENDS_CHUNK: usize = names::BACKENDS.chunk_elements() as usize;
+const COUNTERS_CHUNK: usize = names::COUNTERS.chunk_elements() as usize;
+
+#[btf_map]
+static SERVICES: Chunks<[u64; CELL_WORDS], SERVICES_CHUNK, { names::SERVICES.max_chunks as usize }> =
+    Chunks::new();
+#[btf_map]
+static SLOTS: Chunks<[u32; 2], SLOTS_CHUNK, { names::SLOTS.max_chunks as usize }> = Chunks::new();
+#[btf_map]
+static BACKENDS: Chunks<[u64; ROW_WORDS], BACKENDS_CHUNK, { names::BACKENDS.max_chunks as usize }> =
+    Chunks::new();
+#[btf_map]
+static COUNTERS: Chunks<u64, COUNTERS_CHUNK, { names::COUNTERS.max_chunks as usize }> = Chunks::new();
+#[btf_map]
+static FRONTENDS: ArrayOfMaps<
+    HashMap<FrontendKey, FrontendValue, { names::FRONTENDS_INITIAL as usize }, NO_PREALLOC>,
+    1,
+> = ArrayOfMaps::new();
+#[btf_map]
+static NODE_ADDRS: HashMap<Addr, NodeAddrFlags, { names::NODE_ADDRS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+static CIDRS: LpmTrie<Addr, u32, { names::CIDRS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static TCP_SOCKETS: SkStorage<TcpRecord> = SkStorage::new();
+
+/// Cookie of the agent's network namespace, set before the load: whoever has it is a host process.
+#[unsafe(no_mangle)]
+pub static HOST_NETNS: Global<u64> = Global::new(0);
+/// Shards of each counter, a power of two, set before the load.
+#[unsafe(no_mangle)]
+pub static COUNTER_SHARDS: Global<u32> = Global::new(1);
+
+/// The kernel's tables.
+pub struct Kernel;
+
+impl Lookup for Kernel {
+    #[inline(always)]
+    fn may_own(&self, addr: Addr) -> bool {
+        let (word, mask) = filter::position(filter::bit(addr));
+        FILTER.get_ptr(word).is_some_and(|bits| {
+            // SAFETY: the map returned a pointer to a live, aligned u64 element.
+            unsafe { bits.read_volatile() & mask != 0 }
+        })
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        // SAFETY: the value is copied at once; the writer waits for a grace period before an element is reused.
+        unsafe { FRONTENDS.get(0)?.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags> {
+        // SAFETY: as in `frontend`.
+        unsafe { NODE_ADDRS.get(addr).copied() }
+    }
+
+    #[inline(always)]
+    fn in_service_cidr(&self, addr: Addr) -> bool {
+        CIDRS.get(&Key::new(128, addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn head(&self, service: u32) -> Option<Head> {
+        cell_word(service, 0).map(Head)
+    }
+
+    #[inline(always)]
+    fn view(&self, service: u32, half: Half, view: View) -> Option<ViewWord> {
+        cell_word(service, half.word(view)).map(ViewWord)
+    }
+
+    #[inline(always)]
+    fn slot(&self, slot: u32) -> Option<u32> {
+        let element = slot / 2;
+        let ids = SLOTS.get_value_ptr_mut(names::SLOTS.chunk(element), &names::SLOTS.offset(element))?;
+        // SAFETY: the element holds two aligned u32 and the index is 0 or 1.
+        Some(unsafe { ids.cast::<u32>().add((slot % 2) as usize).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend> {
+        let row = BACKENDS.get_value_ptr_mut(names::BACKENDS.chunk(id), &names::BACKENDS.offset(id))?;
+        let words = row.cast::<u64>();
+        // SAFETY: the element is four aligned words; volatile, since the agent may write the state meanwhile.
+        Some(unsafe {
+            Backend::from_words([
+                words.read_volatile(),
+                words.add(1).read_volatile(),
+                words.add(2).read_volatile(),
+                words.add(3).read_volatile(),
+            ])
+        })
+    }
+}
+
+#[inline(always)]
+fn cell_word(service: u32, word: usize) -> Option<u64> {
+    let cell = SERVICES.get_value_ptr_mut(names::SERVICES.chunk(service), &names::SERVICES.offset(service))?;
+    // SAFETY: a cell is CELL_WORDS aligned words and every caller's index is below that.
+    Some(unsafe { cell.cast::<u64>().add(word).read_volatile() })
+}
+
+/// Counts something that happened to a service.
+#[inline(always)]
+pub fn count_service(service: u32, counter: ServiceCounter) {
+    let (shards, shard) = shard();
+    add_one(counter::service_element(service, counter, shards, shard));
+}
+
+/// Counts a refusal by its reason.
+#[inline(always)]
+pub fn count_reason(reason: DropReason) {
+    let (shards, shard) = shard();
+    add_one(counter::reason_element(reason as u8, shards, shard));
+}
+
+#[inline(always)]
+fn shard() -> (u32, u32) {
+    let shards = COUNTER_SHARDS.load();
+    // SAFETY: the helper takes nothing and returns a number.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    (shards, cpu & shards.wrapping_sub(1))
+}
+
+#[inline(always)]
+fn add_one(element: u32) {
+    let (chunk, offset) = (names::COUNTERS.chunk(element), names::COUNTERS.offset(element));
+    if let Some(counter) = COUNTERS.get_value_ptr_mut(chunk, &offset) {
+        // SAFETY: the map returned a live, aligned u64. A plain add would lose counts where programs preempt each
+        // other on one CPU, and the target has no atomic read-modify-write in Rust.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
+        }
+    }
+}
+
+/// Remembers what a TCP socket dialled. A failure costs `getpeername` its answer, never the connection.
+#[inline(always)]
+pub fn remember_tcp(ctx: &SockAddrContext, record: &TcpRecord) {
+    let mut fresh = *record;
+    // SAFETY: the storage belongs to the socket of this context, which is locked for the time of the hook.
+    unsafe {
+        let stored = TCP_SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut fresh));
+        if let Some(stored) = stored.as_mut() {
+            *stored = fresh;
+        }
+    }
+}
+
+/// What this TCP socket dialled, if that was translated.
+#[inline(always)]
+pub fn recall_tcp(ctx: &SockAddrContext) -> Option<TcpRecord> {
+    // SAFETY: as in `remember_tcp`; the record is copied at once.
+    unsafe { TCP_SOCKETS.get_ptr_mut(ctx).as_ref().copied() }
+}
+
+/// Whether the socket is bound to a device (SO_BINDTODEVICE): such sockets are left alone.
+#[inline(always)]
+pub fn is_device_bound(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context is valid for the time of the program; `sk` is null-checked before it is read.
+    unsafe {
+        let sk: *mut bpf_sock = (*ctx.as_ptr().cast::<aya_ebpf::bindings::bpf_sock_addr>()).__bindgen_anon_1.sk;
+        !sk.is_null() && (*sk).bound_dev_if != 0
+    }
+}

@@ -1,0 +1,44 @@
+//! The one table from verdict to return code, errno and counter.
+
+use aya_ebpf::helpers::generated::bpf_set_retval;
+use proxy_common::counter::ServiceCounter;
+use proxy_common::lb::{DropReason, Pick, Verdict};
+
+use crate::maps;
+
+/// Let the system call go on.
+pub const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+
+/// Carries out a verdict on a connect; `forward` rewrites the context.
+#[inline(always)]
+pub fn apply(verdict: Verdict, forward: impl FnOnce(&Pick) -> i32) -> i32 {
+    match verdict {
+        Verdict::Pass => ALLOW,
+        Verdict::Forward(pick) => {
+            maps::count_service(pick.service, ServiceCounter::Picked);
+            forward(&pick)
+        }
+        Verdict::Reject(service, reason) => {
+            count_refusal(service, reason);
+            // Without a return value of our own the caller would see EPERM, which no client expects.
+            // SAFETY: the helper takes a number.
+            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            REFUSE
+        }
+        // The caller must time out, as it would with kube-proxy: the connect goes on untranslated.
+        Verdict::Drop(service, reason) => {
+            count_refusal(service, reason);
+            ALLOW
+        }
+    }
+}
+
+#[inline(always)]
+fn count_refusal(service: u32, reason: DropReason) {
+    maps::count_reason(reason);
+    if service != 0 {
+        maps::count_service(service, ServiceCounter::Refused);
+    }
+}

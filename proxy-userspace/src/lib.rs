@@ -1,0 +1,8 @@
+//! Shunt's agent as a library: `source -> state -> plan -> maps -> kernel`.
+//!
+//! Nothing to the left knows anything to its right. `model`, `state` and `plan` are pure; `maps`, `sys` and
+//! `datapath` carry out what they decide.
+
+pub mod maps;
+pub mod model;
+pub mod plan;

@@ -1,0 +1,3 @@
+//! The `shunt` command.
+
+fn main() {}

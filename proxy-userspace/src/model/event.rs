@@ -1,0 +1,80 @@
+//! What a source can say: a closed enum.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{EndpointSlice, Node, Service, ServiceCidr};
+
+/// Namespace and name of an object, as `namespace/name` in one allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName(Box<str>);
+
+impl ObjectName {
+    /// From both parts; neither may hold a slash, which the API forbids.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into_boxed_str())
+    }
+
+    /// `namespace/name`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// A kind of object that a source lists as a whole before anything may be pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Listing {
+    /// Services.
+    Services,
+    /// `EndpointSlices`.
+    EndpointSlices,
+    /// The own Node.
+    Node,
+    /// ServiceCIDRs.
+    ServiceCidrs,
+    /// The addresses of the node's own interfaces.
+    NodeAddresses,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A Service came or changed.
+    ServiceApplied(Service),
+    /// A Service went, or is no longer served by a node.
+    ServiceDeleted(ObjectName),
+    /// A slice came or changed.
+    SliceApplied(EndpointSlice),
+    /// A slice went.
+    SliceDeleted(ObjectName),
+    /// The own Node came or changed.
+    NodeApplied(Node),
+    /// The own Node went.
+    NodeDeleted,
+    /// A ServiceCIDR came or changed.
+    ServiceCidrApplied(ServiceCidr),
+    /// A ServiceCIDR went.
+    ServiceCidrDeleted(Box<str>),
+    /// The addresses on the node's own interfaces, all of them.
+    NodeAddresses(Vec<IpAddr>),
+    /// A listing starts: objects of this kind that are not applied until it ends are gone.
+    ListStarted(Listing),
+    /// A listing ended.
+    ListEnded(Listing),
+}
