@@ -5,3 +5,4 @@ pub mod bpf;
 pub mod link;
 pub mod map;
 pub mod mapping;
+pub mod socket;
