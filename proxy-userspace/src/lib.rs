@@ -7,4 +7,6 @@ pub mod datapath;
 pub mod maps;
 pub mod model;
 pub mod plan;
+pub mod source;
+pub mod state;
 pub mod sys;
