@@ -4,4 +4,5 @@
 pub mod desired;
 pub mod eligible;
 pub mod frontends;
+pub mod node;
 pub mod tables;
