@@ -6,3 +6,4 @@
 pub mod maps;
 pub mod model;
 pub mod plan;
+pub mod sys;
