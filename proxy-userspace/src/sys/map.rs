@@ -4,6 +4,7 @@
 //! length is an error rather than an overrun.
 #![expect(unsafe_code, reason = "bpf(2) takes pointers to keys and values; their lengths are checked here")]
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -45,10 +46,32 @@ impl Shape {
         Self { map_type, key_size, value_size, max_entries, flags: NO_PREALLOC }
     }
 
+    /// A longest-prefix-match trie.
+    pub const fn lpm_trie(key_size: u32, value_size: u32, max_entries: u32) -> Self {
+        let map_type = bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32;
+        Self { map_type, key_size, value_size, max_entries, flags: NO_PREALLOC }
+    }
+
+    /// Storage on sockets; it has no elements of its own.
+    pub const fn socket_storage(value_size: u32) -> Self {
+        let map_type = bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as u32;
+        Self { map_type, key_size: 4, value_size, max_entries: 0, flags: NO_PREALLOC }
+    }
+
     /// An array of maps.
     pub const fn array_of_maps(max_entries: u32) -> Self {
         let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
         Self { map_type, key_size: 4, value_size: 4, max_entries, flags: 0 }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "type {}, key {} B, value {} B, {} entries, flags {:#x}",
+            self.map_type, self.key_size, self.value_size, self.max_entries, self.flags
+        )
     }
 }
 
@@ -63,6 +86,15 @@ pub struct Map {
 impl Map {
     /// Creates a map. `name` is cut to what the kernel keeps.
     pub fn create(name: &str, shape: &Shape) -> io::Result<Self> {
+        Self::create_with(name, shape, None)
+    }
+
+    /// Creates a map of maps; `template` says what the inner maps look like and may be closed afterwards.
+    pub fn create_outer(name: &str, shape: &Shape, template: &Self) -> io::Result<Self> {
+        Self::create_with(name, shape, Some(template))
+    }
+
+    fn create_with(name: &str, shape: &Shape, template: Option<&Self>) -> io::Result<Self> {
         let mut attributes = bpf::attributes();
         // SAFETY: writing plain members of the zeroed union.
         let create = unsafe { &mut attributes.__bindgen_anon_1 };
@@ -71,6 +103,9 @@ impl Map {
         create.value_size = shape.value_size;
         create.max_entries = shape.max_entries;
         create.map_flags = shape.flags;
+        if let Some(template) = template {
+            create.inner_map_fd = bpf::number(template.as_fd());
+        }
         for (slot, byte) in create.map_name.iter_mut().take(15).zip(name.bytes()) {
             *slot = std::ffi::c_char::from_ne_bytes([byte]);
         }

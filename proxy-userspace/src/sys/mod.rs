@@ -9,3 +9,4 @@ pub mod map;
 pub mod mapping;
 pub mod netns;
 pub mod pidfd;
+pub mod socket;
