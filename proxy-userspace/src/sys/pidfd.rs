@@ -3,6 +3,7 @@
 //! Needs CAP_SYS_PTRACE, and `/proc` of the PID namespace that the process ids come from (hostPID in a pod). A
 //! seccomp filter or a user namespace of the other process does not stand in the way: the kernel judges the caller.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -54,30 +55,42 @@ pub fn take_fd(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(pidfd_getfd(process, number, PidfdGetfdFlags::empty())?)
 }
 
-/// Duplicates the socket with this SO_COOKIE out of the process `tgid`; `None`: the process no longer has it.
+/// Hands every socket of the process `tgid` whose SO_COOKIE is `wanted` to `each`, which owns the duplicate. A socket
+/// that the process no longer has is not handed over.
 ///
-/// Every other socket that is looked at on the way is closed again, untouched. Only the descriptor table of the
-/// process's main thread is searched: a thread that unshared its own is not.
-pub fn take_socket(tgid: u32, cookie: u64) -> Result<Option<OwnedFd>, PidfdError> {
+/// One pass over the process's descriptors, however many are wanted: taking and asking costs microseconds for each,
+/// and a process may have thousands. All others are closed again, untouched. Only the descriptor table of the main
+/// thread is searched: a thread that unshared its own is not.
+pub fn take_sockets(
+    tgid: u32,
+    wanted: &BTreeSet<u64>,
+    mut each: impl FnMut(u64, OwnedFd),
+) -> Result<(), PidfdError> {
     let process = open(tgid).map_err(|source| PidfdError::Open { tgid, source })?;
+    let mut seen = BTreeSet::new();
     for number in socket_numbers(tgid).map_err(|source| PidfdError::List { tgid, source })? {
-        match take_fd(&process, number) {
-            Ok(socket) if is_cookie_of(&socket, cookie) => return Ok(Some(socket)),
-            // Another socket.
-            Ok(_) => {}
+        if seen.len() == wanted.len() {
+            break;
+        }
+        let socket = match take_fd(&process, number) {
+            Ok(socket) => socket,
             // Closed since it was listed.
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => continue,
             Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {
                 return Err(PidfdError::Open { tgid, source });
             }
             Err(source) => return Err(PidfdError::Take { tgid, number, source }),
+        };
+        // Whatever has no cookie is no socket: the number was given to something else meanwhile. A socket that has
+        // several numbers is handed over once.
+        if let Ok(cookie) = socket_cookie(&socket)
+            && wanted.contains(&cookie)
+            && seen.insert(cookie)
+        {
+            each(cookie, socket);
         }
     }
-    Ok(None)
-}
-
-fn is_cookie_of(socket: &OwnedFd, cookie: u64) -> bool {
-    socket_cookie(socket).is_ok_and(|found| found == cookie)
+    Ok(())
 }
 
 /// Numbers of the process's descriptors that are sockets.
@@ -103,22 +116,35 @@ mod tests {
     use std::net::UdpSocket;
     use std::process::{Command, Stdio};
 
-    #[test]
-    fn a_socket_of_a_process_is_found_by_its_cookie() {
-        let [wanted, other] = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
-        let cookie = socket_cookie(&wanted).unwrap();
-        assert_ne!(cookie, socket_cookie(&other).unwrap());
-
-        let taken = take_socket(std::process::id(), cookie).unwrap().expect("the socket is there");
-        assert_eq!(UdpSocket::from(taken).local_addr().unwrap(), wanted.local_addr().unwrap());
+    fn taken(tgid: u32, wanted: &[u64]) -> Result<Vec<(u64, OwnedFd)>, PidfdError> {
+        let mut taken = Vec::new();
+        let wanted = wanted.iter().copied().collect();
+        take_sockets(tgid, &wanted, |cookie, socket| taken.push((cookie, socket)))?;
+        Ok(taken)
     }
 
     #[test]
-    fn a_socket_that_was_closed_is_none() {
+    fn sockets_of_a_process_are_found_by_their_cookies() {
+        let sockets = [0, 1, 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        // A second number of the first one must not hand it over twice.
+        let _again = sockets[0].try_clone().unwrap();
+        let wanted = [&sockets[0], &sockets[2]].map(|socket| socket_cookie(socket).unwrap());
+
+        let mut taken = taken(std::process::id(), &wanted).unwrap();
+        taken.sort_unstable_by_key(|(cookie, _)| wanted.iter().position(|it| it == cookie));
+        let found = taken.iter().map(|(cookie, _)| *cookie).collect::<Vec<_>>();
+        assert_eq!(found, wanted);
+        for ((_, taken), original) in taken.into_iter().zip([&sockets[0], &sockets[2]]) {
+            assert_eq!(UdpSocket::from(taken).local_addr().unwrap(), original.local_addr().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_closed_is_not_handed_over() {
         let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
         let cookie = socket_cookie(&closed).unwrap();
         drop(closed);
-        assert!(take_socket(std::process::id(), cookie).unwrap().is_none());
+        assert!(taken(std::process::id(), &[cookie]).unwrap().is_empty());
     }
 
     #[test]
@@ -126,6 +152,6 @@ mod tests {
         let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
         let tgid = child.id();
         child.wait().unwrap();
-        assert!(matches!(take_socket(tgid, 1), Err(PidfdError::Open { .. })));
+        assert!(matches!(taken(tgid, &[1]), Err(PidfdError::Open { .. })));
     }
 }
