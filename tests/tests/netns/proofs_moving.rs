@@ -1,8 +1,10 @@
 //! Connected UDP sockets are moved to another backend from outside, and what must stay does stay.
 //!
-//! Seen on Linux 6.18: an unconnected route is looked up anew at the second connect, but the source address and
-//! port that the first one chose stay; a socket that its application disconnected keeps its record, so the mover
-//! looks at the peer before it connects.
+//! Seen on Linux 6.18: the source address and port that the first connect chose stay at the second, which looks up
+//! only the route anew. A socket that its application disconnected keeps its record, since no hook runs then: so
+//! the mover looks at the peer before it connects. Answers of the old backend that arrive after the move are
+//! dropped by the socket, as for any connected one. A socket whose recorded process has ended while a child still
+//! holds it can't be had this way: that is what destroying is for.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
