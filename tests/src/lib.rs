@@ -5,6 +5,7 @@
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod hand;
 pub mod netns;
 pub mod peer;
 pub mod process;
