@@ -1,10 +1,10 @@
 //! Connected UDP sockets are moved to another backend from outside, and what must stay does stay.
 //!
-//! Seen on Linux 6.18: the source address and port that the first connect chose stay at the second, which looks up
-//! only the route anew. A socket that its application disconnected keeps its record, since no hook runs then: so
-//! the mover looks at the peer before it connects. Answers of the old backend that arrive after the move are
-//! dropped by the socket, as for any connected one. A socket whose recorded process has ended while a child still
-//! holds it can't be had this way: that is what destroying is for.
+//! Seen on Linux 6.18: the source address and port that the first connect chose stay at the second. A socket that
+//! its application disconnected keeps its record, since no hook runs then: so the mover looks at the peer first.
+//!
+//! Not shown here: answers of the old backend that are still under way when the socket moves, and a socket whose
+//! recorded process has ended while a child holds it, which is for destroying.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
