@@ -116,7 +116,7 @@ async fn only_reading_is_allowed() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_tried_again() {
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let holder = std::net::TcpListener::bind("127.1.0.3:0").unwrap();
     let address = holder.local_addr().unwrap();
     let waiting = tokio::spawn(bind(Port::Healthz, address, Duration::from_millis(5)));
     sleep(Duration::from_millis(50)).await;
@@ -128,9 +128,9 @@ async fn a_port_that_is_taken_is_tried_again() {
 
 #[test]
 fn a_thread_of_its_own_serves_both_ports() {
-    // Ports of a socket that was just closed are free for now; they are not handed out again at once.
+    // An address that no other test uses: its ports stay free after they are given back.
     let [healthz, metrics] = [(); 2]
-        .map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .map(|()| std::net::TcpListener::bind("127.1.0.1:0").unwrap())
         .map(|held| held.local_addr().unwrap());
     start(healthz, metrics, reporter()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -151,7 +151,7 @@ fn a_thread_of_its_own_serves_both_ports() {
 
 #[tokio::test]
 async fn an_absent_agent_is_told_as_such() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = std::net::TcpListener::bind("127.1.0.2:0").unwrap().local_addr().unwrap();
     let error = get(address, "/status").await.unwrap_err();
     assert!(matches!(error, GetError::Connect { .. }), "{error}");
     assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");

@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_that_does_not_answer_is_told_why() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = std::net::TcpListener::bind("127.1.0.4:0").unwrap().local_addr().unwrap();
         let args = StatusArgs {
             pin: PinArgs { pin_dir: "/absent".into() },
             metrics: MetricsArgs { metrics_address: free },
