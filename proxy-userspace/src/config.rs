@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cli::{AgentArgs, BpfLogLevel, LogFormat};
+use crate::plan::node::{NodePortAddresses, NodePortAddressesError};
 
 /// What `shunt agent` runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub struct AgentConfig {
     pub cgroup: Option<PathBuf>,
     /// Absolute path of the pin directory.
     pub pin_dir: PathBuf,
-    /// Which of the node's addresses serve NodePorts, as given.
-    pub nodeport_addresses: String,
+    /// Which of the node's addresses serve NodePorts.
+    pub nodeport_addresses: NodePortAddresses,
     /// Where /healthz, /livez and /readyz are served.
     pub healthz_address: SocketAddr,
     /// Where /proxyMode, /status and /healthz are served; never the same as `healthz_address`.
@@ -65,6 +66,9 @@ pub enum ConfigError {
         /// What the system said.
         source: io::Error,
     },
+    /// A list that selects no addresses as written.
+    #[error("--nodeport-addresses: {0}")]
+    NodePortAddresses(#[from] NodePortAddressesError),
     /// Two servers for one port.
     #[error("--healthz-address and --metrics-address: both are {address}")]
     SameAddress {
@@ -101,7 +105,7 @@ impl AgentConfig {
             manifests: args.manifests,
             cgroup: args.cgroup,
             pin_dir,
-            nodeport_addresses: args.nodeport_addresses,
+            nodeport_addresses: args.nodeport_addresses.parse()?,
             healthz_address,
             metrics_address,
             log_format: args.log_format,
@@ -214,6 +218,7 @@ mod tests {
         let config = AgentConfig::resolve(args(scratch.path()), &surroundings(None)).unwrap();
         assert!(config.pin_dir.is_absolute() && config.pin_dir.ends_with("pins"));
         assert_eq!(config.node_name, "host-1.example");
+        assert_eq!(config.nodeport_addresses, NodePortAddresses::Primary);
     }
 
     #[test]
@@ -228,6 +233,8 @@ mod tests {
         assert!(absent.starts_with("--manifests: /absent/manifests: "), "{absent}");
         let twice = refused(&|args| args.metrics.metrics_address = args.healthz_address);
         assert!(twice.starts_with("--healthz-address and --metrics-address: "), "{twice}");
+        let list = refused(&|args| args.nodeport_addresses = "primary,eth0".to_owned());
+        assert!(list.starts_with("--nodeport-addresses: ") && list.contains("eth0"), "{list}");
         let empty = refused(&|args| args.pin.pin_dir = "".into());
         assert!(empty.starts_with("--pin-dir: "), "{empty}");
     }
