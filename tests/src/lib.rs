@@ -7,5 +7,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod hand;
 pub mod netns;
+pub mod peer;
 pub mod process;
+pub mod report;
 pub mod sweep;

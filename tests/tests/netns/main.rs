@@ -1,4 +1,5 @@
-//! The netns tier: real sockets through real programs, in scratch namespaces and cgroups. Needs root, and one thread.
+//! The netns tier: real sockets through real programs, in scratch namespaces and cgroups. Needs root, and one
+//! thread.
 //!
 //! `cargo xtask test netns`, or `cargo test -p tests --test netns -- --test-threads=1` with the binaries built.
 
