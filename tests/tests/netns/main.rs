@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod commands;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;
