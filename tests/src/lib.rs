@@ -6,8 +6,10 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod hand;
+pub mod load;
 pub mod netns;
 pub mod peer;
 pub mod process;
 pub mod report;
 pub mod sweep;
+pub mod topology;

@@ -24,6 +24,8 @@ pub struct Process {
     name: String,
     child: Child,
     dir: PathBuf,
+    /// Length of the log that was returned as lines.
+    read: usize,
 }
 
 impl Process {
@@ -37,7 +39,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), child, dir })
+        Ok(Self { name: name.to_owned(), child, dir, read: 0 })
     }
 
     /// The process id.
@@ -62,21 +64,37 @@ impl Process {
         drop(self.child.stdin.take());
     }
 
-    /// Waits until a whole line of its log satisfies `wanted`, and returns that line.
+    /// Waits for a line that satisfies `wanted`, which it may have said already, and returns it.
+    ///
+    /// Lines up to and including this one count as read.
     pub fn wait_line(&mut self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
-            let ended = self.child.try_wait()?;
-            let log = self.log();
-            let mut whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-            if let Some(line) = whole.find(|line| wanted(line)) {
-                return Ok(line.to_owned());
+            let line = self.next_line(deadline.saturating_duration_since(Instant::now()))?;
+            if wanted(&line) {
+                return Ok(line);
             }
+        }
+    }
+
+    /// Waits for the next line that is not read yet.
+    pub fn next_line(&mut self, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            // Asked before the log is read, so that the last words of a process are never missed.
+            let ended = self.child.try_wait()?;
+            let log = fs::read(self.dir.join("log"))?;
+            if let Some(length) = log[self.read..].iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&log[self.read..self.read + length]).into_owned();
+                self.read += length + 1;
+                return Ok(line);
+            }
+            let log = String::from_utf8_lossy(&log);
             if let Some(status) = ended {
                 bail!("{} ended early: {status}; it said:\n{log}", self.name);
             }
             if Instant::now() > deadline {
-                bail!("{} did not say the awaited line within {limit:?}; it said:\n{log}", self.name);
+                bail!("{} did not say what was awaited within {limit:?}; it said:\n{log}", self.name);
             }
             std::thread::sleep(POLL);
         }

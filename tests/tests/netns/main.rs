@@ -5,5 +5,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod cluster;
 mod proofs_maps;
 mod scratch;
