@@ -74,31 +74,43 @@ pub struct Servers {
 impl Servers {
     /// Opens one more server; it is listening when this returns.
     pub fn open(&mut self, address: SocketAddr, name: &str) -> Result<()> {
-        self.ask(&format!("open {address} {name}")).map(drop)
+        self.send_open(address, name)?;
+        self.settle(0)
     }
 
-    /// Closes a server after `delay`, counted from when this is called; returns at once.
-    pub fn close(&mut self, address: SocketAddr, delay: Duration) -> Result<()> {
-        self.unread += 1;
-        self.process.send(&format!("close {address} {}", delay.as_millis()))
+    /// Asks for one more server, which listens once that is settled.
+    pub fn send_open(&mut self, address: SocketAddr, name: &str) -> Result<()> {
+        self.send(&format!("open {address} {name}"))
+    }
+
+    /// Asks for a server to be closed after `delay`, counted from now.
+    pub fn send_close(&mut self, address: SocketAddr, delay: Duration) -> Result<()> {
+        self.send(&format!("close {address} {}", delay.as_millis()))
+    }
+
+    /// Waits until all that was asked for has been done, but for the last `outstanding`.
+    pub fn settle(&mut self, outstanding: usize) -> Result<()> {
+        while self.unread > outstanding {
+            self.answer()?;
+        }
+        Ok(())
     }
 
     /// How many connections each name has accepted.
     pub fn accepted(&mut self) -> Result<Accepted> {
-        Ok(serde_json::from_str(&self.ask("counts")?)?)
+        self.settle(0)?;
+        self.send("counts")?;
+        Ok(serde_json::from_str(&self.answer()?)?)
     }
 
-    /// Sends a line and waits for its answer, past those of earlier lines: each has one, in order.
-    fn ask(&mut self, line: &str) -> Result<String> {
-        self.process.send(line)?;
-        for _ in 0..std::mem::take(&mut self.unread) {
-            self.answer()?;
-        }
-        self.answer()
+    fn send(&mut self, line: &str) -> Result<()> {
+        self.unread += 1;
+        self.process.send(line)
     }
 
     fn answer(&mut self) -> Result<String> {
         let answer = self.process.next_line(SOON)?;
+        self.unread -= 1;
         ensure!(!answer.starts_with("error"), "{answer}");
         Ok(answer)
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -24,22 +25,25 @@ pub struct Process {
     name: String,
     child: Child,
     dir: PathBuf,
-    /// Length of the log that was returned as lines.
-    read: usize,
+    log: File,
+    /// Length of the log that was looked at.
+    seen: u64,
+    /// What was looked at and not yet returned as lines.
+    unread: Vec<u8>,
 }
 
 impl Process {
     /// Starts `command`; `name` is for messages.
     pub fn spawn(name: &str, mut command: Command) -> Result<Self> {
         let dir = sweep::scratch_dir("log")?;
-        let log = File::options().create_new(true).append(true).open(dir.join("log"))?;
+        let log = File::options().create_new(true).append(true).read(true).open(dir.join("log"))?;
         let child = command
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
-            .stderr(log)
+            .stderr(log.try_clone()?)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), child, dir, read: 0 })
+        Ok(Self { name: name.to_owned(), child, dir, log, seen: 0, unread: Vec::new() })
     }
 
     /// The process id.
@@ -83,20 +87,34 @@ impl Process {
         loop {
             // Asked before the log is read, so that the last words of a process are never missed.
             let ended = self.child.try_wait()?;
-            let log = fs::read(self.dir.join("log"))?;
-            if let Some(length) = log[self.read..].iter().position(|byte| *byte == b'\n') {
-                let line = String::from_utf8_lossy(&log[self.read..self.read + length]).into_owned();
-                self.read += length + 1;
-                return Ok(line);
+            self.read_log()?;
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
-            let log = String::from_utf8_lossy(&log);
             if let Some(status) = ended {
-                bail!("{} ended early: {status}; it said:\n{log}", self.name);
+                bail!("{} ended early: {status}; it said:\n{}", self.name, self.log());
             }
             if Instant::now() > deadline {
-                bail!("{} did not say what was awaited within {limit:?}; it said:\n{log}", self.name);
+                bail!(
+                    "{} did not say what was awaited within {limit:?}; it said:\n{}",
+                    self.name,
+                    self.log()
+                );
             }
             std::thread::sleep(POLL);
+        }
+    }
+
+    fn read_log(&mut self) -> Result<()> {
+        let mut chunk = [0; 8192];
+        loop {
+            let length = self.log.read_at(&mut chunk, self.seen)?;
+            if length == 0 {
+                return Ok(());
+            }
+            self.unread.extend_from_slice(&chunk[..length]);
+            self.seen += length as u64;
         }
     }
 

@@ -138,6 +138,12 @@ impl Node {
         node_addresses(self.ordinal)
     }
 
+    /// The ranges of its pods, IPv4 and IPv6.
+    pub fn pod_ranges(&self) -> [String; 2] {
+        let node = self.ordinal;
+        [format!("10.244.{node}.0/24"), format!("fd00:10:244:{node}::/64")]
+    }
+
     /// Where processes of the host run.
     pub fn host(&self) -> Place<'_> {
         Place { netns: &self.netns, cgroup: &self.host }

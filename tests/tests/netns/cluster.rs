@@ -43,7 +43,7 @@ fn a_server_that_is_closed_under_load_is_noticed() {
     assert_eq!(servers.accepted().unwrap()["one"], 2000);
 
     let load = client.place().connects(target, &["--pause", "200"]).unwrap();
-    servers.close(target, std::time::Duration::from_millis(50)).unwrap();
+    servers.send_close(target, std::time::Duration::from_millis(50)).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(200));
     servers.open(target, "two").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(100));
