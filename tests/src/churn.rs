@@ -56,6 +56,10 @@ pub struct Churn<'a> {
 impl Churn<'_> {
     /// Lists the first backends, and makes them listen.
     pub fn start(&mut self) -> Result<()> {
+        ensure!(
+            self.pace.ahead == 0 || self.servers.len() == 1,
+            "answers of several processes have no common order"
+        );
         let gone = self.candidates.len() - self.pace.listed;
         let away = self.pace.step * u32::try_from(gone / self.pace.replaced - self.pace.ahead)?;
         ensure!(away > GRACE, "a backend would be back after {away:?}, before it has closed");

@@ -7,4 +7,6 @@
 
 mod cluster;
 mod proofs_maps;
+mod reach;
+mod scenario;
 mod scratch;
