@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
-<<<<<<< HEAD
+mod cluster;
 mod commands;
 mod proofs_cgroup;
 mod proofs_maps;
@@ -14,10 +14,6 @@ mod proofs_object;
 mod proofs_registry;
 mod proofs_rig;
 mod proofs_watcher;
-=======
-mod cluster;
-mod proofs_maps;
 mod reach;
 mod scenario;
->>>>>>> peers
 mod scratch;
