@@ -6,5 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod commands;
+mod proofs_cgroup;
 mod proofs_maps;
+mod proofs_moving;
+mod proofs_object;
+mod proofs_registry;
+mod proofs_rig;
+mod proofs_watcher;
 mod scratch;
