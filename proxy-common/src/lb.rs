@@ -145,7 +145,8 @@ pub enum Verdict {
 #[inline(always)]
 pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
     let Tuple { addr, port, proto } = packet.tuple;
-    let loopback = addr.is_loopback();
+    // The kernel sends what is addressed to the unspecified address to the sender's own loopback.
+    let loopback = addr.is_loopback() || addr.is_unspecified();
     if loopback {
         // A pod's own loopback is nobody else's business, and no packet from outside carries one.
         if !matches!(packet.origin, Origin::Host) {
@@ -159,7 +160,7 @@ pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict
     if frontend.is_none() {
         node = lookup.node_addr(addr);
         if loopback || node.is_some_and(NodeAddrFlags::serves_node_ports) {
-            frontend = lookup.frontend(&FrontendKey::node_port(port, proto));
+            frontend = lookup.frontend(&FrontendKey::node_port(addr, port, proto));
         }
     }
     if let Some(frontend) = frontend {

@@ -28,6 +28,8 @@ pub struct LoadOptions<'a> {
     pub host_netns: u64,
     /// Shards of each counter.
     pub counter_shards: u32,
+    /// Level of the programs' own log records, as `log::Level` counts; zero: off, which costs no instruction.
+    pub log_level: u8,
 }
 
 /// Programs that passed the verifier, not attached yet, and their maps.
@@ -41,11 +43,9 @@ impl Loaded {
     /// Loads every program.
     pub fn new(options: &LoadOptions<'_>) -> Result<Self, DatapathError> {
         let mut loader = EbpfLoader::new();
-        loader.override_global("HOST_NETNS", &options.host_netns, true).override_global(
-            "COUNTER_SHARDS",
-            &options.counter_shards,
-            true,
-        );
+        loader.override_global("HOST_NETNS", &options.host_netns, true);
+        loader.override_global("COUNTER_SHARDS", &options.counter_shards, true);
+        loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(pin_dir) = options.pin_dir {
             for name in pinned_map_names() {
                 loader.map_pin_path(name, pin_dir.maps().join(name));

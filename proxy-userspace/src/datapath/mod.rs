@@ -5,6 +5,7 @@ pub mod attach;
 pub mod hooks;
 pub mod load;
 pub mod pin;
+pub mod probe;
 
 /// What can go wrong on the way into the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -118,6 +118,8 @@ pub struct ProgramFacts {
     pub run_count: u64,
     /// Instructions that the verifier walked.
     pub verified_instructions: u32,
+    /// Bytes of the program after the verifier removed what can never run.
+    pub translated_bytes: u32,
 }
 
 /// What the kernel tells of the program behind `fd`.
@@ -131,6 +133,7 @@ pub fn program_facts(fd: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
         run_time_ns: info.run_time_ns,
         run_count: info.run_cnt,
         verified_instructions: info.verified_insns,
+        translated_bytes: info.xlated_prog_len,
     })
 }
 
