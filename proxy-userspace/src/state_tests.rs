@@ -148,7 +148,7 @@ fn what_a_relist_does_not_name_is_gone_at_its_end() {
     state.apply(cidr("k", "10.96.0.0/12"));
     state.apply(Event::NodeAddresses(vec![[10, 0, 0, 1].into()]));
     let mut during = Dirty::default();
-    Listing::ALL.map(|listing| during.merge(state.apply(Event::ListStarted(listing))));
+    Listing::ALL.into_iter().for_each(|listing| during.merge(state.apply(Event::ListStarted(listing))));
     during.merge(state.apply(service("a", 1)));
     during.merge(state.apply(slice("b-1", "b", 1)));
     assert!(during.is_empty(), "nothing goes before the end: {during:?}");
@@ -203,9 +203,9 @@ proptest! {
         let is_change = |event: &Event| !matches!(event, Event::ListStarted(_) | Event::ListEnded(_));
         let present: Vec<_> = present.into_iter().filter(is_change).collect();
         for state in [&mut old, &mut fresh] {
-            Listing::ALL.map(|listing| state.apply(Event::ListStarted(listing)));
+            Listing::ALL.map(Event::ListStarted).into_iter().for_each(|event| drop(state.apply(event)));
             present.iter().cloned().for_each(|event| drop(state.apply(event)));
-            Listing::ALL.map(|listing| state.apply(Event::ListEnded(listing)));
+            Listing::ALL.map(Event::ListEnded).into_iter().for_each(|event| drop(state.apply(event)));
         }
         prop_assert!(world(&old) == world(&fresh));
     }

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod commands;
+mod node_addresses;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;

@@ -227,7 +227,8 @@ struct Item(serde_json::Value);
 
 impl Source for Yaml<'_> {
     /// The parser's limits on size are lifted: a List of 100 000 objects is a large file, not an attack. Its limits on
-    /// aliases and depth stay.
+    /// aliases and depth stay. Only `true` and `false` are booleans: a List is decoded before its types are known, and
+    /// an object may be called `n` or `on`.
     fn decode<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! {
@@ -236,6 +237,7 @@ impl Source for Yaml<'_> {
                 max_total_scalar_bytes: usize::MAX,
                 max_total_comment_bytes: usize::MAX,
             },
+            strict_booleans: true,
             with_snippet: false,
         };
         serde_saphyr::from_str_with_options(self.0, options).map_err(|error| Problem::of_yaml(&error))
