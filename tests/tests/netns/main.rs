@@ -6,7 +6,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod cluster;
+mod commands;
+mod proofs_cgroup;
 mod proofs_maps;
+mod proofs_moving;
+mod proofs_object;
+mod proofs_registry;
+mod proofs_rig;
+mod proofs_watcher;
 mod reach;
 mod scenario;
 mod scratch;
