@@ -131,8 +131,14 @@ pub(crate) fn endpoints_change(
     println!(
         "  A backend that was withdrawn stops listening 50 ms later; a connect that still goes there fails."
     );
-    let pace = Pace { listed: 2, replaced: 1, step: Duration::from_millis(100), ahead: 0 };
-    let mut churn = Churn { manifests, service: "web", servers, candidates: &candidates, pace };
+    let pace = Pace {
+        listed: 2,
+        replaced: 1,
+        step: Duration::from_millis(100),
+        ahead: 0,
+        grace: Duration::from_millis(50),
+    };
+    let mut churn = Churn { manifests, service: "web", servers, candidates: &candidates, pace, first: 0 };
     churn.start()?;
     let loads = [cluster.pod(1, 1).place(), cluster.node(2).host()].map(|place| stream(place));
     let steps = churn.run(Duration::from_secs(6))?;
