@@ -12,5 +12,7 @@ pub mod logs;
 pub mod maps;
 pub mod model;
 pub mod plan;
+pub mod source;
+pub mod state;
 pub mod status;
 pub mod sys;

@@ -12,13 +12,8 @@ use tests::report::ConnectsReport;
 use crate::churn::{Busy, SERVICE, VIP};
 
 /// One of eight backends is replaced every 50 ms and goes on listening for longer than an agent is away.
-const SLOW: Pace = Pace {
-    listed: 8,
-    replaced: 1,
-    step: Duration::from_millis(50),
-    ahead: 0,
-    grace: Duration::from_millis(2_000),
-};
+const SLOW: Pace =
+    Pace { listed: 8, replaced: 1, step: Duration::from_millis(50), ahead: 0, grace: Duration::from_secs(2) };
 
 /// Time between the end of an agent and the start of the next.
 const AWAY: Duration = Duration::from_millis(200);
