@@ -9,7 +9,6 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foldhash::{HashMap, HashMapExt};
 use proxy_common::addr::Addr;
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
@@ -21,14 +20,16 @@ use self::watch::Watch;
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
 use crate::plan::ops::CHUNK_WORDS;
 
+const TABLES: usize = 5;
+const FILTER: usize = WordTable::Filter as usize;
+
 /// Maps in memory.
 #[derive(Clone, Debug)]
 pub struct Memory {
     /// What fails, and when.
     pub faults: Faults,
-    /// Words that are not zero.
-    words: HashMap<(WordTable, u64), u64>,
-    chunks: HashMap<WordTable, u64>,
+    /// Words by table, in the order of [`WordTable`].
+    words: [Vec<u64>; TABLES],
     frontends: BTreeMap<FrontendKey, FrontendValue>,
     capacity: u32,
     node_addrs: BTreeMap<Addr, NodeAddrFlags>,
@@ -42,8 +43,10 @@ impl Memory {
     pub fn new(capacity: u32) -> Self {
         Self {
             faults: Faults::default(),
-            words: HashMap::new(),
-            chunks: HashMap::new(),
+            words: std::array::from_fn(|table| match table {
+                FILTER => vec![0; filter::WORDS as usize],
+                _ => Vec::new(),
+            }),
             frontends: BTreeMap::new(),
             capacity,
             node_addrs: BTreeMap::new(),
@@ -76,7 +79,6 @@ impl Memory {
     /// Whether both hold the same bytes.
     pub fn holds_the_same(&self, other: &Self) -> bool {
         self.words == other.words
-            && self.chunks == other.chunks
             && self.frontends == other.frontends
             && self.capacity == other.capacity
             && self.node_addrs == other.node_addrs
@@ -84,7 +86,7 @@ impl Memory {
     }
 
     fn word(&self, table: WordTable, word: u64) -> u64 {
-        self.words.get(&(table, word)).copied().unwrap_or(0)
+        read(&self.words, table, word)
     }
 
     fn step(&mut self) -> Result<(), StoreError> {
@@ -110,23 +112,21 @@ impl Memory {
     }
 }
 
+fn read(words: &[Vec<u64>; TABLES], table: WordTable, word: u64) -> u64 {
+    words[table as usize].get(word as usize).copied().unwrap_or(0)
+}
+
 impl Words for Memory {
     fn store(&mut self, table: WordTable, word: u64, value: u64) -> Result<(), StoreError> {
         if word >= self.words(table) {
             return Err(StoreError::Missing { map: table.name(), element: word });
         }
-        let Self { words, watch, .. } = self;
-        let load = |table, word| words.get(&(table, word)).copied().unwrap_or(0);
-        watch.check(load, (table, word, value))?;
+        let load = |table, word| read(&self.words, table, word);
+        self.watch.check(load, (table, word, value))?;
         self.step()?;
-        let Self { words, watch, .. } = self;
-        let load = |table, word| words.get(&(table, word)).copied().unwrap_or(0);
-        watch.follow(load, (table, word, value));
-        if value == 0 {
-            self.words.remove(&(table, word));
-        } else {
-            self.words.insert((table, word), value);
-        }
+        let load = |table, word| read(&self.words, table, word);
+        self.watch.follow(load, (table, word, value));
+        self.words[table as usize][word as usize] = value;
         Ok(())
     }
 
@@ -138,15 +138,13 @@ impl Words for Memory {
     }
 
     fn words(&self, table: WordTable) -> u64 {
-        match table {
-            WordTable::Filter => u64::from(filter::WORDS),
-            _ => self.chunks.get(&table).copied().unwrap_or(0) * CHUNK_WORDS,
-        }
+        self.words[table as usize].len() as u64
     }
 
     fn grow(&mut self, table: WordTable) -> Result<(), StoreError> {
         self.step()?;
-        *self.chunks.entry(table).or_insert(0) += 1;
+        let words = &mut self.words[table as usize];
+        words.resize(words.len() + CHUNK_WORDS as usize, 0);
         Ok(())
     }
 }
