@@ -96,6 +96,10 @@ impl World {
         self.desire(&changes);
         let before = self.all_outcomes();
         let planned = self.planner.plan(changes, self.store.memory.now());
+        if !planned.refused.is_empty() {
+            // What is refused may be all that wanted a frontend.
+            self.store.readers.lasting.clear();
+        }
         self.run(&planned.ops)?;
         if planned.refused.is_empty() {
             let ports = &self.ports;
@@ -113,11 +117,12 @@ impl World {
             self.planner.settle(&MapOp::Grace);
         }
         let planner = &mut self.planner;
+        let now = self.store.memory.now();
         match run(&mut self.store, &kept, |op| planner.settle(op), self.order) {
-            Ok(_) => planner.finish(),
+            Ok(_) => planner.finish(now),
             Err(error) => {
                 assert!(!error.unsure);
-                planner.fail(&kept[error.at]);
+                planner.fail(&kept[error.at], now);
                 return Err(error);
             }
         }
@@ -142,7 +147,6 @@ impl World {
 
     /// Lets every quarantine end.
     pub(super) fn rest(&mut self) {
-        self.store.memory.advance(QUARANTINE);
         self.run(&[MapOp::Grace]).unwrap();
         self.store.memory.advance(QUARANTINE);
         self.sync(Changes::default()).unwrap();

@@ -193,7 +193,7 @@ impl Planner {
         self.in_flight.dead = dead;
         self.in_flight.touched = touched;
         if planned.ops.is_empty() {
-            self.finish();
+            self.finish(now);
         }
         planned
     }
@@ -231,17 +231,19 @@ impl Planner {
         }
     }
 
-    /// Every op of the last plan was executed.
-    pub fn finish(&mut self) {
+    /// Every op of the last plan was executed by `now`.
+    pub fn finish(&mut self, now: Millis) {
+        self.stock.stamp(now);
         self.in_flight = InFlight::default();
         self.stock.confirm();
         self.strays = Vec::new();
         self.node_in_sync = !self.node_refused;
     }
 
-    /// The last plan was aborted at `op`. The next plan has what remains; a table that could not grow counts as full for
+    /// The last plan was aborted at `op` by `now`. The next plan has what remains; a table that could not grow counts as full for
     /// a while, so that it holds up only those who need more of it.
-    pub fn fail(&mut self, op: &MapOp) {
+    pub fn fail(&mut self, op: &MapOp, now: Millis) {
+        self.stock.stamp(now);
         match op {
             MapOp::GrowChunk(table) => self.stock.block_growth(table.name()),
             MapOp::GrowFrontends(_) => self.stock.block_growth(names::FRONTENDS),

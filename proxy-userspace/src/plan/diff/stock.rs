@@ -96,6 +96,12 @@ impl Stock {
         self.grow_counters(1);
     }
 
+    /// Starts the rest of what was freed since the last call.
+    pub(super) fn stamp(&mut self, now: Millis) {
+        self.now = now;
+        self.quarantine.stamp(now);
+    }
+
     /// Everything given out in the last plan is in use now.
     pub(super) fn confirm(&mut self) {
         self.pending = Vec::new();

@@ -45,7 +45,7 @@ fn planner() -> Planner {
 fn sync(planner: &mut Planner, changes: Changes) -> Planned {
     let planned = planner.plan(changes, 0);
     planned.ops.iter().for_each(|op| planner.settle(op));
-    planner.finish();
+    planner.finish(0);
     planned
 }
 
@@ -161,8 +161,6 @@ fn a_row_given_to_another_endpoint_gets_a_new_generation() {
     sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
     let (id, first) = row(&planner);
     sync(&mut planner, remove(1));
-    sync(&mut planner, Changes::default());
-    planner.plan(Changes::default(), 0);
     planner.settle(&MapOp::Grace);
     planner.plan(Changes::default(), QUARANTINE);
     let planned = planner.plan(upsert(port(1, &[80], &[INTERNAL])), QUARANTINE);
