@@ -85,24 +85,30 @@ pub fn frontends(actual: &Actual) -> Vec<FrontendRow> {
 /// The whole as text. `label` names a service port; one without a name is named by its identity.
 pub fn text(actual: &Actual, label: &dyn Fn(OwnerTag) -> Option<String>) -> String {
     let label = |tag: OwnerTag| label(tag).unwrap_or_else(|| format!("{:016x}", tag.0));
-    let mut blocks: Vec<String> = services(actual).iter().map(|row| service_text(row, &label(row.tag))).collect();
+    let mut blocks: Vec<String> =
+        services(actual).iter().map(|row| service_text(row, &label(row.tag))).collect();
     blocks.sort_unstable();
     let mut out = blocks.concat();
     for row in frontends(actual) {
         let line = frontend_text(&row, &label(row.tag));
         out.push_str(&line);
     }
-    let mut addrs: Vec<(Addr, NodeAddrFlags)> = actual.node_addrs().iter().map(|(addr, flags)| (*addr, *flags)).collect();
+    let mut addrs: Vec<(Addr, NodeAddrFlags)> =
+        actual.node_addrs().iter().map(|(addr, flags)| (*addr, *flags)).collect();
     addrs.sort_unstable_by_key(|(addr, _)| addr.to_ip());
     for (addr, flags) in addrs {
         let node_port = if flags.serves_node_ports() { " node-port" } else { "" };
         let local = if flags.0 & NodeAddrFlags::LOCAL.0 != 0 { " local" } else { "" };
-        out.push_str(&format!("node {addr}{node_port}{local}\n"));
+        let _ = writeln!(out, "node {addr}{node_port}{local}");
     }
-    let mut ranges: Vec<String> = actual.cidrs().iter().map(|key| {
-        let len = if key.addr.is_v4() { key.prefix_len.saturating_sub(96) } else { key.prefix_len };
-        format!("range {}/{len}\n", key.addr)
-    }).collect();
+    let mut ranges: Vec<String> = actual
+        .cidrs()
+        .iter()
+        .map(|key| {
+            let len = if key.addr.is_v4() { key.prefix_len.saturating_sub(96) } else { key.prefix_len };
+            format!("range {}/{len}\n", key.addr)
+        })
+        .collect();
     ranges.sort_unstable();
     out + &ranges.concat()
 }
@@ -113,10 +119,9 @@ fn service_row(actual: &Actual, tag: OwnerTag, service: u32) -> ServiceRow {
         let row = actual.row(id);
         (row.addr, row.port)
     };
-    let views = actual.views(service).map(|word| ViewRow {
-        kind: word.kind(),
-        slots: actual.slot_ids(word).map(target).collect(),
-    });
+    let views = actual
+        .views(service)
+        .map(|word| ViewRow { kind: word.kind(), slots: actual.slot_ids(word).map(target).collect() });
     let mut backends: Vec<BackendRow> = actual
         .rows_of(service)
         .map(|id| {
@@ -144,13 +149,15 @@ fn service_text(row: &ServiceRow, label: &str) -> String {
         };
         let mut slots = slots.clone();
         slots.sort_unstable_by_key(|(addr, port)| (addr.to_ip(), port.get()));
-        let slots: String = slots.into_iter().map(|target| format!(" {}", target_text(target))).collect();
-        let _ = writeln!(out, "  {} {kind}{slots}", view_name(view));
+        let slots: Vec<String> = slots.into_iter().map(target_text).collect();
+        let line = [vec![view_name(view).into(), kind.into()], slots].concat().join(" ");
+        let _ = writeln!(out, "  {line}");
     }
     for BackendRow { target, state, .. } in &row.backends {
-        let in_view = |view: &View| state.in_view(*view);
-        let views: String = View::ALL.iter().filter(|view| in_view(view)).map(|view| format!(" {}", view_name(*view))).collect();
-        let _ = writeln!(out, "  backend {}{views}", target_text(*target));
+        let views = View::ALL.into_iter().filter(|view| state.in_view(*view)).map(view_name);
+        let words: Vec<String> =
+            std::iter::once(target_text(*target)).chain(views.map(String::from)).collect();
+        let _ = writeln!(out, "  backend {}", words.join(" "));
     }
     out
 }

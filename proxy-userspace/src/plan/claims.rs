@@ -107,7 +107,8 @@ impl Claims {
         let old = self.take(tag, &mut before);
         let port = PortClaims { label: Arc::clone(label), frontends: frontends.into(), adopted: false };
         self.insert(tag, port, &mut before);
-        let unchanged = |key: &FrontendKey| old.as_ref().is_some_and(|old| find(old, key) == find(frontends, key));
+        let unchanged =
+            |key: &FrontendKey| old.as_ref().is_some_and(|old| find(old, key) == find(frontends, key));
         touched.extend(before.into_iter().filter(|key| !unchanged(key)));
     }
 

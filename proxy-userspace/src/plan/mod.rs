@@ -9,4 +9,5 @@ pub mod ids;
 pub mod ops;
 pub mod owned;
 pub mod quarantine;
+pub mod rules;
 pub mod tables;

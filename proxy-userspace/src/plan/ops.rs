@@ -170,12 +170,12 @@ impl MapOp {
                     .chain(last)
                     .try_for_each(|word| store(WordTable::Backends, row_word(*id, word), words[word]))
             }
-            Self::StoreSlots { base, ids } => ids.chunks(2).zip(u64::from(*base) / 2..).try_for_each(
-                |(pair, word)| {
+            Self::StoreSlots { base, ids } => {
+                ids.chunks(2).zip(u64::from(*base) / 2..).try_for_each(|(pair, word)| {
                     let second = pair.get(1).copied().unwrap_or(0);
                     store(WordTable::Slots, word, join(pair[0], second))
-                },
-            ),
+                })
+            }
             Self::StoreHalf { service, half, views } => View::ALL.into_iter().try_for_each(|view| {
                 let word = views[view as usize].0;
                 store(WordTable::Services, cell_word(*service, half.word(view)), word)
@@ -224,17 +224,15 @@ mod tests {
             port: Port::new(80),
             pad: 0,
         };
-        let order: Vec<u64> = words(&MapOp::StoreRow { id: 5, row }).iter().map(|(_, word, _)| *word).collect();
+        let order: Vec<u64> =
+            words(&MapOp::StoreRow { id: 5, row }).iter().map(|(_, word, _)| *word).collect();
         assert_eq!(order, [20, 21, 23, 22]);
     }
 
     #[test]
     fn slots_go_two_to_a_word_and_the_tail_is_padded() {
         let op = MapOp::StoreSlots { base: 4, ids: Box::new([7, 8, 9]) };
-        assert_eq!(
-            words(&op),
-            [(WordTable::Slots, 2, join(7, 8)), (WordTable::Slots, 3, join(9, 0))],
-        );
+        assert_eq!(words(&op), [(WordTable::Slots, 2, join(7, 8)), (WordTable::Slots, 3, join(9, 0))],);
     }
 
     #[test]

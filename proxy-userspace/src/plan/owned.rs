@@ -103,9 +103,10 @@ fn bits_of(key: &CidrKey) -> Option<Box<dyn Iterator<Item = u32>>> {
         let shift = 32 - u32::from(V4_PREFIX);
         let prefixes = 1_u32 << u32::from(V4_PREFIX).saturating_sub(len);
         let first = (u32::from_be(key.addr.v4_word()) >> shift) & !(prefixes - 1);
-        return Some(Box::new((0..prefixes).map(move |index| {
-            filter::bit(Addr::from_v4_word(((first + index) << shift).to_be()))
-        })));
+        return Some(Box::new(
+            (0..prefixes)
+                .map(move |index| filter::bit(Addr::from_v4_word(((first + index) << shift).to_be()))),
+        ));
     }
     let [a, b, ..] = key.addr.words();
     // A range that holds the mapped IPv4 addresses holds all of IPv4.

@@ -59,7 +59,8 @@ impl Lookup for Memory {
 }
 
 fn covers(key: &CidrKey, addr: Addr) -> bool {
-    let bits = |addr: Addr| addr.words().into_iter().fold(0, |all, word| all << 32 | u128::from(u32::from_be(word)));
+    let bits =
+        |addr: Addr| addr.words().into_iter().fold(0, |all, word| all << 32 | u128::from(u32::from_be(word)));
     let shift = 128 - key.prefix_len.min(128);
     shift == 128 || bits(key.addr) >> shift == bits(addr) >> shift
 }

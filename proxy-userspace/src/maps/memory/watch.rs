@@ -74,16 +74,21 @@ impl Watch {
                 let after = reachable(&load, service, Head(value));
                 after.0.iter().for_each(|slots| *self.slots_in_use.entry(*slots).or_insert(0) += 1);
                 after.1.iter().for_each(|id| *self.rows_in_use.entry(*id).or_insert(0) += 1);
-                before.0.iter().for_each(|slots| leave(&mut self.slots_in_use, &mut self.slots_left, *slots, left));
+                before
+                    .0
+                    .iter()
+                    .for_each(|slots| leave(&mut self.slots_in_use, &mut self.slots_left, *slots, left));
                 before.1.iter().for_each(|id| leave(&mut self.rows_in_use, &mut self.rows_left, *id, left));
             }
             WordTable::Services if word % CELL_WORDS as u64 == OWNER_WORD as u64 && value == 0 => {
                 self.cells_left.insert((word / CELL_WORDS as u64) as u32, left);
             }
-            WordTable::Backends if word % row_word(1, 0) == STATE_WORD as u64 => {
-                if is_serving(load(table, word)) && !is_serving(value) {
-                    self.rows_left.insert((word / row_word(1, 0)) as u32, left);
-                }
+            WordTable::Backends
+                if word % row_word(1, 0) == STATE_WORD as u64
+                    && is_serving(load(table, word))
+                    && !is_serving(value) =>
+            {
+                self.rows_left.insert((word / row_word(1, 0)) as u32, left);
             }
             _ => {}
         }

@@ -4,8 +4,9 @@ use super::cases::{cluster_ip_frontends, port};
 use super::world::{RULES, World};
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
-use crate::plan::diff::{Changes, Limits, Rules};
+use crate::plan::diff::Changes;
 use crate::plan::quarantine::QUARANTINE;
+use crate::plan::rules::{Limits, Rules};
 use crate::plan::tables::OwnerTag;
 
 fn endpoints(endpoints: &[Option<u8>]) -> Changes {

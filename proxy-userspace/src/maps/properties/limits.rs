@@ -5,7 +5,8 @@ use proxy_common::lb::Lookup;
 use super::cases::{cluster_ip, cluster_ip_frontends, port};
 use super::world::{RULES, World};
 use crate::maps::memory::Faults;
-use crate::plan::diff::{Changes, Limits, Planned, Rules};
+use crate::plan::diff::{Changes, Planned};
+use crate::plan::rules::{Limits, Rules};
 use crate::plan::tables::{DesiredPort, OwnerTag};
 
 /// Two endpoints, in all views.

@@ -82,9 +82,8 @@ impl Readers {
             };
             let tag = owner(store, value.service);
             let versions = self.versions.get(&tag).cloned().unwrap_or_default();
-            let agreeing = candidates
-                .entry(tag)
-                .or_insert_with(|| (versions.from..versions.all.len()).collect());
+            let agreeing =
+                candidates.entry(tag).or_insert_with(|| (versions.from..versions.all.len()).collect());
             for (index, origin) in origins(store, key) {
                 let seen = outcomes(store, key, origin);
                 agreeing.retain(|version| promised(&versions.all[*version], value.kind, origin) == seen);

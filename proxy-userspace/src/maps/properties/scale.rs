@@ -6,8 +6,9 @@ use proxy_common::frontend::{FrontendKey, FrontendKind};
 
 use super::cases::frontend;
 use super::world::{RULES, World};
-use crate::plan::diff::{Changes, Limits, Rules};
+use crate::plan::diff::Changes;
 use crate::plan::ops::MapOp;
+use crate::plan::rules::{Limits, Rules};
 use crate::plan::tables::{DesiredBackend, DesiredPort, DesiredView, OwnerTag};
 
 const SERVICES: u32 = 2000;
@@ -23,8 +24,10 @@ fn service(index: u32, endpoints: std::ops::Range<u32>) -> DesiredPort {
     });
     let vip = v4(0x0a60_0000, index);
     let key = FrontendKey::new(vip, Port::new(80), Proto::TCP);
-    let mut frontends =
-        vec![frontend(key, FrontendKind::ClusterIp), frontend(FrontendKey::owned_vip(vip), FrontendKind::OwnedVip)];
+    let mut frontends = vec![
+        frontend(key, FrontendKind::ClusterIp),
+        frontend(FrontendKey::owned_vip(vip), FrontendKind::OwnedVip),
+    ];
     frontends.sort_unstable_by_key(|frontend| frontend.key);
     DesiredPort {
         tag: OwnerTag(u64::from(index)),

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use proxy_common::addr::Addr;
-use proxy_common::frontend::{FrontendKey, FrontendValue};
+use proxy_common::frontend::FrontendKey;
 use proxy_common::lb::Lookup;
-use proxy_common::node::{CidrKey, NodeAddrFlags};
 
+use super::observed::Observed;
 use super::readers::{Outcomes, Readers, origins, outcomes, promised};
 use crate::maps::adopt::adopt;
 use crate::maps::apply::{ApplyError, StoreOrder, run};
-use crate::maps::memory::Memory;
+use crate::maps::memory::{Faults, Memory};
 use crate::maps::render::text;
-use crate::maps::{Hashes, MapStore, StoreError, WordTable, Words};
-use crate::plan::diff::{Changes, Free, Limits, Planned, Planner, Rules};
+use crate::maps::{Hashes, WordTable};
+use crate::plan::diff::{Changes, Free, Planned, Planner};
 use crate::plan::ops::MapOp;
 use crate::plan::quarantine::QUARANTINE;
+use crate::plan::rules::{Limits, Rules};
 use crate::plan::tables::{DesiredNode, DesiredPort, OwnerTag};
 
 /// Frontends that fit without growth.
@@ -26,23 +26,6 @@ pub(super) const RULES: Rules = Rules {
     shards: 2,
     quarantine: QUARANTINE,
 };
-
-/// The store with readers that look at it after each effect.
-#[derive(Clone, Debug)]
-pub(super) struct Observed {
-    pub(super) memory: Memory,
-    pub(super) readers: Readers,
-    pub(super) is_looking: bool,
-}
-
-impl Observed {
-    fn seen<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.is_looking && result.is_ok() {
-            self.readers.look(&self.memory);
-        }
-        result
-    }
-}
 
 #[derive(Clone, Debug)]
 pub(super) struct World {
@@ -86,8 +69,12 @@ impl World {
             self.ports.values().any(|port| port.frontends.iter().any(|frontend| frontend.key == *key))
         };
         let memory = &self.store.memory;
-        readers.lasting =
-            readers.keys.iter().filter(|key| memory.frontend(key).is_some() && is_wanted(key)).copied().collect();
+        readers.lasting = readers
+            .keys
+            .iter()
+            .filter(|key| memory.frontend(key).is_some() && is_wanted(key))
+            .copied()
+            .collect();
         readers.absent.clear();
     }
 
@@ -141,7 +128,7 @@ impl World {
 
     /// The agent dies and comes back; what it knew is gone.
     pub(super) fn restart(&mut self, rules: Rules) {
-        self.store.memory.faults = super::super::memory::Faults::default();
+        self.store.memory.faults = Faults::default();
         self.planner = adopted(&self.store.memory, rules);
     }
 
@@ -222,7 +209,9 @@ impl World {
         let memory = &self.store.memory;
         let keys = self.store.readers.keys.iter().filter(|key| !key.is_owned_vip());
         keys.flat_map(|key| {
-            origins(memory, key).into_iter().map(|(index, origin)| ((*key, index), outcomes(memory, key, origin)))
+            origins(memory, key)
+                .into_iter()
+                .map(|(index, origin)| ((*key, index), outcomes(memory, key, origin)))
         })
         .collect()
     }
@@ -244,76 +233,4 @@ impl World {
 fn adopted(memory: &Memory, rules: Rules) -> Planner {
     let adopted = adopt(memory).unwrap();
     Planner::adopt(adopted.actual, adopted.strays, rules).unwrap()
-}
-
-impl Words for Observed {
-    fn store(&mut self, table: WordTable, word: u64, value: u64) -> Result<(), StoreError> {
-        let result = self.memory.store(table, word, value);
-        self.seen(result)
-    }
-    fn load(&self, table: WordTable, word: u64) -> Result<u64, StoreError> {
-        self.memory.load(table, word)
-    }
-    fn words(&self, table: WordTable) -> u64 {
-        self.memory.words(table)
-    }
-    fn grow(&mut self, table: WordTable) -> Result<(), StoreError> {
-        self.memory.grow(table)
-    }
-}
-
-impl Hashes for Observed {
-    fn insert_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
-        for entry in entries {
-            let result = self.memory.insert_frontends(&[*entry]);
-            self.seen(result)?;
-        }
-        Ok(())
-    }
-    fn delete_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), StoreError> {
-        for key in keys {
-            let result = self.memory.delete_frontends(&[*key]);
-            self.seen(result)?;
-        }
-        Ok(())
-    }
-    fn frontends(&self) -> Result<Vec<(FrontendKey, FrontendValue)>, StoreError> {
-        self.memory.frontends()
-    }
-    fn frontend_capacity(&self) -> u32 {
-        self.memory.frontend_capacity()
-    }
-    fn grow_frontends(&mut self, capacity: u32) -> Result<(), StoreError> {
-        self.memory.grow_frontends(capacity)
-    }
-    fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {
-        let result = self.memory.insert_node_addr(addr, flags);
-        self.seen(result)
-    }
-    fn delete_node_addr(&mut self, addr: Addr) -> Result<(), StoreError> {
-        let result = self.memory.delete_node_addr(addr);
-        self.seen(result)
-    }
-    fn node_addrs(&self) -> Result<Vec<(Addr, NodeAddrFlags)>, StoreError> {
-        self.memory.node_addrs()
-    }
-    fn insert_cidr(&mut self, key: CidrKey) -> Result<(), StoreError> {
-        let result = self.memory.insert_cidr(key);
-        self.seen(result)
-    }
-    fn delete_cidr(&mut self, key: CidrKey) -> Result<(), StoreError> {
-        let result = self.memory.delete_cidr(key);
-        self.seen(result)
-    }
-    fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
-        self.memory.cidrs()
-    }
-}
-
-impl MapStore for Observed {
-    fn grace(&mut self) -> Result<(), StoreError> {
-        self.memory.grace()?;
-        self.readers.note_grace();
-        Ok(())
-    }
 }

@@ -4,6 +4,7 @@
 //! is still right, and the next diff yields what remains. There is no journal and no retry state. The words are
 //! mirrored as words, so nothing is known here that a restart could not read back.
 
+mod hashes;
 mod rows;
 mod words;
 
@@ -18,6 +19,7 @@ use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
+use self::hashes::HashTables;
 use self::rows::RowLists;
 use self::words::WordArray;
 use super::extents::Extent;
@@ -35,11 +37,7 @@ pub struct Actual {
     counter_chunks: u64,
     rows: RowLists,
     cells: HashMap<OwnerTag, u32>,
-    frontends: HashMap<FrontendKey, FrontendValue>,
-    frontend_capacity: u32,
-    node_addrs: BTreeMap<Addr, NodeAddrFlags>,
-    cidrs: BTreeSet<CidrKey>,
-    owned: OwnedBits,
+    hashes: HashTables,
     unsettled: bool,
 }
 
@@ -56,11 +54,7 @@ impl Actual {
             counter_chunks: 0,
             rows: RowLists::default(),
             cells: HashMap::new(),
-            frontends: HashMap::new(),
-            frontend_capacity,
-            node_addrs: BTreeMap::new(),
-            cidrs: BTreeSet::new(),
-            owned: OwnedBits::default(),
+            hashes: HashTables::new(frontend_capacity),
             unsettled: true,
         }
     }
@@ -76,9 +70,12 @@ impl Actual {
             Ok(()) => {}
         }
         self.link_row_of(op);
-        self.apply_elsewhere(op);
-        if op.frees_element() {
-            self.unsettled = true;
+        self.hashes.apply(op);
+        match op {
+            MapOp::Grace => self.unsettled = false,
+            MapOp::GrowChunk(table) => self.grow(*table),
+            _ if op.frees_element() => self.unsettled = true,
+            _ => {}
         }
     }
 
@@ -204,27 +201,27 @@ impl Actual {
 
     /// The value of a frontend.
     pub fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
-        self.frontends.get(key).copied()
+        self.hashes.frontends.get(key).copied()
     }
 
     /// Every frontend, in no order.
     pub fn frontends(&self) -> impl ExactSizeIterator<Item = (FrontendKey, FrontendValue)> + '_ {
-        self.frontends.iter().map(|(key, value)| (*key, *value))
+        self.hashes.frontends.iter().map(|(key, value)| (*key, *value))
     }
 
     /// Elements the frontend hash can hold.
     pub fn frontend_capacity(&self) -> u32 {
-        self.frontend_capacity
+        self.hashes.frontend_capacity
     }
 
     /// The node's addresses.
     pub fn node_addrs(&self) -> &BTreeMap<Addr, NodeAddrFlags> {
-        &self.node_addrs
+        &self.hashes.node_addrs
     }
 
     /// The service ranges.
     pub fn cidrs(&self) -> &BTreeSet<CidrKey> {
-        &self.cidrs
+        &self.hashes.cidrs
     }
 
     /// A word of the filter.
@@ -234,7 +231,7 @@ impl Actual {
 
     /// The bits that the frontends, node addresses and ranges of this mirror need.
     pub fn owned(&self) -> &OwnedBits {
-        &self.owned
+        &self.hashes.owned
     }
 
     /// Whether elements of a hash were freed and no grace period has passed since.
@@ -273,50 +270,6 @@ impl Actual {
         };
         if BackendState::is_serving(state) {
             self.rows.link(self.row(id).service, id);
-        }
-    }
-
-    fn apply_elsewhere(&mut self, op: &MapOp) {
-        match op {
-            MapOp::Grace => self.unsettled = false,
-            MapOp::GrowChunk(table) => self.grow(*table),
-            MapOp::GrowFrontends(capacity) => self.frontend_capacity = *capacity,
-            MapOp::InsertFrontends(entries) => entries.iter().for_each(|(key, value)| self.put(*key, *value)),
-            MapOp::ReplaceFrontend(key, value) => self.put(*key, *value),
-            MapOp::DeleteFrontends(keys) => {
-                for key in keys {
-                    if self.frontends.remove(key).is_some() {
-                        self.owned.remove_frontend(key);
-                    }
-                }
-            }
-            MapOp::InsertNodeAddr(addr, flags) | MapOp::ReplaceNodeAddr(addr, flags) => {
-                if self.node_addrs.insert(*addr, *flags).is_none() {
-                    self.owned.add_addr(*addr);
-                }
-            }
-            MapOp::DeleteNodeAddr(addr) => {
-                if self.node_addrs.remove(addr).is_some() {
-                    self.owned.remove_addr(*addr);
-                }
-            }
-            MapOp::InsertCidr(key) => {
-                if self.cidrs.insert(*key) {
-                    self.owned.add_cidr(key);
-                }
-            }
-            MapOp::DeleteCidr(key) => {
-                if self.cidrs.remove(key) {
-                    self.owned.remove_cidr(key);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn put(&mut self, key: FrontendKey, value: FrontendValue) {
-        if self.frontends.insert(key, value).is_none() {
-            self.owned.add_frontend(&key);
         }
     }
 

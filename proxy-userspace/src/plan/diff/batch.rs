@@ -65,7 +65,9 @@ impl Batch {
             sequence.push(MapOp::InsertFrontends(inserts));
         }
         self.node.inserts.into_iter().for_each(|op| sequence.push(op));
-        replaces.into_iter().for_each(|(key, value)| sequence.push(MapOp::ReplaceFrontend(key, value)));
+        for (key, value) in replaces {
+            sequence.push(MapOp::ReplaceFrontend(key, value));
+        }
         self.node.replaces.into_iter().for_each(|op| sequence.push(op));
         self.node.deletes.into_iter().for_each(|op| sequence.push(op));
         if !deletes.is_empty() {

@@ -3,6 +3,7 @@
 //! [`Planner::plan`] compares, [`Planner::settle`] mirrors each op that a store has executed. A batch that was aborted
 //! is planned anew from there; what is not yet in the maps is kept until it is. Nothing here reads a clock.
 
+mod admit;
 mod batch;
 mod frontends;
 mod node;
@@ -13,67 +14,20 @@ mod tests;
 
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use proxy_common::frontend::FrontendKey;
+use foldhash::{HashMap, HashMapExt};
 use proxy_common::names;
 
 use self::batch::Batch;
 use self::frontends::settle_frontends;
 use self::node::NodeChanges;
-use self::port::{diff_port, free_rows};
+use self::port::free_rows;
 use self::stock::{Full, Stock};
 use super::actual::Actual;
 use super::claims::{Claims, Conflict, Touched};
 use super::ops::{MapOp, WordTable};
-use super::quarantine::{Millis, QUARANTINE, Resource};
+use super::quarantine::{Millis, Resource};
+use super::rules::{Limits, Rules};
 use super::tables::{DesiredNode, DesiredPort, OwnerTag};
-
-/// How much each table may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Service ports.
-    pub cells: u32,
-    /// Rows.
-    pub rows: u32,
-    /// Slots.
-    pub slots: u32,
-    /// Frontends.
-    pub frontends: u32,
-    /// Node addresses.
-    pub node_addrs: u32,
-    /// Service ranges.
-    pub cidrs: u32,
-}
-
-impl Limits {
-    /// What the layouts of this schema can hold at most.
-    pub const LAYOUT: Self = Self {
-        cells: names::SERVICES.capacity() as u32 - 1,
-        rows: names::BACKENDS.capacity() as u32 - 1,
-        slots: names::SLOTS.capacity() as u32 * 2,
-        frontends: 1 << 23,
-        node_addrs: names::NODE_ADDRS_MAX,
-        cidrs: names::CIDRS_MAX,
-    };
-}
-
-/// What a planner goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// How much each table may hold.
-    pub limits: Limits,
-    /// Shards of the counters, see [`proxy_common::counter::shards`].
-    pub shards: u32,
-    /// How long an id rests after its last use; shorter than [`QUARANTINE`] only in control runs.
-    pub quarantine: Millis,
-}
-
-impl Rules {
-    /// The rules of a node whose counters have `shards` shards.
-    pub const fn for_shards(shards: u32) -> Self {
-        Self { limits: Limits::LAYOUT, shards, quarantine: QUARANTINE }
-    }
-}
 
 /// What changed since the last plan.
 #[derive(Clone, Debug, Default)]
@@ -281,93 +235,6 @@ impl Planner {
             }
             sum
         })
-    }
-
-    /// Merges what an aborted batch left over with `changes`; returns the service ports that are gone, and the frontends
-    /// to settle.
-    fn take_in(&mut self, changes: Changes) -> (Vec<OwnerTag>, Touched) {
-        let InFlight { ports, dead, mut touched } = std::mem::take(&mut self.in_flight);
-        let mut dead: HashSet<OwnerTag> = dead.into_iter().collect();
-        for port in ports {
-            self.waiting.insert(port.tag, port);
-        }
-        for tag in changes.remove {
-            self.waiting.remove(&tag);
-            dead.insert(tag);
-        }
-        for port in changes.upsert {
-            self.claims.note_wanted(port.tag);
-            dead.remove(&port.tag);
-            self.waiting.insert(port.tag, port);
-        }
-        if changes.prune {
-            dead.extend(self.claims.unknown(&mut touched));
-        }
-        for tag in &dead {
-            self.claims.remove(*tag, &mut touched);
-        }
-        if let Some(node) = changes.node {
-            self.node = Some(node);
-            self.node_in_sync = false;
-        }
-        let mut dead: Vec<OwnerTag> = dead.into_iter().collect();
-        dead.sort_unstable_by_key(|tag| self.actual.cell_of(*tag));
-        (dead, touched)
-    }
-
-    /// Plans every service port that waits: those that have a cell before new ones, which get what room is left.
-    fn admit_all(&mut self, batch: &mut Batch, touched: &mut Touched, refused: &mut Vec<Refused>) {
-        let mut ports: Vec<(bool, DesiredPort)> = std::mem::take(&mut self.waiting)
-            .into_values()
-            .map(|port| (self.actual.cell_of(port.tag).is_none(), port))
-            .collect();
-        ports.sort_unstable_by(|(new, port), (other_new, other)| {
-            (new, &port.label, port.tag).cmp(&(other_new, &other.label, other.tag))
-        });
-        let mut inserted = HashSet::new();
-        for (is_new, port) in ports {
-            let mark = self.stock.mark();
-            match self.admit(batch, &mut inserted, &port) {
-                Ok(()) => {
-                    self.claims.replace(port.tag, (&port.label, &port.frontends), touched);
-                    self.in_flight.ports.push(port);
-                }
-                Err(Full(table)) => {
-                    self.stock.roll_back(mark);
-                    if is_new {
-                        self.claims.remove(port.tag, touched);
-                    }
-                    refused.push(Refused { label: Arc::clone(&port.label), table });
-                    self.waiting.insert(port.tag, port);
-                }
-            }
-        }
-    }
-
-    fn admit(
-        &mut self,
-        batch: &mut Batch,
-        inserted: &mut HashSet<FrontendKey>,
-        port: &DesiredPort,
-    ) -> Result<(), Full> {
-        let is_absent = |key: &&FrontendKey| self.actual.frontend(key).is_none() && !inserted.contains(*key);
-        let absent: Vec<FrontendKey> =
-            port.frontends.iter().map(|frontend| &frontend.key).filter(is_absent).copied().collect();
-        let taken = self.actual.frontends().len() + inserted.len();
-        if !absent.is_empty() && taken + absent.len() > self.frontend_limit() as usize {
-            return Err(Full(names::FRONTENDS));
-        }
-        diff_port(&self.actual, &mut self.stock, batch, port)?;
-        inserted.extend(absent);
-        Ok(())
-    }
-
-    fn frontend_limit(&self) -> u32 {
-        if self.stock.is_blocked(names::FRONTENDS) {
-            self.actual.frontend_capacity()
-        } else {
-            self.rules.limits.frontends
-        }
     }
 
     fn diff_node(&mut self, batch: &mut Batch, refused: &mut Vec<Refused>) {

@@ -19,7 +19,11 @@ pub(super) struct NodeChanges {
 
 impl NodeChanges {
     /// What brings the maps to `node`. What finds no room is left out and named.
-    pub(super) fn diff(actual: &Actual, node: &DesiredNode, limits: (u32, u32)) -> (Self, Vec<(String, Full)>) {
+    pub(super) fn diff(
+        actual: &Actual,
+        node: &DesiredNode,
+        limits: (u32, u32),
+    ) -> (Self, Vec<(String, Full)>) {
         let mut changes = Self::default();
         let mut refused = Vec::new();
         let mut room = (limits.0 as usize).saturating_sub(actual.node_addrs().len());

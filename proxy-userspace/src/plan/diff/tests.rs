@@ -1,9 +1,10 @@
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::backend::{Backend, BackendState};
-use proxy_common::frontend::{FrontendKind, FrontendValue};
+use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::service::{View, ViewWord};
 
 use super::*;
+use crate::plan::quarantine::QUARANTINE;
 use crate::plan::tables::{DesiredBackend, DesiredFrontend, DesiredView};
 
 const INTERNAL: u32 = 1;
@@ -42,10 +43,10 @@ fn planner() -> Planner {
 }
 
 /// Plans and mirrors as a store without faults would have it.
-fn sync(planner: &mut Planner, changes: Changes) -> Planned {
-    let planned = planner.plan(changes, 0);
-    planned.ops.iter().for_each(|op| planner.settle(op));
-    planner.finish(0);
+fn sync(writer: &mut Planner, changes: Changes) -> Planned {
+    let planned = writer.plan(changes, 0);
+    planned.ops.iter().for_each(|op| writer.settle(op));
+    writer.finish(0);
     planned
 }
 
@@ -63,54 +64,55 @@ fn heads(planned: &Planned) -> usize {
 
 #[test]
 fn a_policy_flip_and_an_endpoint_change_are_one_head_store() {
-    let mut planner = planner();
-    sync(&mut planner, upsert(port(1, &[80], &[INTERNAL | EXTERNAL, INTERNAL])));
+    let mut writer = planner();
+    sync(&mut writer, upsert(port(1, &[80], &[INTERNAL | EXTERNAL, INTERNAL])));
     let mut changed = port(1, &[80], &[INTERNAL, 0, INTERNAL]);
     changed.views[View::External as usize] = DesiredView::Drop;
     changed.affinity_seconds = 60;
-    assert_eq!(heads(&sync(&mut planner, upsert(changed))), 1);
-    let service = planner.actual().cell_of(OwnerTag(1)).unwrap();
-    let head = planner.actual().head(service);
+    assert_eq!(heads(&sync(&mut writer, upsert(changed))), 1);
+    let service = writer.actual().cell_of(OwnerTag(1)).unwrap();
+    let head = writer.actual().head(service);
     assert_eq!((head.affinity_seconds(), head.sequence()), (60, 2));
-    assert_eq!(planner.actual().views(service)[View::External as usize], ViewWord::DROP);
+    assert_eq!(writer.actual().views(service)[View::External as usize], ViewWord::DROP);
 }
 
 #[test]
 fn a_timeout_alone_switches_without_a_new_half() {
-    let mut planner = planner();
-    sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
+    let mut writer = planner();
+    sync(&mut writer, upsert(port(1, &[80], &[INTERNAL])));
     let changed = DesiredPort { affinity_seconds: 60, ..port(1, &[80], &[INTERNAL]) };
-    let planned = sync(&mut planner, upsert(changed));
+    let planned = sync(&mut writer, upsert(changed));
     assert_eq!((planned.ops.len(), heads(&planned)), (1, 1));
 }
 
 #[test]
 fn an_endpoint_outside_all_views_needs_no_head() {
-    let mut planner = planner();
-    sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[INTERNAL, 0])));
+    let mut writer = planner();
+    sync(&mut writer, upsert(port(1, &[80], &[INTERNAL])));
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[INTERNAL, 0])));
     assert!(matches!(planned.ops[..], [MapOp::StoreRow { .. }]));
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[INTERNAL])));
     assert!(matches!(planned.ops[..], [MapOp::StoreState { state: BackendState::FREE, .. }]));
 }
 
 #[test]
 fn equal_views_share_an_extent_and_keep_it() {
-    let mut planner = planner();
+    let mut writer = planner();
     let both = INTERNAL | EXTERNAL;
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[both, both, both])));
-    let extents = |planned: &Planned| planned.ops.iter().filter(|op| matches!(op, MapOp::StoreSlots { .. })).count();
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[both, both, both])));
+    let extents =
+        |planned: &Planned| planned.ops.iter().filter(|op| matches!(op, MapOp::StoreSlots { .. })).count();
     assert_eq!(extents(&planned), 1);
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[both, both, INTERNAL])));
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[both, both, INTERNAL])));
     assert_eq!(extents(&planned), 1, "only the external view is another set now");
-    assert_eq!(planner.resting().slots, 0, "the first extent serves the internal view still");
+    assert_eq!(writer.resting().slots, 0, "the first extent serves the internal view still");
 }
 
 #[test]
 fn bits_join_before_the_switch_and_leave_after_it() {
-    let mut planner = planner();
-    sync(&mut planner, upsert(port(1, &[80], &[INTERNAL, EXTERNAL])));
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[EXTERNAL, INTERNAL])));
+    let mut writer = planner();
+    sync(&mut writer, upsert(port(1, &[80], &[INTERNAL, EXTERNAL])));
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[EXTERNAL, INTERNAL])));
     let at = |wanted: &dyn Fn(&MapOp) -> bool| planned.ops.iter().position(wanted).unwrap();
     let both = BackendState(BackendState::SERVING.0 | (INTERNAL | EXTERNAL) << 1);
     let joined = at(&|op| matches!(op, MapOp::StoreState { state, .. } if *state == both));
@@ -121,51 +123,54 @@ fn bits_join_before_the_switch_and_leave_after_it() {
 
 #[test]
 fn a_moved_frontend_is_replaced_in_place() {
-    let mut planner = planner();
-    sync(&mut planner, Changes { upsert: vec![port(1, &[80, 81], &[INTERNAL]), port(2, &[82], &[])], ..Changes::default() });
+    let mut writer = planner();
+    sync(
+        &mut writer,
+        Changes { upsert: vec![port(1, &[80, 81], &[INTERNAL]), port(2, &[82], &[])], ..Changes::default() },
+    );
     let moved = vec![port(1, &[81], &[INTERNAL]), port(2, &[80, 82], &[])];
-    let planned = sync(&mut planner, Changes { upsert: moved, ..Changes::default() });
-    let service = planner.actual().cell_of(OwnerTag(2)).unwrap();
+    let planned = sync(&mut writer, Changes { upsert: moved, ..Changes::default() });
+    let service = writer.actual().cell_of(OwnerTag(2)).unwrap();
     let value = FrontendValue::new(service, FrontendKind::ClusterIp, 0);
     assert_eq!(planned.ops, [MapOp::ReplaceFrontend(key(80), value), MapOp::Grace]);
 }
 
 #[test]
 fn the_holder_keeps_a_frontend_and_the_next_takes_over() {
-    let mut planner = planner();
-    sync(&mut planner, upsert(port(2, &[80], &[INTERNAL])));
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
+    let mut writer = planner();
+    sync(&mut writer, upsert(port(2, &[80], &[INTERNAL])));
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[INTERNAL])));
     let labels: Vec<_> =
         planned.conflicts.iter().map(|conflict| (&*conflict.winner, &*conflict.loser)).collect();
     assert_eq!(labels, [("default/web2:http/tcp", "default/web1:http/tcp")]);
-    let holder = |planner: &Planner| {
-        let value = planner.actual().frontend(&key(80))?;
-        Some(planner.actual().owner(value.service))
+    let holder = |writer: &Planner| {
+        let value = writer.actual().frontend(&key(80))?;
+        Some(writer.actual().owner(value.service))
     };
-    assert_eq!(holder(&planner), Some(OwnerTag(2)));
-    sync(&mut planner, upsert(port(3, &[80], &[INTERNAL])));
-    let planned = sync(&mut planner, remove(2));
-    assert_eq!(holder(&planner), Some(OwnerTag(1)));
+    assert_eq!(holder(&writer), Some(OwnerTag(2)));
+    sync(&mut writer, upsert(port(3, &[80], &[INTERNAL])));
+    let planned = sync(&mut writer, remove(2));
+    assert_eq!(holder(&writer), Some(OwnerTag(1)));
     let deletes = planned.ops.iter().filter(|op| matches!(op, MapOp::DeleteFrontends(_))).count();
     assert_eq!(deletes, 0);
 }
 
 #[test]
 fn a_row_given_to_another_endpoint_gets_a_new_generation() {
-    let mut planner = planner();
-    let row = |planner: &Planner| {
-        let service = planner.actual().cell_of(OwnerTag(1)).unwrap();
-        let id = planner.actual().rows_of(service).next().unwrap();
-        (id, planner.actual().row(id))
+    let mut writer = planner();
+    let row = |writer: &Planner| {
+        let service = writer.actual().cell_of(OwnerTag(1)).unwrap();
+        let id = writer.actual().rows_of(service).next().unwrap();
+        (id, writer.actual().row(id))
     };
-    sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
-    let (id, first) = row(&planner);
-    sync(&mut planner, remove(1));
-    planner.settle(&MapOp::Grace);
-    planner.plan(Changes::default(), QUARANTINE);
-    let planned = planner.plan(upsert(port(1, &[80], &[INTERNAL])), QUARANTINE);
-    planned.ops.iter().for_each(|op| planner.settle(op));
-    let (again, second) = row(&planner);
+    sync(&mut writer, upsert(port(1, &[80], &[INTERNAL])));
+    let (id, first) = row(&writer);
+    sync(&mut writer, remove(1));
+    writer.settle(&MapOp::Grace);
+    writer.plan(Changes::default(), QUARANTINE);
+    let planned = writer.plan(upsert(port(1, &[80], &[INTERNAL])), QUARANTINE);
+    planned.ops.iter().for_each(|op| writer.settle(op));
+    let (again, second) = row(&writer);
     assert_eq!((again, second.generation), (id, first.generation + 1));
 }
 
@@ -174,12 +179,12 @@ fn what_nobody_wants_after_a_restart_goes_when_everything_has_listed() {
     let mut before = planner();
     let ports = vec![port(1, &[80], &[INTERNAL]), port(2, &[81], &[INTERNAL])];
     sync(&mut before, Changes { upsert: ports, ..Changes::default() });
-    let mut planner = Planner::adopt(before.actual().clone(), Vec::new(), Rules::for_shards(1)).unwrap();
-    let planned = sync(&mut planner, upsert(port(1, &[80], &[INTERNAL])));
+    let mut writer = Planner::adopt(before.actual().clone(), Vec::new(), Rules::for_shards(1)).unwrap();
+    let planned = sync(&mut writer, upsert(port(1, &[80], &[INTERNAL])));
     assert_eq!(planned.ops, []);
-    sync(&mut planner, Changes { prune: true, ..Changes::default() });
-    assert_eq!(planner.actual().cells().map(|(tag, _)| tag).collect::<Vec<_>>(), [OwnerTag(1)]);
-    assert_eq!(planner.actual().frontend(&key(81)), None);
+    sync(&mut writer, Changes { prune: true, ..Changes::default() });
+    assert_eq!(writer.actual().cells().map(|(tag, _)| tag).collect::<Vec<_>>(), [OwnerTag(1)]);
+    assert_eq!(writer.actual().frontend(&key(81)), None);
 }
 
 #[test]
@@ -196,11 +201,11 @@ fn a_row_of_a_cell_that_nobody_owns_is_freed() {
         })
         .unwrap();
     let strays = actual.index();
-    let mut planner = Planner::adopt(actual, strays, Rules::for_shards(1)).unwrap();
-    let planned = sync(&mut planner, Changes::default());
+    let mut writer = Planner::adopt(actual, strays, Rules::for_shards(1)).unwrap();
+    let planned = sync(&mut writer, Changes::default());
     let freed = MapOp::StoreState { id: 3, state: BackendState::FREE, generation: 4 };
     assert!(planned.ops.contains(&freed));
-    assert_eq!(planner.resting().rows, 1);
+    assert_eq!(writer.resting().rows, 1);
 }
 
 #[test]

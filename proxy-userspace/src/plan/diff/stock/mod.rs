@@ -1,24 +1,25 @@
 //! The stock of cells, rows and slots: what is free, what rests, and what the tables must grow by.
 
+mod adopt;
+
 use foldhash::{HashMap, HashMapExt};
-use proxy_common::backend::Backend;
 use proxy_common::counter::{ServiceCounter, service_element};
 use proxy_common::names::{self, Chunked};
-use proxy_common::service::{View, ViewWord};
+use proxy_common::service::ViewWord;
 
-use super::Rules;
 use crate::plan::actual::Actual;
 use crate::plan::extents::{Extent, Extents};
 use crate::plan::ids::IdPool;
 use crate::plan::ops::{CHUNK_WORDS, WordTable};
 use crate::plan::quarantine::{Millis, Quarantine, Resource};
+use crate::plan::rules::Rules;
 
 /// How long a table that could not grow is taken to be as large as it can get.
 const GROWTH_RETRY: Millis = 10_000;
 
 /// A table has no room left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full(pub(super) &'static str);
+pub(in crate::plan::diff) struct Full(pub(in crate::plan::diff) &'static str);
 
 /// Given out in the last plan, and in use only once the maps say so.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +31,11 @@ enum Pending {
 
 /// Place of an allocation to go back to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark(usize);
+pub(in crate::plan::diff) struct Mark(usize);
 
+/// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct Stock {
+pub(in crate::plan::diff) struct Stock {
     rules: Rules,
     cells: IdPool,
     rows: IdPool,
@@ -50,7 +52,7 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(in crate::plan::diff) fn new(rules: Rules) -> Self {
         Self {
             rules,
             cells: IdPool::new(rules.limits.cells),
@@ -66,18 +68,8 @@ impl Stock {
         }
     }
 
-    /// What the maps leave free: whatever was in use once rests first. Fails with a cell that has the owner of another, or
-    /// extents outside the table or over another's: no writer of this schema leaves such a thing behind.
-    pub(super) fn adopt(actual: &Actual, rules: Rules) -> Result<Self, u32> {
-        let mut stock = Self::new(rules);
-        stock.adopt_cells(actual)?;
-        stock.adopt_rows(actual);
-        stock.adopt_extents(actual)?;
-        Ok(stock)
-    }
-
     /// Starts a plan: what the last one gave out in vain comes back, and what has rested long enough is free.
-    pub(super) fn begin(&mut self, actual: &Actual, now: Millis) {
+    pub(in crate::plan::diff) fn begin(&mut self, actual: &Actual, now: Millis) {
         self.now = now;
         self.growth.clear();
         for table in [WordTable::Services, WordTable::Slots, WordTable::Backends, WordTable::Counters] {
@@ -97,28 +89,28 @@ impl Stock {
     }
 
     /// Starts the rest of what was freed since the last call.
-    pub(super) fn stamp(&mut self, now: Millis) {
+    pub(in crate::plan::diff) fn stamp(&mut self, now: Millis) {
         self.now = now;
         self.quarantine.stamp(now);
     }
 
     /// Everything given out in the last plan is in use now.
-    pub(super) fn confirm(&mut self) {
+    pub(in crate::plan::diff) fn confirm(&mut self) {
         self.pending = Vec::new();
     }
 
-    pub(super) fn mark(&self) -> Mark {
+    pub(in crate::plan::diff) fn mark(&self) -> Mark {
         Mark(self.pending.len())
     }
 
     /// Takes back what was given out since `mark` and has been written nowhere.
-    pub(super) fn roll_back(&mut self, mark: Mark) {
+    pub(in crate::plan::diff) fn roll_back(&mut self, mark: Mark) {
         for pending in self.pending.split_off(mark.0) {
             self.put(pending.resource());
         }
     }
 
-    pub(super) fn take_cell(&mut self) -> Result<u32, Full> {
+    pub(in crate::plan::diff) fn take_cell(&mut self) -> Result<u32, Full> {
         loop {
             if let Some(id) = self.cells.take(self.elements(names::SERVICES, WordTable::Services)) {
                 self.pending.push(Pending::Cell(id));
@@ -131,7 +123,7 @@ impl Stock {
         }
     }
 
-    pub(super) fn take_row(&mut self) -> Result<u32, Full> {
+    pub(in crate::plan::diff) fn take_row(&mut self) -> Result<u32, Full> {
         loop {
             if let Some(id) = self.rows.take(self.elements(names::BACKENDS, WordTable::Backends)) {
                 self.pending.push(Pending::Row(id));
@@ -141,7 +133,7 @@ impl Stock {
         }
     }
 
-    pub(super) fn take_extent(&mut self, service: u32, slots: usize) -> Result<Extent, Full> {
+    pub(in crate::plan::diff) fn take_extent(&mut self, service: u32, slots: usize) -> Result<Extent, Full> {
         let table = WordTable::Slots;
         let words = slots.div_ceil(2) as u64;
         if words > CHUNK_WORDS || slots > ViewWord::MAX_COUNT as usize {
@@ -158,38 +150,38 @@ impl Stock {
     }
 
     /// What the tables must grow by for what was given out since the plan began.
-    pub(super) fn growth(&self) -> &[WordTable] {
+    pub(in crate::plan::diff) fn growth(&self) -> &[WordTable] {
         &self.growth
     }
 
     /// Whether something was given out that no grace period has passed over.
-    pub(super) fn owes_grace(&self) -> bool {
+    pub(in crate::plan::diff) fn owes_grace(&self) -> bool {
         self.owes_grace
     }
 
-    pub(super) fn rest(&mut self, resource: Resource) {
+    pub(in crate::plan::diff) fn rest(&mut self, resource: Resource) {
         self.quarantine.add(resource);
     }
 
-    pub(super) fn note_grace(&mut self) {
+    pub(in crate::plan::diff) fn note_grace(&mut self) {
         self.quarantine.note_grace();
         self.owes_grace = false;
     }
 
     /// Notes that a map could not grow; for a while it counts as full.
-    pub(super) fn block_growth(&mut self, map: &'static str) {
+    pub(in crate::plan::diff) fn block_growth(&mut self, map: &'static str) {
         self.blocked.insert(map, self.now);
     }
 
-    pub(super) fn is_blocked(&self, map: &'static str) -> bool {
+    pub(in crate::plan::diff) fn is_blocked(&self, map: &'static str) -> bool {
         self.blocked.contains_key(map)
     }
 
-    pub(super) fn free(&self) -> (u32, u32, u64) {
+    pub(in crate::plan::diff) fn free(&self) -> (u32, u32, u64) {
         (self.cells.free(), self.rows.free(), self.extents.free())
     }
 
-    pub(super) fn resting(&self) -> impl Iterator<Item = Resource> + '_ {
+    pub(in crate::plan::diff) fn resting(&self) -> impl Iterator<Item = Resource> + '_ {
         self.quarantine.resources()
     }
 
@@ -268,91 +260,6 @@ impl Stock {
 
     fn slot_words(&self) -> u64 {
         u64::from(self.rules.limits.slots / 2)
-    }
-}
-
-impl Stock {
-    fn adopt_cells(&mut self, actual: &Actual) -> Result<(), u32> {
-        let mut clean = Vec::new();
-        let mut next = 1;
-        for id in 1..actual.elements(WordTable::Services) {
-            let owner = actual.owner(id);
-            let is_owned = owner.0 != 0;
-            if is_owned && actual.cell_of(owner) != Some(id) {
-                return Err(id);
-            }
-            if !is_owned && actual.head(id).0 == 0 {
-                clean.push(id);
-                continue;
-            }
-            next = id + 1;
-            if !is_owned {
-                self.quarantine.add(Resource::Cell(id));
-            }
-        }
-        clean.truncate(clean.partition_point(|id| *id < next));
-        self.cells = IdPool::adopt(self.rules.limits.cells, next, clean);
-        Ok(())
-    }
-
-    fn adopt_rows(&mut self, actual: &Actual) {
-        let mut clean = Vec::new();
-        let mut next = 1;
-        for id in 1..actual.elements(WordTable::Backends) {
-            let row: Backend = actual.row(id);
-            let is_serving = row.state().is_serving();
-            if !is_serving && row.generation == 0 {
-                clean.push(id);
-                continue;
-            }
-            next = id + 1;
-            if !is_serving {
-                self.quarantine.add(Resource::Row(id));
-            }
-        }
-        clean.truncate(clean.partition_point(|id| *id < next));
-        self.rows = IdPool::adopt(self.rules.limits.rows, next, clean);
-    }
-
-    fn adopt_extents(&mut self, actual: &Actual) -> Result<(), u32> {
-        let mut used: Vec<(Extent, u32)> = Vec::with_capacity(actual.cells().count() * View::COUNT);
-        for (_, service) in actual.cells() {
-            used.extend(actual.extents(service).map(|extent| (extent, service)));
-        }
-        used.sort_unstable();
-        let end = actual.words(WordTable::Slots) as u32;
-        let mut free_from = 0;
-        for (extent, service) in used {
-            let last = extent.end() - 1;
-            let spans = u64::from(extent.start) / CHUNK_WORDS != u64::from(last) / CHUNK_WORDS;
-            if extent.start < free_from || last >= end || spans {
-                return Err(service);
-            }
-            self.adopt_gap(actual, free_from, extent.start);
-            free_from = extent.end();
-        }
-        self.adopt_gap(actual, free_from, end);
-        Ok(())
-    }
-
-    /// A word of zeroes between extents was never a slot; anything else was one not long ago, for all we know.
-    fn adopt_gap(&mut self, actual: &Actual, start: u32, end: u32) {
-        let limit = self.slot_words() as u32;
-        let mut from = start;
-        while from < end.min(limit) {
-            let is_clean = actual.slot_word(u64::from(from)) == 0;
-            let chunk_end = (from / CHUNK_WORDS as u32 + 1) * CHUNK_WORDS as u32;
-            let ends = |word: &u32| (actual.slot_word(u64::from(*word)) == 0) != is_clean;
-            let stop = end.min(limit).min(chunk_end);
-            let to = (from..stop).find(ends).unwrap_or(stop);
-            let extent = Extent { start: from, words: to - from };
-            if is_clean {
-                self.extents.give_back(extent);
-            } else {
-                self.quarantine.add(Resource::Extent(extent));
-            }
-            from = to;
-        }
     }
 }
 
