@@ -24,21 +24,22 @@ const METRICS: &str = "127.0.0.1:10249";
 pub struct Agent<'a> {
     node: &'a Node,
     manifests: PathBuf,
-    options: Vec<String>,
+    /// Options of the test program that stands for the shipped one; empty: the shipped one.
+    variant: Vec<String>,
     process: Process,
 }
 
 impl<'a> Agent<'a> {
     /// Starts an agent and waits until it is ready.
     pub fn start(node: &'a Node, manifests: &Path) -> Result<Self> {
-        Self::start_with(node, manifests, &[])
+        Self::start_variant(node, manifests, &[])
     }
 
-    /// The same with further options, which a later start repeats.
-    pub fn start_with(node: &'a Node, manifests: &Path, options: &[&str]) -> Result<Self> {
-        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        let process = spawn(node, manifests, &options)?;
-        let mut agent = Self { node, manifests: manifests.to_path_buf(), options, process };
+    /// Starts the agent as the test program `variant` makes it with `options`; with none, the shipped program.
+    pub fn start_variant(node: &'a Node, manifests: &Path, options: &[&str]) -> Result<Self> {
+        let variant = owned(options);
+        let process = spawn(node, manifests, &variant)?;
+        let mut agent = Self { node, manifests: manifests.to_path_buf(), variant, process };
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -48,10 +49,23 @@ impl<'a> Agent<'a> {
         self.process.kill()
     }
 
+    /// Asks it to end (SIGTERM) and waits for that; its programs and maps stay in force.
+    pub fn terminate(&mut self) -> Result<()> {
+        let status = self.process.terminate(START)?;
+        ensure!(status.success(), "the agent of {} ended with {status}:\n{}", self.node.name, self.log());
+        Ok(())
+    }
+
     /// Starts it anew after its end, and waits until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(self.node, &self.manifests, &self.options)?;
+        self.process = spawn(self.node, &self.manifests, &self.variant)?;
         self.wait_ready()
+    }
+
+    /// The same with other options of the test program `variant`; with none, the shipped program.
+    pub fn start_again_as(&mut self, options: &[&str]) -> Result<()> {
+        self.variant = owned(options);
+        self.start_again()
     }
 
     /// The process id.
@@ -102,31 +116,24 @@ pub fn pin_dir(node: &Node) -> PathBuf {
     node.bpffs.path().join("shunt")
 }
 
-fn spawn(node: &Node, manifests: &Path, options: &[String]) -> Result<Process> {
-    let mut command = match std::env::var_os("SHUNT_TEST_OBJECT") {
-        None => node.agent().command("shunt")?,
-        // The shipped program has its object inside; another one is loaded by the same agent in a test program.
-        Some(object) => {
-            let mut command = node.agent().command("variant")?;
-            command.arg("--object").arg(object);
-            command
-        }
-    };
-    command.arg("agent").args([
-        "--node-name",
-        &node.name,
-        "--healthz-address",
-        HEALTH,
-        "--metrics-address",
-        METRICS,
-    ]);
+fn owned(options: &[&str]) -> Vec<String> {
+    options.iter().map(|option| (*option).to_owned()).collect()
+}
+
+fn spawn(node: &Node, manifests: &Path, variant: &[String]) -> Result<Process> {
+    let object = std::env::var_os("SHUNT_TEST_OBJECT");
+    // The shipped program has its object inside; another one is loaded by the same agent in a test program.
+    let is_shipped = variant.is_empty() && object.is_none();
+    let mut command = node.agent().command(if is_shipped { "shunt" } else { "variant" })?;
+    if let Some(object) = object.filter(|_| !variant.iter().any(|option| option == "--object")) {
+        command.arg("--object").arg(object);
+    }
+    command.args(variant).args(["agent", "--node-name", &node.name]);
+    command.args(["--healthz-address", HEALTH, "--metrics-address", METRICS]);
     command.arg("--manifests").arg(manifests);
     command.arg("--cgroup").arg(node.cgroup.path());
     command.arg("--pin-dir").arg(pin_dir(node));
-    Process::spawn(&format!("agent of {}", node.name), {
-        command.args(options);
-        command
-    })
+    Process::spawn(&format!("agent of {}", node.name), command)
 }
 
 /// Status code and body of a GET in the network of `node`, by a thread that no hook sees.

@@ -9,9 +9,6 @@ use anyhow::{Result, ensure};
 use crate::load::Servers;
 use crate::manifests::{ManifestDir, Slice};
 
-/// How long a withdrawn backend goes on listening.
-pub const GRACE: Duration = Duration::from_millis(50);
-
 /// A backend that may be listed.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -36,6 +33,8 @@ pub struct Pace {
     pub step: Duration,
     /// Steps by which a backend listens before it is listed.
     pub ahead: usize,
+    /// How long a withdrawn backend goes on listening.
+    pub grace: Duration,
 }
 
 /// A window of listed backends that moves round the candidates.
@@ -51,6 +50,8 @@ pub struct Churn<'a> {
     pub candidates: &'a [Candidate],
     /// How.
     pub pace: Pace,
+    /// Number of the first listed candidate, counted on round after round.
+    pub first: usize,
 }
 
 impl Churn<'_> {
@@ -62,12 +63,12 @@ impl Churn<'_> {
         );
         let gone = self.candidates.len() - self.pace.listed;
         let away = self.pace.step * u32::try_from(gone / self.pace.replaced - self.pace.ahead)?;
-        ensure!(away > GRACE, "a backend would be back after {away:?}, before it has closed");
+        ensure!(away > self.pace.grace, "a backend would be back after {away:?}, before it has closed");
         for at in 0..self.pace.listed + self.pace.ahead * self.pace.replaced {
             self.open(at)?;
         }
         self.settle(0)?;
-        self.write_slice(0)
+        self.write_slice()
     }
 
     /// Replaces backends step by step for `time`; the number of steps.
@@ -77,7 +78,7 @@ impl Churn<'_> {
         let start = Instant::now();
         let mut steps = 0;
         while start.elapsed() < time {
-            self.step(steps * self.pace.replaced)?;
+            self.step()?;
             steps += 1;
             let due = start + self.pace.step * u32::try_from(steps)?;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -85,18 +86,20 @@ impl Churn<'_> {
         Ok(steps)
     }
 
-    /// Moves the window, which starts at `first`, by one step.
-    fn step(&mut self, first: usize) -> Result<()> {
-        let Pace { listed, replaced, ahead, .. } = self.pace;
+    /// Moves the window by one step.
+    fn step(&mut self) -> Result<()> {
+        let Pace { listed, replaced, ahead, grace, .. } = self.pace;
+        let first = self.first;
         for at in 0..replaced {
             self.open(first + listed + ahead * replaced + at)?;
         }
         // Each step asks for as many closes as opens, so these answers cover all who are to be listed now.
         self.settle(ahead * replaced * 2)?;
-        self.write_slice(first + replaced)?;
+        self.first += replaced;
+        self.write_slice()?;
         for at in first..first + replaced {
             let Candidate { address, process, .. } = &self.candidates[at % self.candidates.len()];
-            self.servers[*process].send_close(*address, GRACE)?;
+            self.servers[*process].send_close(*address, grace)?;
         }
         Ok(())
     }
@@ -110,9 +113,9 @@ impl Churn<'_> {
         self.servers.iter_mut().try_for_each(|servers| servers.settle(outstanding))
     }
 
-    fn write_slice(&self, first: usize) -> Result<()> {
+    fn write_slice(&self) -> Result<()> {
         let listed =
-            self.candidates.iter().cycle().skip(first % self.candidates.len()).take(self.pace.listed);
+            self.candidates.iter().cycle().skip(self.first % self.candidates.len()).take(self.pace.listed);
         let endpoints: Vec<(IpAddr, &str)> =
             listed.map(|candidate| (candidate.address.ip(), &*candidate.node)).collect();
         let port = self.candidates[0].address.port();

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
 pub mod churn;
+pub mod contents;
 pub mod hand;
 pub mod load;
 pub mod manifests;

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod churn;
 mod cluster;
 mod commands;
 mod node_addresses;
@@ -16,5 +17,6 @@ mod proofs_registry;
 mod proofs_rig;
 mod proofs_watcher;
 mod reach;
+mod restart;
 mod scenario;
 mod scratch;

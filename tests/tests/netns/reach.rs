@@ -107,7 +107,8 @@ fn a_process_outside_the_cgroup_is_left_alone() {
 fn endpoints_come_and_go() {
     let scenario = Scenario::new();
     let _agents = scenario.agents();
-    for client in scenario.clients() {
+    let clients = [scenario.cluster.pod(1, 1).place(), scenario.cluster.node(2).host()];
+    for client in clients {
         for (target, options) in ways(WEB, PORT) {
             for (nodes, wanted) in [(&[1][..], "pod-1-2"), (&[2], "pod-2-2"), (&[], "ECONNREFUSED")] {
                 scenario.list(nodes);

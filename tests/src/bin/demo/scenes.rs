@@ -11,7 +11,7 @@ use tests::manifests::ManifestDir;
 use tests::report::{ConnectsReport, GetReport};
 use tests::topology::{Cluster, Pod};
 
-use crate::screen::Screen;
+use crate::screen::{Screen, print_command};
 
 /// The Service that changes under traffic, and its port on the backends; as in deploy/demo/web.yaml.
 const WEB: &str = "10.96.0.10:80";
@@ -127,24 +127,18 @@ pub(crate) fn endpoints_change(
     screen.scene(
         "Endpoints change under traffic: ten times a second one of three leaves and another comes back",
     );
-    let candidates: Vec<Candidate> = cluster
-        .nodes
-        .iter()
-        .flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
-        .skip(1)
-        .enumerate()
-        .map(|(process, (node, pod))| Candidate {
-            address: SocketAddr::new(pod.v4, WEB_PORT),
-            name: pod.name.clone(),
-            node: node.name.clone(),
-            process,
-        })
-        .collect();
+    let candidates = web_candidates(cluster);
     println!(
         "  A backend that was withdrawn stops listening 50 ms later; a connect that still goes there fails."
     );
-    let pace = Pace { listed: 2, replaced: 1, step: Duration::from_millis(100), ahead: 0 };
-    let mut churn = Churn { manifests, service: "web", servers, candidates: &candidates, pace };
+    let pace = Pace {
+        listed: 2,
+        replaced: 1,
+        step: Duration::from_millis(100),
+        ahead: 0,
+        grace: Duration::from_millis(50),
+    };
+    let mut churn = Churn { manifests, service: "web", servers, candidates: &candidates, pace, first: 0 };
     churn.start()?;
     let loads = [cluster.pod(1, 1).place(), cluster.node(2).host()].map(|place| stream(place));
     let steps = churn.run(Duration::from_secs(6))?;
@@ -165,6 +159,20 @@ pub(crate) fn endpoints_change(
     Ok(())
 }
 
+/// The backends of web; the servers of each are a process of their own.
+fn web_candidates(cluster: &Cluster) -> Vec<Candidate> {
+    let pods = cluster.nodes.iter().flat_map(|node| node.pods.iter().map(move |pod| (node, pod)));
+    pods.skip(1)
+        .enumerate()
+        .map(|(process, (node, pod))| Candidate {
+            address: SocketAddr::new(pod.v4, WEB_PORT),
+            name: pod.name.clone(),
+            node: node.name.clone(),
+            process,
+        })
+        .collect()
+}
+
 /// A calm stream of connects to web, each answered.
 fn stream(place: Place<'_>) -> Result<tests::load::Load> {
     place.connects(WEB.parse()?, &["--threads", "1", "--pause", "200", "--read-every", "4"])
@@ -174,11 +182,11 @@ fn stream(place: Place<'_>) -> Result<tests::load::Load> {
 pub(crate) fn agent_explains(agent: &Agent<'_>, screen: &mut Screen) -> Result<()> {
     screen.scene("The agent explains itself, reading from the kernel");
     let status = agent.shunt(&["status"])?;
-    screen.command("shunt status", &status);
+    print_command("shunt status", &status);
     let services = agent.shunt(&["dump", "services"])?;
-    screen.command("shunt dump services", &services);
+    print_command("shunt dump services", &services);
     let backends = agent.shunt(&["dump", "backends", "--service", "default/web"])?;
-    screen.command("shunt dump backends --service default/web", &backends);
+    print_command("shunt dump backends --service default/web", &backends);
     screen.check("`shunt dump` shows the Services of deploy/demo", services.contains("default/web"));
     Ok(())
 }
