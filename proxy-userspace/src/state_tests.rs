@@ -148,7 +148,9 @@ fn what_a_relist_does_not_name_is_gone_at_its_end() {
     state.apply(cidr("k", "10.96.0.0/12"));
     state.apply(Event::NodeAddresses(vec![[10, 0, 0, 1].into()]));
     let mut during = Dirty::default();
-    Listing::ALL.into_iter().for_each(|listing| during.merge(state.apply(Event::ListStarted(listing))));
+    for listing in Listing::ALL {
+        during.merge(state.apply(Event::ListStarted(listing)));
+    }
     during.merge(state.apply(service("a", 1)));
     during.merge(state.apply(slice("b-1", "b", 1)));
     assert!(during.is_empty(), "nothing goes before the end: {during:?}");

@@ -1,23 +1,25 @@
 //! Splitting and decoding files.
 
+use std::fmt::Write;
 use std::path::Path;
 
-use crate::source::manifests::document::{Object, read_file};
+use crate::source::manifests::document::{Found, Object, read_file};
 
 /// What a file holds, one word for each object and `place:line:bad` for each fault.
 fn read(name: &str, text: impl AsRef<[u8]>) -> Vec<String> {
-    let describe = |found| match found {
+    let describe = |found: Found| match found {
         Ok(Object::Service(it)) => format!("Service {}", it.metadata.name),
         Ok(Object::Slice(it)) => format!("Slice {}", it.metadata.name),
         Ok(Object::Node(it)) => format!("Node {}", it.metadata.name),
         Ok(Object::ServiceCidr(it)) => format!("ServiceCIDR {}", it.metadata.name),
         Err(fault) => {
-            let fault: super::super::document::Fault = fault;
             assert!(!fault.problem.is_empty() && !fault.problem.contains('\n'), "{fault:?}");
             format!("{}:{}:{}", fault.place, fault.line.unwrap_or(0), fault.is_bad)
         }
     };
-    read_file(Path::new(name), text.as_ref()).into_iter().map(describe).collect()
+    let mut found = Vec::new();
+    read_file(Path::new(name), text.as_ref(), &mut |it| found.push(describe(it)));
+    found
 }
 
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec: { clusterIP: 10.96.0.1 }\n";
@@ -133,7 +135,7 @@ fn a_large_list_is_no_attack_and_an_alias_bomb_is() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        writeln!(bomb, "a{level}: &a{level} [{aliases}]").unwrap();
     }
     bomb.push_str("apiVersion: v1\nkind: Service\nmetadata: { name: a }\n");
     let found = read("x.yaml", bomb);
