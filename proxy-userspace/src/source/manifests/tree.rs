@@ -86,7 +86,8 @@ impl Tree {
     /// Looks at every directory and file. Fails if the root cannot be listed, and then changes nothing but the
     /// watches: whatever moved away with the root must not be taken for its content.
     pub(super) fn scan(&mut self) -> io::Result<Scan> {
-        let mut walk = Walk { inotify: self.inotify.as_fd(), found: BTreeMap::new(), watches: HashMap::new() };
+        let mut walk =
+            Walk { inotify: self.inotify.as_fd(), found: BTreeMap::new(), watches: HashMap::new() };
         let mut pending = Vec::new();
         let listed = walk.list(&self.root, &mut pending);
         let mut unreadable: Vec<(PathBuf, io::Error)> = Vec::new();
@@ -105,8 +106,12 @@ impl Tree {
         }
         listed?;
         let is_hidden = |path: &Path| unreadable.iter().any(|(directory, _)| path.starts_with(directory));
-        let mut changed: Vec<PathBuf> =
-            self.files.keys().filter(|path| !found.contains_key(*path) && !is_hidden(path)).cloned().collect();
+        let mut changed: Vec<PathBuf> = self
+            .files
+            .keys()
+            .filter(|path| !found.contains_key(*path) && !is_hidden(path))
+            .cloned()
+            .collect();
         let is_new = |path: &PathBuf, stamp: &Option<Stamp>| {
             stamp.is_none() || self.files.get(path).is_none_or(|known| known != stamp)
         };
@@ -148,12 +153,7 @@ impl Tree {
     }
 }
 
-fn take_event(
-    event: &inotify::Event<'_>,
-    watches: &mut HashMap<i32, PathBuf>,
-    root: &Path,
-    wake: &mut Wake,
-) {
+fn take_event(event: &inotify::Event<'_>, watches: &mut HashMap<i32, PathBuf>, root: &Path, wake: &mut Wake) {
     let flags = event.events();
     if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
         wake.needs_scan = true;
