@@ -1,1 +1,5 @@
 //! Helpers of the test tiers.
+
+pub mod skip;
+
+pub use skip::skip;

@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
@@ -41,8 +42,11 @@ pub(crate) fn build(tree: &Tree) -> Result<()> {
 
 /// Compares the committed object with the sources, and with a fresh build where the toolchain is the recorded one.
 ///
-/// Leaves the fresh objects behind, wherever there is a toolchain.
+/// Leaves the fresh objects behind, wherever there is a toolchain, and none of an earlier build where there is not.
 pub(crate) fn check(tree: &Tree) -> Result<Check> {
+    for name in OBJECTS {
+        remove(&tree.fresh_object(name))?;
+    }
     let toolchain = Toolchain::find(tree);
     if let Ok(toolchain) = &toolchain {
         compile(tree, toolchain)?;
@@ -173,10 +177,33 @@ fn strip(object: &[u8]) -> object::build::Result<Vec<u8>> {
     Ok(stripped)
 }
 
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn run(command: &mut Command) -> Result<()> {
     let status = command.status().context("run cargo in proxy-ebpf")?;
     if !status.success() {
         bail!("the eBPF crate does not build: {status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use object::build::elf::Builder;
+
+    #[test]
+    fn the_committed_object_has_btf_and_no_dwarf() {
+        let object = include_bytes!("../../proxy-userspace/bpf/shunt.bpf.o");
+        let builder = Builder::read(object.as_slice()).unwrap();
+        let has = |prefix: &[u8]| builder.sections.iter().any(|section| section.name.starts_with(prefix));
+        assert!(has(b".BTF"));
+        assert!(!has(b".debug_"));
+    }
 }

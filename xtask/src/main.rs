@@ -2,6 +2,8 @@
 
 mod ebpf;
 mod record;
+mod setup;
+mod tally;
 mod test;
 mod toolchain;
 mod tree;
@@ -28,6 +30,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Install what the commands below need, once.
+    Setup {
+        /// The command that is to run: `demo` needs far less than `test`.
+        #[arg(long = "for", default_value = "test")]
+        purpose: setup::Purpose,
+    },
     /// Run the test tiers; no name means all.
     Test {
         /// Tiers to run.
@@ -37,7 +45,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -45,17 +54,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+/// Runs `command`; false if it has said itself what is wrong.
+fn run(command: Command) -> Result<bool> {
     let tree = Tree::find()?;
     match command {
-        Command::Ebpf { check: false } => ebpf::build(&tree),
-        Command::Ebpf { check: true } => {
-            match ebpf::check(&tree)? {
-                ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),
-                ebpf::Check::NotCompared(reason) => println!("bytes not compared: {reason}"),
-            }
-            Ok(())
-        }
-        Command::Test { tiers } => test::run(&tiers),
+        Command::Ebpf { check: false } => ebpf::build(&tree)?,
+        Command::Ebpf { check: true } => match ebpf::check(&tree)? {
+            ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),
+            ebpf::Check::NotCompared(reason) => println!("bytes not compared: {reason}"),
+        },
+        Command::Setup { purpose } => setup::run(&tree, purpose)?,
+        Command::Test { tiers } => return test::run(&tree, &tiers),
     }
+    Ok(true)
 }
