@@ -16,8 +16,10 @@ pub struct Addr {
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
 impl Addr {
-    /// `::`, which in a frontend key stands for "any address of this node".
+    /// `::`, which in a frontend key stands for "any IPv6 address of this node".
     pub const UNSPECIFIED: Self = Self { words: [0; 4] };
+    /// `0.0.0.0`, which in a frontend key stands for "any IPv4 address of this node".
+    pub const UNSPECIFIED_V4: Self = Self { words: [0, 0, MAPPED, 0] };
 
     /// An IPv4 address from the word the kernel gives (`user_ip4`: network order).
     #[inline(always)]
@@ -57,6 +59,20 @@ impl Addr {
         } else {
             self.words[0] == 0 && self.words[1] == 0 && self.words[2] == 0 && self.words[3] == 1_u32.to_be()
         }
+    }
+
+    /// Whether this is `0.0.0.0` or `::`.
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        let [a, b, c, d] = self.words;
+        a == 0 && b == 0 && (c == 0 || c == MAPPED) && d == 0
+    }
+
+    /// The unspecified address of the same family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_unspecified(self) -> Self {
+        if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED }
     }
 
     /// The standard library's form; IPv4-mapped becomes IPv4.
@@ -181,6 +197,8 @@ mod tests {
             assert_eq!(addr.to_ip(), ip);
             assert_eq!(addr.is_v4(), ip.is_ipv4());
             assert_eq!(addr.is_loopback(), ip.is_loopback());
+            assert!(!addr.is_unspecified() && addr.to_unspecified().is_unspecified());
+            assert_eq!(addr.to_unspecified().is_v4(), ip.is_ipv4());
         }
         let mapped: Addr = "10.96.0.1".parse::<Ipv4Addr>().unwrap().to_ipv6_mapped().into();
         assert_eq!(mapped, "10.96.0.1".parse::<Ipv4Addr>().unwrap().into());

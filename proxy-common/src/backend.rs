@@ -43,6 +43,7 @@ impl BackendState {
 
     /// With the bit of `view` set: the endpoint is a slot of that view.
     #[inline(always)]
+    #[must_use]
     pub const fn with_view(self, view: View) -> Self {
         Self(self.0 | 2 << view as u8)
     }

@@ -4,13 +4,15 @@ use crate::addr::{Addr, Port, Proto};
 
 /// Key of `FRONTENDS`.
 ///
-/// Three forms: `{VIP, port, proto}` is a service port; `{::, port, proto}` is a NodePort on whichever address
-/// of the node is selected; `{VIP, 0, 0}` marks the VIP as owned, so that a port it does not serve is refused.
+/// Three forms: `{VIP, port, proto}` is a service port; `{0.0.0.0, port, proto}` or `{::, port, proto}` is a
+/// NodePort on whichever address of the node and of that family is selected; `{VIP, 0, 0}` marks the VIP as owned,
+/// so that a port it does not serve is refused. A NodePort has one key per family because each family of a Service
+/// has its own cell and its own backends.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKey {
-    /// The VIP, or [`Addr::UNSPECIFIED`] for a NodePort.
+    /// The VIP, or the unspecified address of the family for a NodePort.
     pub addr: Addr,
     /// Network byte order.
     pub port: Port,
@@ -27,10 +29,10 @@ impl FrontendKey {
         Self { addr, port, proto, pad: 0 }
     }
 
-    /// A NodePort.
+    /// A NodePort on the node's addresses of the family of `addr`.
     #[inline(always)]
-    pub const fn node_port(port: Port, proto: Proto) -> Self {
-        Self::new(Addr::UNSPECIFIED, port, proto)
+    pub const fn node_port(addr: Addr, port: Port, proto: Proto) -> Self {
+        Self::new(addr.to_unspecified(), port, proto)
     }
 
     /// The entry that marks a VIP as owned.

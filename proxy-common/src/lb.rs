@@ -72,8 +72,8 @@ pub struct Draw {
 pub struct Pick {
     /// The service's cell.
     pub service: u32,
-    /// Kind of the frontend that matched.
-    pub kind: FrontendKind,
+    /// [`FrontendKind`] of the frontend that matched, as stored.
+    pub kind: u8,
     /// The view that was in use.
     pub view: View,
     /// Id of the backend's row.
@@ -145,7 +145,8 @@ pub enum Verdict {
 #[inline(always)]
 pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
     let Tuple { addr, port, proto } = packet.tuple;
-    let loopback = addr.is_loopback();
+    // The kernel sends what is addressed to the unspecified address to the sender's own loopback.
+    let loopback = addr.is_loopback() || addr.is_unspecified();
     if loopback {
         // A pod's own loopback is nobody else's business, and no packet from outside carries one.
         if !matches!(packet.origin, Origin::Host) {
@@ -154,14 +155,16 @@ pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict
     } else if !lookup.may_own(addr) {
         return Verdict::Pass;
     }
-    if let Some(frontend) = lookup.frontend(&FrontendKey::new(addr, port, proto)) {
-        return serve(lookup, frontend, packet.origin, draw);
-    }
-    let node = lookup.node_addr(addr);
-    if loopback || node.is_some_and(NodeAddrFlags::serves_node_ports) {
-        if let Some(frontend) = lookup.frontend(&FrontendKey::node_port(port, proto)) {
-            return serve(lookup, frontend, packet.origin, draw);
+    let mut node = None;
+    let mut frontend = lookup.frontend(&FrontendKey::new(addr, port, proto));
+    if frontend.is_none() {
+        node = lookup.node_addr(addr);
+        if loopback || node.is_some_and(NodeAddrFlags::serves_node_ports) {
+            frontend = lookup.frontend(&FrontendKey::node_port(addr, port, proto));
         }
+    }
+    if let Some(frontend) = frontend {
+        return serve(lookup, frontend, packet.origin, draw);
     }
     if loopback || node.is_some() {
         return Verdict::Pass;
@@ -175,13 +178,15 @@ pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict
     Verdict::Pass
 }
 
-/// The view through which a frontend of `kind` serves a sender at `origin`.
+/// The view through which a frontend of `kind` (a [`FrontendKind`] as stored) serves a sender at `origin`.
 #[inline(always)]
-pub const fn view_for(kind: FrontendKind, origin: Origin) -> View {
-    match (kind, origin) {
-        (FrontendKind::ClusterIp, _) => View::Internal,
-        (_, Origin::External) => View::External,
-        _ => View::Cluster,
+pub const fn view_for(kind: u8, origin: Origin) -> View {
+    if kind == FrontendKind::ClusterIp as u8 {
+        View::Internal
+    } else if matches!(origin, Origin::External) {
+        View::External
+    } else {
+        View::Cluster
     }
 }
 
@@ -189,10 +194,7 @@ pub const fn view_for(kind: FrontendKind, origin: Origin) -> View {
 fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &Draw) -> Verdict {
     let service = frontend.service;
     let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
-    let Some(kind) = FrontendKind::from_raw(frontend.kind) else {
-        return inconsistent;
-    };
-    let view = view_for(kind, origin);
+    let view = view_for(frontend.kind, origin);
     // The head is loaded once, then exactly one word of the half that it names: a switch in between shows this
     // reader the old whole or the new whole.
     let Some(head) = lookup.head(service) else {
@@ -208,7 +210,7 @@ fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &
         ViewKind::Random => match pick(lookup, service, word, draw) {
             Some((id, row)) => Verdict::Forward(Pick {
                 service,
-                kind,
+                kind: frontend.kind,
                 view,
                 backend: id,
                 generation: row.generation,

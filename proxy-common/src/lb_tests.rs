@@ -156,19 +156,51 @@ fn an_unassigned_address_of_a_service_cidr_times_out() {
     assert_eq!(tables.ask("10.96.0.9", 80, Origin::Host, 0), dropped);
 }
 
+fn node_port(any: Addr) -> FrontendKey {
+    FrontendKey::node_port(any, Port::new(30080), Proto::TCP)
+}
+
 #[test]
 fn a_node_port_needs_a_selected_address() {
     let tables = Tables::default()
         .with_service()
-        .frontend_at(FrontendKey::node_port(Port::new(30080), Proto::TCP), FrontendKind::NodePort)
+        .frontend_at(node_port(Addr::UNSPECIFIED_V4), FrontendKind::NodePort)
         .node_at("192.0.2.10", NodeAddrFlags::NODE_PORT.union(NodeAddrFlags::LOCAL))
         .node_at("198.51.100.10", NodeAddrFlags::LOCAL);
     assert!(target(tables.ask("192.0.2.10", 30080, Origin::Pod, 0)).is_some());
     assert_eq!(tables.ask("198.51.100.10", 30080, Origin::Pod, 0), Verdict::Pass);
     assert_eq!(tables.ask("192.0.2.10", 30081, Origin::Pod, 0), Verdict::Pass);
-    for loopback in ["127.0.0.1", "::1"] {
-        assert!(target(tables.ask(loopback, 30080, Origin::Host, 0)).is_some());
-        assert_eq!(tables.ask(loopback, 30080, Origin::Pod, 0), Verdict::Pass);
+}
+
+#[test]
+fn a_node_port_is_served_on_the_hosts_loopback_only() {
+    let tables = Tables::default()
+        .with_service()
+        .frontend_at(node_port(Addr::UNSPECIFIED_V4), FrontendKind::NodePort)
+        .frontend_at(node_port(Addr::UNSPECIFIED), FrontendKind::NodePort);
+    for loopback in ["127.0.0.1", "::1", "0.0.0.0", "::"] {
+        assert!(target(tables.ask(loopback, 30080, Origin::Host, 0)).is_some(), "{loopback} from the host");
+        assert_eq!(tables.ask(loopback, 30080, Origin::Pod, 0), Verdict::Pass, "{loopback} from a pod");
+    }
+}
+
+#[test]
+fn a_node_port_of_one_family_leaves_the_other_alone() {
+    for (any, served, other) in [
+        (Addr::UNSPECIFIED_V4, ["192.0.2.10", "127.0.0.1"], ["2001:db8::10", "::1"]),
+        (Addr::UNSPECIFIED, ["2001:db8::10", "::1"], ["192.0.2.10", "127.0.0.1"]),
+    ] {
+        let tables = Tables::default()
+            .with_service()
+            .frontend_at(node_port(any), FrontendKind::NodePort)
+            .node_at("192.0.2.10", NodeAddrFlags::NODE_PORT)
+            .node_at("2001:db8::10", NodeAddrFlags::NODE_PORT);
+        for dst in served {
+            assert!(target(tables.ask(dst, 30080, Origin::Host, 0)).is_some(), "{dst}");
+        }
+        for dst in other {
+            assert_eq!(tables.ask(dst, 30080, Origin::Host, 0), Verdict::Pass, "{dst}");
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub enum Half {
 impl Half {
     /// The half that is written while this one is active.
     #[inline(always)]
+    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::A => Self::B,

@@ -33,7 +33,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin: origin(ctx) };
     // SAFETY: the helper takes nothing and returns a number.
     let draw = Draw { entropy: unsafe { bpf_get_prandom_u32() } };
-    verdict::apply(translate(&Kernel, &packet, &draw), |pick| forward(ctx, family, &packet.tuple, pick))
+    verdict::apply(ctx, translate(&Kernel, &packet, &draw), |pick| forward(ctx, family, &packet.tuple, pick))
 }
 
 /// `getpeername()`: the application sees the frontend that it dialled.

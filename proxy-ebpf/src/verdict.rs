@@ -1,6 +1,8 @@
 //! The one table from verdict to return code, errno and counter.
 
 use aya_ebpf::helpers::generated::bpf_set_retval;
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::{debug, info};
 use proxy_common::counter::ServiceCounter;
 use proxy_common::lb::{DropReason, Pick, Verdict};
 
@@ -13,14 +15,16 @@ const ECONNREFUSED: i32 = 111;
 
 /// Carries out a verdict on a connect; `forward` rewrites the context.
 #[inline(always)]
-pub fn apply(verdict: Verdict, forward: impl FnOnce(&Pick) -> i32) -> i32 {
+pub fn apply(ctx: &SockAddrContext, verdict: Verdict, forward: impl FnOnce(&Pick) -> i32) -> i32 {
     match verdict {
         Verdict::Pass => ALLOW,
         Verdict::Forward(pick) => {
+            debug!(ctx, "service {} backend {}", pick.service, pick.backend);
             maps::count_service(pick.service, ServiceCounter::Picked);
             forward(&pick)
         }
         Verdict::Reject(service, reason) => {
+            info!(ctx, "service {} rejected, reason {}", service, reason as u8);
             count_refusal(service, reason);
             // Without a return value of our own the caller would see EPERM, which no client expects.
             // SAFETY: the helper takes a number.
@@ -29,6 +33,7 @@ pub fn apply(verdict: Verdict, forward: impl FnOnce(&Pick) -> i32) -> i32 {
         }
         // The caller must time out, as it would with kube-proxy: the connect goes on untranslated.
         Verdict::Drop(service, reason) => {
+            info!(ctx, "service {} dropped, reason {}", service, reason as u8);
             count_refusal(service, reason);
             ALLOW
         }

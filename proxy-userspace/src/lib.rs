@@ -3,6 +3,8 @@
 //! Nothing to the left knows anything to its right. `model`, `state` and `plan` are pure; `maps`, `sys` and
 //! `datapath` carry out what they decide.
 
+pub mod datapath;
 pub mod maps;
 pub mod model;
 pub mod plan;
+pub mod sys;

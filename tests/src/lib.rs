@@ -1,5 +1,14 @@
-//! Helpers of the test tiers.
+//! Helpers of the test tiers and of the demo: scratch namespaces, cgroups and mounts, and what runs in them.
+//!
+//! Everything that is made here is named after the process that made it and removed when its guard is dropped;
+//! what a killed run left behind is removed by the next one ([`sweep`]). Nothing here asserts: the tests do.
 
+pub mod bpffs;
+pub mod cgroup;
+pub mod hand;
+pub mod netns;
+pub mod process;
 pub mod skip;
+pub mod sweep;
 
 pub use skip::skip;

@@ -7,6 +7,7 @@ mod tally;
 mod test;
 mod toolchain;
 mod tree;
+mod wrapper;
 
 use std::process::ExitCode;
 
@@ -44,7 +45,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let outcome =
+        if wrapper::is_called() { wrapper::run().map(|()| true) } else { run(Arguments::parse().command) };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

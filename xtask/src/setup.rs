@@ -69,7 +69,7 @@ const PIECES: [Piece; 7] = [
         name: "the eBPF linker: bpf-linker, built against LLVM 22",
         needed_by_demo: false,
         is_present: |tree| toolchain::linker(tree).is_ok(),
-        packages: &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "g++"],
+        packages: &["llvm-22-dev", "libpolly-22-dev"],
         build: build_linker,
     },
     Piece {

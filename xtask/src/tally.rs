@@ -114,10 +114,7 @@ impl Tally {
 
 /// The number before `word` in a result line of the test harness.
 fn count(line: &str, word: &str) -> usize {
-    line.split([';', '.'])
-        .filter_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
-        .next()
-        .unwrap_or(0)
+    line.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

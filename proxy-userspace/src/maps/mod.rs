@@ -1,5 +1,7 @@
 //! The maps: one trait, a kernel store and a fake, and the writer that runs ordered operations on either.
 
+pub mod store;
+
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};

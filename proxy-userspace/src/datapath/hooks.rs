@@ -1,0 +1,38 @@
+//! The hooks: one program, one attach type and one pinned link each.
+
+use aya_obj::generated::bpf_attach_type;
+
+/// One cgroup hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Name of the link's pin and in `shunt status`.
+    pub name: &'static str,
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// Where the program runs.
+    pub attach_type: bpf_attach_type,
+}
+
+/// Every hook, in the order of attaching: `getpeername` first, so that a translated socket is never shown bare.
+pub const HOOKS: [Hook; 4] = [
+    Hook {
+        name: "getpeername4",
+        program: "shunt_getpeername4",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+    },
+    Hook {
+        name: "getpeername6",
+        program: "shunt_getpeername6",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+    },
+    Hook {
+        name: "connect4",
+        program: "shunt_connect4",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+    },
+    Hook {
+        name: "connect6",
+        program: "shunt_connect6",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+    },
+];

@@ -1,0 +1,141 @@
+//! Loads the object: checks pins, makes or adopts maps, runs every program through the verifier.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::Map as AyaMap;
+use aya::{Ebpf, EbpfLoader};
+use proxy_common::names;
+
+use super::DatapathError;
+use super::hooks::{HOOKS, Hook};
+use super::pin::{PinDir, pinned_map_names};
+use crate::maps::store::KernelMaps;
+use crate::sys::bpf;
+use crate::sys::map::Map;
+
+/// The object that `cargo xtask ebpf` built and that is committed with this crate.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/shunt.bpf.o");
+
+/// What a load depends on.
+#[derive(Clone, Debug)]
+pub struct LoadOptions<'a> {
+    /// The object's bytes, aligned as an ELF wants.
+    pub object: &'a [u8],
+    /// Where maps are pinned; `None`: nowhere, and they end with the process.
+    pub pin_dir: Option<&'a PinDir>,
+    /// Cookie of the agent's network namespace.
+    pub host_netns: u64,
+    /// Shards of each counter.
+    pub counter_shards: u32,
+    /// Level of the programs' own log records, as `log::Level` counts; zero: off, which costs no instruction.
+    pub log_level: u8,
+}
+
+/// Programs that passed the verifier, not attached yet, and their maps.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Owns the programs; dropping it detaches nothing that is linked by [`super::attach`].
+    ebpf: Ebpf,
+}
+
+impl Loaded {
+    /// Loads every program.
+    pub fn new(options: &LoadOptions<'_>) -> Result<Self, DatapathError> {
+        let mut loader = EbpfLoader::new();
+        loader.override_global("HOST_NETNS", &options.host_netns, true);
+        loader.override_global("COUNTER_SHARDS", &options.counter_shards, true);
+        loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
+        if let Some(pin_dir) = options.pin_dir {
+            for name in pinned_map_names() {
+                loader.map_pin_path(name, pin_dir.maps().join(name));
+            }
+        }
+        let mut ebpf = loader.load(options.object)?;
+        for hook in HOOKS {
+            load_program(&mut ebpf, &hook)?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// The program of a hook.
+    pub fn program(&self, hook: &Hook) -> Result<BorrowedFd<'_>, DatapathError> {
+        let absent = DatapathError::Absent { kind: "program", name: hook.program };
+        let program = self.ebpf.program(hook.program).ok_or(absent)?;
+        let fd = program.fd().map_err(|source| DatapathError::Program { name: hook.program, source })?;
+        Ok(fd.as_fd())
+    }
+
+    /// What the kernel tells of each program, in the order of [`HOOKS`].
+    pub fn program_facts(&self) -> Result<Vec<bpf::ProgramFacts>, DatapathError> {
+        HOOKS
+            .iter()
+            .map(|hook| {
+                bpf::program_facts(self.program(hook)?)
+                    .map_err(|source| DatapathError::System { step: "ask for program facts", source })
+            })
+            .collect()
+    }
+
+    /// Handles on the maps for the store.
+    pub fn kernel_maps(&self) -> Result<KernelMaps, DatapathError> {
+        Ok(KernelMaps {
+            services: self.map(names::SERVICES.name)?,
+            slots: self.map(names::SLOTS.name)?,
+            backends: self.map(names::BACKENDS.name)?,
+            counters: self.map(names::COUNTERS.name)?,
+            frontends: self.map(names::FRONTENDS)?,
+            node_addrs: self.map(names::NODE_ADDRS)?,
+            cidrs: self.map(names::CIDRS)?,
+            filter: self.map(names::FILTER)?,
+        })
+    }
+
+    fn map(&self, name: &'static str) -> Result<Map, DatapathError> {
+        let absent = || DatapathError::Absent { kind: "map", name };
+        let fd = map_fd(self.ebpf.map(name).ok_or_else(absent)?).ok_or_else(absent)?;
+        fd.and_then(Map::from_fd).map_err(|source| DatapathError::System { step: "open a map", source })
+    }
+}
+
+/// Opens the maps pinned in `pin_dir` without loading anything, for the commands that only look.
+pub fn open_pinned_maps(pin_dir: &PinDir) -> Result<KernelMaps, DatapathError> {
+    let open = |name: &str| {
+        let path = pin_dir.maps().join(name);
+        Map::open_pinned(&path).map_err(|source| DatapathError::Path { step: "open", path, source })
+    };
+    Ok(KernelMaps {
+        services: open(names::SERVICES.name)?,
+        slots: open(names::SLOTS.name)?,
+        backends: open(names::BACKENDS.name)?,
+        counters: open(names::COUNTERS.name)?,
+        frontends: open(names::FRONTENDS)?,
+        node_addrs: open(names::NODE_ADDRS)?,
+        cidrs: open(names::CIDRS)?,
+        filter: open(names::FILTER)?,
+    })
+}
+
+/// Reads an object from a file, for developers who try one that is not embedded.
+pub fn read_object(path: &Path) -> Result<Vec<u8>, DatapathError> {
+    std::fs::read(path).map_err(|source| DatapathError::Path { step: "read", path: path.to_owned(), source })
+}
+
+fn load_program(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), DatapathError> {
+    let absent = || DatapathError::Absent { kind: "program", name: hook.program };
+    let program = ebpf.program_mut(hook.program).ok_or_else(absent)?;
+    let program: &mut aya::programs::CgroupSockAddr =
+        program.try_into().map_err(|source| DatapathError::Program { name: hook.program, source })?;
+    program.load().map_err(|source| DatapathError::Program { name: hook.program, source })
+}
+
+fn map_fd(map: &AyaMap) -> Option<std::io::Result<OwnedFd>> {
+    match map {
+        AyaMap::Array(map)
+        | AyaMap::ArrayOfMaps(map)
+        | AyaMap::HashMap(map)
+        | AyaMap::LpmTrie(map)
+        | AyaMap::SkStorage(map) => Some(map.fd().as_fd().try_clone_to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,305 @@
+//! The kernel store: mapped chunks for words, batches for hashes.
+//!
+//! It knows which kernel object holds what and nothing of what the words mean.
+
+use std::io;
+
+use proxy_common::addr::Addr;
+use proxy_common::filter;
+use proxy_common::frontend::{FrontendKey, FrontendValue};
+use proxy_common::names::{self, Chunked};
+use proxy_common::node::{CidrKey, NodeAddrFlags};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Hashes, MapStore, StoreError, WordTable, Words};
+use crate::sys::map::{Map, Shape};
+use crate::sys::mapping::Mapping;
+
+const CHUNK_WORDS: u64 = names::CHUNK_BYTES as u64 / 8;
+
+/// One chunked array: the outer map and a mapping of each chunk.
+#[derive(Debug)]
+struct Chunks {
+    layout: Chunked,
+    outer: Map,
+    mappings: Vec<Mapping>,
+}
+
+impl Chunks {
+    fn open(layout: Chunked, outer: Map) -> Result<Self, StoreError> {
+        let mut mappings: Vec<Mapping> = Vec::new();
+        while (mappings.len() as u32) < layout.max_chunks {
+            let inner = outer.inner(mappings.len() as u32).map_err(kernel("open chunk", layout.name))?;
+            let Some(inner) = inner else { break };
+            if inner.shape() != chunk_shape(&layout) {
+                let text = format!("chunk {} has another shape", mappings.len());
+                return Err(kernel("check chunk", layout.name)(io::Error::other(text)));
+            }
+            mappings.push(Mapping::new(&inner).map_err(kernel("map chunk", layout.name))?);
+        }
+        Ok(Self { layout, outer, mappings })
+    }
+
+    fn locate(&self, word: u64) -> Option<(&Mapping, usize)> {
+        let chunk = usize::try_from(word / CHUNK_WORDS).ok()?;
+        Some((self.mappings.get(chunk)?, (word % CHUNK_WORDS) as usize))
+    }
+
+    fn grow(&mut self) -> Result<(), StoreError> {
+        let name = self.layout.name;
+        let next = self.mappings.len() as u32;
+        if next >= self.layout.max_chunks {
+            return Err(StoreError::Full { map: name });
+        }
+        let inner = Map::create(name, &chunk_shape(&self.layout)).map_err(kernel("create chunk", name))?;
+        let mapping = Mapping::new(&inner).map_err(kernel("map chunk", name))?;
+        self.outer.set_inner(next, &inner).map_err(kernel("add chunk", name))?;
+        self.mappings.push(mapping);
+        Ok(())
+    }
+}
+
+/// The shape of every chunk of a chunked array, which the template in the object has too.
+pub const fn chunk_shape(layout: &Chunked) -> Shape {
+    Shape::mapped_array(layout.element_bytes, layout.chunk_elements())
+}
+
+/// The maps of one pin directory, opened by whoever loads the programs.
+#[derive(Debug)]
+pub struct KernelMaps {
+    /// Outer array of the service cells.
+    pub services: Map,
+    /// Outer array of the slots.
+    pub slots: Map,
+    /// Outer array of the backend rows.
+    pub backends: Map,
+    /// Outer array of the counters.
+    pub counters: Map,
+    /// One-entry array that holds the frontend hash.
+    pub frontends: Map,
+    /// The node's addresses.
+    pub node_addrs: Map,
+    /// ServiceCIDR ranges.
+    pub cidrs: Map,
+    /// The filter of owned ranges.
+    pub filter: Map,
+}
+
+/// The kernel's maps as a [`MapStore`].
+#[derive(Debug)]
+pub struct KernelStore {
+    services: Chunks,
+    slots: Chunks,
+    backends: Chunks,
+    counters: Chunks,
+    filter: Mapping,
+    frontends_outer: Map,
+    frontends: Map,
+    node_addrs: Map,
+    cidrs: Map,
+    grace: Map,
+    grace_inner: Map,
+}
+
+impl KernelStore {
+    /// Opens what `maps` hold; a fresh set gets its first frontend hash here.
+    pub fn open(maps: KernelMaps) -> Result<Self, StoreError> {
+        let frontends = match maps.frontends.inner(0).map_err(kernel("open hash", names::FRONTENDS))? {
+            Some(frontends) => frontends,
+            None => install_frontends(&maps.frontends, names::FRONTENDS_INITIAL)?,
+        };
+        // An update of an array of maps waits for all running programs, which is the grace period we need and the
+        // only way to ask for one that works for every kernel configuration.
+        let word = Shape::mapped_array(8, 1);
+        let grace_inner = Map::create("GRACE_INNER", &word).map_err(kernel("create", "GRACE"))?;
+        let grace = create_outer("GRACE", 1, &grace_inner)?;
+        Ok(Self {
+            services: Chunks::open(names::SERVICES, maps.services)?,
+            slots: Chunks::open(names::SLOTS, maps.slots)?,
+            backends: Chunks::open(names::BACKENDS, maps.backends)?,
+            counters: Chunks::open(names::COUNTERS, maps.counters)?,
+            filter: Mapping::new(&maps.filter).map_err(kernel("map", names::FILTER))?,
+            frontends_outer: maps.frontends,
+            frontends,
+            node_addrs: maps.node_addrs,
+            cidrs: maps.cidrs,
+            grace,
+            grace_inner,
+        })
+    }
+
+    fn chunks(&self, table: WordTable) -> Option<&Chunks> {
+        match table {
+            WordTable::Services => Some(&self.services),
+            WordTable::Slots => Some(&self.slots),
+            WordTable::Backends => Some(&self.backends),
+            WordTable::Counters => Some(&self.counters),
+            WordTable::Filter => None,
+        }
+    }
+
+    fn chunks_mut(&mut self, table: WordTable) -> Option<&mut Chunks> {
+        match table {
+            WordTable::Services => Some(&mut self.services),
+            WordTable::Slots => Some(&mut self.slots),
+            WordTable::Backends => Some(&mut self.backends),
+            WordTable::Counters => Some(&mut self.counters),
+            WordTable::Filter => None,
+        }
+    }
+
+    fn locate(&self, table: WordTable, word: u64) -> Option<(&Mapping, usize)> {
+        match self.chunks(table) {
+            Some(chunks) => chunks.locate(word),
+            None => Some((&self.filter, usize::try_from(word).ok()?)),
+        }
+    }
+}
+
+fn table_name(table: WordTable) -> &'static str {
+    match table {
+        WordTable::Services => names::SERVICES.name,
+        WordTable::Slots => names::SLOTS.name,
+        WordTable::Backends => names::BACKENDS.name,
+        WordTable::Counters => names::COUNTERS.name,
+        WordTable::Filter => names::FILTER,
+    }
+}
+
+fn missing(table: WordTable, word: u64) -> StoreError {
+    StoreError::Missing { map: table_name(table), element: word }
+}
+
+fn kernel(call: &'static str, map: &'static str) -> impl Fn(io::Error) -> StoreError {
+    move |source| StoreError::Kernel { call, map, source }
+}
+
+impl Words for KernelStore {
+    fn store(&mut self, table: WordTable, word: u64, value: u64) -> Result<(), StoreError> {
+        let (mapping, offset) = self.locate(table, word).ok_or_else(|| missing(table, word))?;
+        mapping.store(offset, value).ok_or_else(|| missing(table, word))
+    }
+
+    fn load(&self, table: WordTable, word: u64) -> Result<u64, StoreError> {
+        let (mapping, offset) = self.locate(table, word).ok_or_else(|| missing(table, word))?;
+        mapping.load(offset).ok_or_else(|| missing(table, word))
+    }
+
+    fn words(&self, table: WordTable) -> u64 {
+        match self.chunks(table) {
+            Some(chunks) => chunks.mappings.len() as u64 * CHUNK_WORDS,
+            None => u64::from(filter::WORDS),
+        }
+    }
+
+    fn grow(&mut self, table: WordTable) -> Result<(), StoreError> {
+        match self.chunks_mut(table) {
+            Some(chunks) => chunks.grow(),
+            None => Err(StoreError::Full { map: names::FILTER }),
+        }
+    }
+}
+
+/// The shape of the frontend hash; its capacity differs from node to node.
+pub const fn frontends_shape(capacity: u32) -> Shape {
+    Shape::hash(size_of::<FrontendKey>() as u32, size_of::<FrontendValue>() as u32, capacity)
+}
+
+fn install_frontends(outer: &Map, capacity: u32) -> Result<Map, StoreError> {
+    let map = names::FRONTENDS;
+    let hash = Map::create(map, &frontends_shape(capacity)).map_err(kernel("create hash", map))?;
+    outer.set_inner(0, &hash).map_err(kernel("swap hash", map))?;
+    Ok(hash)
+}
+
+fn create_outer(name: &'static str, entries: u32, template: &Map) -> Result<Map, StoreError> {
+    Map::create_outer(name, &Shape::array_of_maps(entries), template).map_err(kernel("create", name))
+}
+
+/// Entries per batch call: bounded, so that one call never holds the kernel for long.
+const BATCH: usize = 4096;
+
+impl Hashes for KernelStore {
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        for batch in entries.chunks(BATCH) {
+            let keys: Vec<u8> = batch.iter().flat_map(|(key, _)| key.as_bytes().to_vec()).collect();
+            let values: Vec<u8> = batch.iter().flat_map(|(_, value)| value.as_bytes().to_vec()).collect();
+            self.frontends
+                .update_batch(&keys, &values)
+                .map_err(|(_, source)| kernel("insert", names::FRONTENDS)(source))?;
+        }
+        Ok(())
+    }
+
+    fn delete_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), StoreError> {
+        for key in keys {
+            self.frontends.delete(key.as_bytes()).map_err(kernel("delete", names::FRONTENDS))?;
+        }
+        Ok(())
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey, FrontendValue)>, StoreError> {
+        typed(&self.frontends, names::FRONTENDS)
+    }
+
+    fn frontend_capacity(&self) -> u32 {
+        self.frontends.shape().max_entries
+    }
+
+    fn grow_frontends(&mut self, capacity: u32) -> Result<(), StoreError> {
+        let map = names::FRONTENDS;
+        let larger = Map::create(map, &frontends_shape(capacity)).map_err(kernel("create hash", map))?;
+        let (keys, values) = self.frontends.entries().map_err(kernel("dump", map))?;
+        larger.update_batch(&keys, &values).map_err(|(_, source)| kernel("copy", map)(source))?;
+        self.frontends_outer.set_inner(0, &larger).map_err(kernel("swap hash", map))?;
+        self.frontends = larger;
+        Ok(())
+    }
+
+    fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {
+        self.node_addrs.update(addr.as_bytes(), flags.as_bytes()).map_err(kernel("insert", names::NODE_ADDRS))
+    }
+
+    fn delete_node_addr(&mut self, addr: Addr) -> Result<(), StoreError> {
+        self.node_addrs.delete(addr.as_bytes()).map(drop).map_err(kernel("delete", names::NODE_ADDRS))
+    }
+
+    fn node_addrs(&self) -> Result<Vec<(Addr, NodeAddrFlags)>, StoreError> {
+        typed(&self.node_addrs, names::NODE_ADDRS)
+    }
+
+    fn insert_cidr(&mut self, key: CidrKey) -> Result<(), StoreError> {
+        self.cidrs.update(key.as_bytes(), &1_u32.to_ne_bytes()).map_err(kernel("insert", names::CIDRS))
+    }
+
+    fn delete_cidr(&mut self, key: CidrKey) -> Result<(), StoreError> {
+        self.cidrs.delete(key.as_bytes()).map(drop).map_err(kernel("delete", names::CIDRS))
+    }
+
+    fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
+        Ok(typed::<CidrKey, u32>(&self.cidrs, names::CIDRS)?.into_iter().map(|(key, _)| key).collect())
+    }
+}
+
+impl MapStore for KernelStore {
+    fn grace(&mut self) -> Result<(), StoreError> {
+        self.grace.set_inner(0, &self.grace_inner).map_err(kernel("wait for readers", "GRACE"))
+    }
+}
+
+fn typed<K, V>(map: &Map, name: &'static str) -> Result<Vec<(K, V)>, StoreError>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    let (keys, values) = map.entries().map_err(kernel("dump", name))?;
+    let odd = || kernel("decode", name)(io::Error::other("element of another size"));
+    keys.chunks_exact(size_of::<K>())
+        .zip(values.chunks_exact(size_of::<V>()))
+        .map(|(key, value)| {
+            let key = K::read_from_bytes(key).map_err(|_| odd())?;
+            let value = V::read_from_bytes(value).map_err(|_| odd())?;
+            Ok((key, value))
+        })
+        .collect()
+}

@@ -1,0 +1,89 @@
+//! Links of programs to cgroups: create, replace in place, pin, detach.
+#![expect(unsafe_code, reason = "bpf(2) takes a union; only integers are passed here")]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attach_type, bpf_cmd};
+
+use super::bpf;
+
+/// A link: while it is open or pinned, its program stays attached.
+#[derive(Debug)]
+pub struct Link {
+    fd: OwnedFd,
+}
+
+/// What the kernel tells of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// Id of the link.
+    pub id: u32,
+    /// Id of the program in force.
+    pub program_id: u32,
+    /// Id (inode number) of the cgroup; zero once that cgroup has been removed.
+    pub cgroup_id: u64,
+    /// `BPF_CGROUP_*`.
+    pub attach_type: u32,
+}
+
+impl Link {
+    /// Attaches a program to a cgroup, beside whatever is attached already: a cgroup link is multi-attach by nature.
+    pub fn attach_cgroup(
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        attach_type: bpf_attach_type,
+    ) -> io::Result<Self> {
+        let mut attributes = bpf::attributes();
+        attributes.link_create.__bindgen_anon_1.prog_fd = bpf::number(program);
+        attributes.link_create.__bindgen_anon_2.target_fd = bpf::number(cgroup);
+        attributes.link_create.attach_type = attach_type as u32;
+        bpf::call_for_fd(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(|fd| Self { fd })
+    }
+
+    /// Opens a pinned link.
+    pub fn open_pinned(path: &Path) -> io::Result<Self> {
+        bpf::open_pinned(path).map(|fd| Self { fd })
+    }
+
+    /// Pins the link, so that it outlives this process.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        bpf::pin(self.fd.as_fd(), path)
+    }
+
+    /// Replaces the program in one step: every call of the hook runs the old one or the new one, never none.
+    /// ENOLINK: the cgroup is gone.
+    pub fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let mut attributes = bpf::attributes();
+        attributes.link_update.link_fd = bpf::number(self.fd.as_fd());
+        attributes.link_update.__bindgen_anon_1.new_prog_fd = bpf::number(program);
+        bpf::call(bpf_cmd::BPF_LINK_UPDATE, &mut attributes).map(drop)
+    }
+
+    /// Detaches the program at once, however many hold the link open.
+    pub fn detach(&self) -> io::Result<()> {
+        let mut attributes = bpf::attributes();
+        attributes.link_detach.link_fd = bpf::number(self.fd.as_fd());
+        bpf::call(bpf_cmd::BPF_LINK_DETACH, &mut attributes).map(drop)
+    }
+
+    /// What the kernel tells of the link.
+    pub fn facts(&self) -> io::Result<LinkFacts> {
+        let info = bpf::link_info(self.fd.as_fd())?;
+        // SAFETY: every bit pattern is valid for these integers; for a cgroup link the kernel filled this member.
+        let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
+        Ok(LinkFacts {
+            id: info.id,
+            program_id: info.prog_id,
+            cgroup_id: cgroup.cgroup_id,
+            attach_type: cgroup.attach_type,
+        })
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

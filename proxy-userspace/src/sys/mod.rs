@@ -1,0 +1,8 @@
+//! The raw system calls: everything that needs `unsafe` outside the shared layouts and the mapped store, behind
+//! small safe interfaces. Nothing here knows what the maps mean.
+
+pub mod bpf;
+pub mod link;
+pub mod map;
+pub mod mapping;
+pub mod socket;

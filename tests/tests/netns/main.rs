@@ -1,0 +1,3 @@
+//! Netns tier: real sockets through real programs, in scratch namespaces and cgroups.
+
+mod proofs_maps;

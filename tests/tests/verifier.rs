@@ -1,0 +1,42 @@
+//! Verifier tier: every program loads, what the verifier walked is printed and bounded, and logging that is off is
+//! gone from the programs.
+
+use shunt::datapath::load::{LoadOptions, Loaded};
+use shunt::sys::bpf::ProgramFacts;
+use tests::hand::object_under_test;
+
+/// The kernel gives up at a million; a hook that nears a hundredth of it has grown beyond its purpose.
+const INSTRUCTIONS_AT_MOST: u32 = 10_000;
+
+fn facts(log_level: u8) -> Vec<ProgramFacts> {
+    let object = object_under_test().expect("object");
+    let options = LoadOptions { object: &object, pin_dir: None, host_netns: 1, counter_shards: 2, log_level };
+    Loaded::new(&options).expect("load").program_facts().expect("facts")
+}
+
+#[test]
+fn every_program_passes_the_verifier() {
+    for program in facts(0) {
+        let (walked, bytes) = (program.verified_instructions, program.translated_bytes);
+        println!("{:<16} {walked:>6} instructions verified, {bytes:>6} bytes left", program.name);
+        assert!(walked > 0);
+        assert!(walked < INSTRUCTIONS_AT_MOST, "{} grew too large", program.name);
+    }
+}
+
+#[test]
+fn logging_that_is_off_is_gone_from_the_programs() {
+    let (off, debug) = (facts(0), facts(4));
+    for (off, debug) in
+        off.iter().zip(&debug).filter(|(program, _)| program.name.starts_with("shunt_connect"))
+    {
+        assert!(
+            off.translated_bytes * 2 < debug.translated_bytes,
+            "{}: {} bytes with logging off, {} with it on",
+            off.name,
+            off.translated_bytes,
+            debug.translated_bytes
+        );
+    }
+    assert_eq!(off.len(), 4);
+}
