@@ -7,7 +7,9 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod hand;
 pub mod netns;
+pub mod peer;
 pub mod process;
+pub mod report;
 pub mod skip;
 pub mod sweep;
 
