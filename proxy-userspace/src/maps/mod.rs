@@ -1,5 +1,6 @@
 //! The maps: one trait, a kernel store and a fake, and the writer that runs ordered operations on either.
 
+pub mod fill;
 pub mod store;
 
 use proxy_common::addr::Addr;
