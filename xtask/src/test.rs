@@ -109,8 +109,11 @@ impl Run<'_> {
             ("fmt", &["fmt", "--all", "--check"]),
             ("fmt of proxy-ebpf", &["fmt", "--manifest-path", "proxy-ebpf/Cargo.toml", "--check"]),
             ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-            ("deny", &["deny", "--all-features", "check"]),
-            ("deny of proxy-ebpf", &["deny", "--manifest-path", "proxy-ebpf/Cargo.toml", "check"]),
+            ("deny", &["deny", "--all-features", "check", "licenses", "bans", "sources"]),
+            (
+                "deny of proxy-ebpf",
+                &["deny", "--manifest-path", "proxy-ebpf/Cargo.toml", "check", "licenses", "bans", "sources"],
+            ),
         ];
         for (name, arguments) in steps {
             let mut command = self.cargo(arguments);
