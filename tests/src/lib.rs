@@ -15,5 +15,8 @@ pub mod netns;
 pub mod peer;
 pub mod process;
 pub mod report;
+pub mod skip;
 pub mod sweep;
 pub mod topology;
+
+pub use skip::skip;
