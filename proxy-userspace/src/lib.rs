@@ -3,8 +3,16 @@
 //! Nothing to the left knows anything to its right. `model`, `state` and `plan` are pure; `maps`, `sys` and
 //! `datapath` carry out what they decide.
 
+pub mod cli;
+pub mod cmd;
+pub mod config;
 pub mod datapath;
+pub mod health;
+pub mod logs;
 pub mod maps;
 pub mod model;
 pub mod plan;
+pub mod source;
+pub mod state;
+pub mod status;
 pub mod sys;

@@ -1,3 +1,23 @@
-//! The `shunt` command.
+//! The `shunt` command: reads the command line, runs the command, and turns its outcome into an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use shunt::cli::{Cli, Command};
+use shunt::cmd::{self, Exit};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Status(args) => cmd::status::run(&args),
+        Command::Cleanup(args) => cmd::cleanup::run(&args),
+        Command::Completions(args) => cmd::completions::run(&args),
+    };
+    let exit = outcome.unwrap_or_else(|error| {
+        let exit = Exit::of(&error);
+        if exit != Exit::Done {
+            eprintln!("shunt: {error:#}");
+        }
+        exit
+    });
+    exit.into()
+}

@@ -3,9 +3,17 @@
 //! Everything that is made here is named after the process that made it and removed when its guard is dropped;
 //! what a killed run left behind is removed by the next one ([`sweep`]). Nothing here asserts: the tests do.
 
+pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
+pub mod churn;
+pub mod contents;
 pub mod hand;
+pub mod load;
+pub mod manifests;
 pub mod netns;
+pub mod peer;
 pub mod process;
+pub mod report;
 pub mod sweep;
+pub mod topology;

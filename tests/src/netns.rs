@@ -84,10 +84,12 @@ impl Netns {
         outcome.map(drop).with_context(|| lines.join("\n"))
     }
 
-    /// Sets the sysctl `key` (with slashes) to `value` inside.
-    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
-        let script = r#"printf %s "$2" > "/proc/sys/$1""#;
-        self.run("sh", &["-ec", script, "sh", key, value]).map(drop)
+    /// Sets sysctls inside; keys with slashes.
+    pub fn sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let script = r#"while [ $# -gt 1 ]; do printf %s "$2" > "/proc/sys/$1"; shift 2; done"#;
+        let words = settings.iter().flat_map(|(key, value)| [*key, *value]);
+        let arguments: Vec<&str> = ["-ec", script, "sh"].into_iter().chain(words).collect();
+        self.run("sh", &arguments).map(drop)
     }
 
     /// Makes a pair of devices that are up: `device` here, `far_device` in `far`.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -24,20 +25,25 @@ pub struct Process {
     name: String,
     child: Child,
     dir: PathBuf,
+    log: File,
+    /// Length of the log that was looked at.
+    seen: u64,
+    /// What was looked at and not yet returned as lines.
+    unread: Vec<u8>,
 }
 
 impl Process {
     /// Starts `command`; `name` is for messages.
     pub fn spawn(name: &str, mut command: Command) -> Result<Self> {
         let dir = sweep::scratch_dir("log")?;
-        let log = File::options().create_new(true).append(true).open(dir.join("log"))?;
+        let log = File::options().create_new(true).append(true).read(true).open(dir.join("log"))?;
         let child = command
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
-            .stderr(log)
+            .stderr(log.try_clone()?)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), child, dir })
+        Ok(Self { name: name.to_owned(), child, dir, log, seen: 0, unread: Vec::new() })
     }
 
     /// The process id.
@@ -62,23 +68,53 @@ impl Process {
         drop(self.child.stdin.take());
     }
 
-    /// Waits until a whole line of its log satisfies `wanted`, and returns that line.
+    /// Waits for a line that satisfies `wanted`, which it may have said already, and returns it.
+    ///
+    /// Lines up to and including this one count as read.
     pub fn wait_line(&mut self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
+            let line = self.next_line(deadline.saturating_duration_since(Instant::now()))?;
+            if wanted(&line) {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// Waits for the next line that is not read yet.
+    pub fn next_line(&mut self, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            // Asked before the log is read, so that the last words of a process are never missed.
             let ended = self.child.try_wait()?;
-            let log = self.log();
-            let mut whole = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-            if let Some(line) = whole.find(|line| wanted(line)) {
-                return Ok(line.to_owned());
+            self.read_log()?;
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
             if let Some(status) = ended {
-                bail!("{} ended early: {status}; it said:\n{log}", self.name);
+                bail!("{} ended early: {status}; it said:\n{}", self.name, self.log());
             }
             if Instant::now() > deadline {
-                bail!("{} did not say the awaited line within {limit:?}; it said:\n{log}", self.name);
+                bail!(
+                    "{} did not say what was awaited within {limit:?}; it said:\n{}",
+                    self.name,
+                    self.log()
+                );
             }
             std::thread::sleep(POLL);
+        }
+    }
+
+    fn read_log(&mut self) -> Result<()> {
+        let mut chunk = [0; 8192];
+        loop {
+            let length = self.log.read_at(&mut chunk, self.seen)?;
+            if length == 0 {
+                return Ok(());
+            }
+            self.unread.extend_from_slice(&chunk[..length]);
+            self.seen += length as u64;
         }
     }
 

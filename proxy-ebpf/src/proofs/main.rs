@@ -1,6 +1,17 @@
 //! Programs that prove a kernel mechanism in the test suite; they are never shipped.
+//!
+//! Each module proves one mechanism and is kept small enough to be read beside its test in `tests/tests/netns`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
+mod layout;
+#[cfg(target_arch = "bpf")]
+mod moving;
+#[cfg(target_arch = "bpf")]
+mod registry;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

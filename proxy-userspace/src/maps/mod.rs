@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod apply;
+pub mod fill;
 pub mod memory;
 #[cfg(test)]
 mod properties;

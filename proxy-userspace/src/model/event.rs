@@ -2,17 +2,19 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{EndpointSlice, Node, Service, ServiceCidr};
 
-/// Namespace and name of an object, as `namespace/name` in one allocation.
+/// Namespace and name of an object, as `namespace/name` in one allocation that clones share: every name is held by
+/// the source, by the state and by the object itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectName(Box<str>);
+pub struct ObjectName(Arc<str>);
 
 impl ObjectName {
     /// From both parts; neither may hold a slash, which the API forbids.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self(format!("{namespace}/{name}").into_boxed_str())
+        Self(Arc::from(format!("{namespace}/{name}")))
     }
 
     /// `namespace/name`.
@@ -52,15 +54,22 @@ pub enum Listing {
     NodeAddresses,
 }
 
-/// One change.
+impl Listing {
+    /// All of them, in declaration order.
+    pub const ALL: [Self; 5] =
+        [Self::Services, Self::EndpointSlices, Self::Node, Self::ServiceCidrs, Self::NodeAddresses];
+}
+
+/// One change. Large objects are shared: a source keeps what it said last to see what changed, and the state keeps the
+/// same allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A Service came or changed.
-    ServiceApplied(Service),
+    ServiceApplied(Arc<Service>),
     /// A Service went, or is no longer served by a node.
     ServiceDeleted(ObjectName),
     /// A slice came or changed.
-    SliceApplied(EndpointSlice),
+    SliceApplied(Arc<EndpointSlice>),
     /// A slice went.
     SliceDeleted(ObjectName),
     /// The own Node came or changed.

@@ -3,9 +3,13 @@
 
 pub mod actual;
 pub mod claims;
+pub mod desired;
 pub mod diff;
+pub mod eligible;
 pub mod extents;
+pub mod frontends;
 pub mod ids;
+pub mod node;
 pub mod ops;
 pub mod owned;
 pub mod quarantine;

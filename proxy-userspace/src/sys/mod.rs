@@ -2,7 +2,11 @@
 //! small safe interfaces. Nothing here knows what the maps mean.
 
 pub mod bpf;
+pub mod cgroup;
+pub mod iter;
 pub mod link;
 pub mod map;
 pub mod mapping;
+pub mod netns;
+pub mod pidfd;
 pub mod socket;

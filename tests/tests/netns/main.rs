@@ -1,3 +1,21 @@
-//! Netns tier: real sockets through real programs, in scratch namespaces and cgroups.
+//! The netns tier: real sockets through real programs, in scratch namespaces and cgroups. Needs root, and one
+//! thread.
+//!
+//! `cargo xtask test netns`, or `cargo test -p tests --test netns -- --test-threads=1` with the binaries built.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
+
+mod churn;
+mod cluster;
+mod commands;
+mod proofs_cgroup;
 mod proofs_maps;
+mod proofs_moving;
+mod proofs_object;
+mod proofs_registry;
+mod proofs_rig;
+mod proofs_watcher;
+mod reach;
+mod restart;
+mod scenario;
+mod scratch;

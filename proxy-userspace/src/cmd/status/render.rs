@@ -1,0 +1,172 @@
+//! The form of `shunt status` for people.
+
+use std::fmt::Write;
+
+use jiff::SignedDuration;
+
+use super::{ObservedHook, StatusReport};
+use crate::cmd::columns;
+use crate::maps::fill::MapFill;
+use crate::status::{AgentStatus, SyncStatus};
+
+/// The whole report.
+pub(super) fn table(report: &StatusReport) -> String {
+    let mut text = String::new();
+    let status = report.agent.status.as_ref();
+    match (status, &report.agent.absent) {
+        (Some(status), _) => agent(&mut text, status),
+        (None, reason) => {
+            line(&mut text, "agent", &format!("not running ({})", reason.as_deref().unwrap_or("no answer")));
+        }
+    }
+    line(&mut text, "pins", &report.pin_dir.display().to_string());
+    for note in &report.notes {
+        line(&mut text, "note", note);
+    }
+    text.push('\n');
+    text.push_str(&hooks(report, status));
+    if !report.maps.is_empty() {
+        text.push('\n');
+        text.push_str(&columns(["MAP", "USED", "ALLOCATED", "LIMIT", "BYTES"], report.maps.iter().map(map)));
+    }
+    if let Some(status) = status {
+        text.push('\n');
+        text.push_str(&sources(status));
+        troubles(&mut text, status);
+    }
+    text
+}
+
+fn agent(text: &mut String, status: &AgentStatus) {
+    let agent = &status.agent;
+    let uptime = SignedDuration::from_secs(i64::try_from(status.uptime_seconds).unwrap_or(i64::MAX));
+    let running = format!(
+        "running on {}, pid {}, version {}, up {uptime:#}",
+        agent.node_name, agent.pid, agent.version
+    );
+    line(text, "agent", &running);
+    let ready = match status.ready_at {
+        Some(at) => format!("since {at:.3}"),
+        None => format!("no: {}", status.reasons_not_ready().join("; ")),
+    };
+    line(text, "ready", &ready);
+    line(text, "object", &format!("{}, schema {}", agent.object_hash, agent.schema));
+    if let Some(cgroup) = &status.cgroup {
+        line(text, "cgroup", &format!("{} ({})", cgroup.path, cgroup.id));
+    }
+    line(text, "sync", &sync(&status.sync));
+    if let Some(error) = &status.sync.last_error {
+        line(text, "failed", error);
+    }
+    if !status.node_eligible {
+        line(text, "node", "going: load balancers are told to avoid it");
+    }
+    for limitation in &status.limitations {
+        line(text, "limit", limitation);
+    }
+}
+
+fn sync(sync: &SyncStatus) -> String {
+    let last = sync.last_at.map(|at| {
+        let (millis, micros) = (sync.last_micros / 1000, sync.last_micros % 1000);
+        format!("; last at {at:.3} in {millis}.{micros:03} ms")
+    });
+    let since = sync.pending_since.map(|since| format!(" since {since:.3}"));
+    format!(
+        "{} batches, {} ops, {} stores{}; {} pending{}",
+        sync.batches,
+        sync.ops,
+        sync.stores,
+        last.unwrap_or_default(),
+        sync.pending,
+        since.unwrap_or_default()
+    )
+}
+
+fn hooks(report: &StatusReport, status: Option<&AgentStatus>) -> String {
+    let is_intended = |name: &str| status.is_some_and(|status| status.hooks.iter().any(|hook| hook == name));
+    let present = report.hooks.iter().map(hook);
+    let absent = report.missing_hooks.iter().map(|name| {
+        let state = if is_intended(name) { "MISSING" } else { "not attached" };
+        [(*name).to_owned(), state.to_owned(), String::new(), String::new(), String::new()]
+    });
+    columns(["HOOK", "STATE", "PROGRAM", "TAG", "CGROUP"], present.chain(absent))
+}
+
+fn hook(hook: &ObservedHook) -> [String; 5] {
+    let (state, cgroup) = match (hook.cgroup_id, &hook.path) {
+        (0, _) => ("DETACHED", "gone".to_owned()),
+        (id, Some(path)) => ("attached", format!("{} ({id})", path.display())),
+        (id, None) => ("attached", id.to_string()),
+    };
+    [hook.name.to_owned(), state.to_owned(), hook.program_id.to_string(), hook.program_tag.clone(), cgroup]
+}
+
+fn map(fill: &MapFill) -> [String; 5] {
+    let number = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    [
+        fill.map.to_owned(),
+        number(fill.used),
+        fill.allocated.to_string(),
+        number(fill.limit),
+        number(fill.bytes),
+    ]
+}
+
+fn sources(status: &AgentStatus) -> String {
+    let row = |source: &crate::status::SourceStatus| {
+        let listed = source.listed_at.map_or_else(|| "not yet".to_owned(), |at| format!("{at:.3}"));
+        [source.name.clone(), listed]
+    };
+    columns(["SOURCE", "LISTED"], status.sources.iter().map(row))
+}
+
+fn troubles(text: &mut String, status: &AgentStatus) {
+    let refused = status.refused.first.iter();
+    let refused: Vec<_> =
+        refused.map(|refusal| format!("{}: {} is full", refusal.service, refusal.table)).collect();
+    section(text, "service ports refused", status.refused.count as u64, &refused);
+    let conflicts = status.conflicts.first.iter();
+    let conflicts: Vec<_> = conflicts
+        .map(|conflict| format!("{}: {} is held by {}", conflict.service, conflict.frontend, conflict.holder))
+        .collect();
+    section(text, "frontends claimed twice", status.conflicts.count as u64, &conflicts);
+    let warnings = status.warnings.last.iter();
+    let warnings: Vec<_> = warnings.map(|warning| format!("{:.3} {}", warning.at, warning.text)).collect();
+    section(text, "warnings", status.warnings.count, &warnings);
+}
+
+/// A heading with the full count, and the items that were kept of it; nothing where there are none.
+fn section(text: &mut String, title: &str, count: u64, items: &[String]) {
+    if count == 0 {
+        return;
+    }
+    // Writing to a string cannot fail.
+    let _ = write!(text, "\n{count} {title}");
+    if (items.len() as u64) < count {
+        let _ = write!(text, ", {} shown", items.len());
+    }
+    text.push('\n');
+    for item in items {
+        text.push_str("  ");
+        push_plain(text, item);
+        text.push('\n');
+    }
+}
+
+fn line(text: &mut String, title: &str, value: &str) {
+    let _ = write!(text, "{:<8}", format!("{title}:"));
+    push_plain(text, value);
+    text.push('\n');
+}
+
+/// Text that comes from objects must not drive the reader's terminal.
+fn push_plain(text: &mut String, value: &str) {
+    text.extend(
+        value.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }),
+    );
+}
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

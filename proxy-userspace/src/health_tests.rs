@@ -1,0 +1,159 @@
+//! HTTP over real sockets on loopback.
+
+use std::io::{Read, Write};
+
+use super::*;
+use crate::model::Listing;
+use crate::status::{Batch, Identity};
+
+fn reporter() -> Reporter {
+    let agent = Identity { node_name: "node-1".to_owned(), pid: 42, ..Identity::default() };
+    Reporter::new(agent, &[Listing::Services, Listing::EndpointSlices])
+}
+
+/// Serves `port` on a free port of the loopback.
+async fn serving(port: Port, reporter: &Reporter) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let reporter = reporter.clone();
+    tokio::spawn(async move { accept(port, &listener, reporter).await });
+    address
+}
+
+async fn page(address: SocketAddr, path: &'static str) -> (u16, String) {
+    let (status, body) = get(address, path).await.unwrap();
+    (status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// Sends `request` as it is and reads until the server closes.
+async fn raw(address: SocketAddr, request: &'static str) -> String {
+    tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn readyz_tells_what_is_missing() {
+    let reporter = reporter();
+    let address = serving(Port::Healthz, &reporter).await;
+    let expected = "services not listed yet\nendpointslices not listed yet\n";
+    assert_eq!(page(address, "/readyz").await, (503, expected.to_owned()));
+    reporter.listed(Listing::Services);
+    reporter.listed(Listing::EndpointSlices);
+    assert_eq!(page(address, "/readyz").await.0, 503);
+    reporter.applied(Batch::default());
+    assert_eq!(page(address, "/readyz").await, (200, "ok\n".to_owned()));
+}
+
+#[tokio::test]
+async fn healthz_speaks_as_kube_proxy_does() {
+    let reporter = reporter();
+    let address = serving(Port::Healthz, &reporter).await;
+    let (status, body) = page(address, "/healthz").await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["nodeEligible"]), (200, &true.into()));
+    assert_eq!(body["lastUpdated"], body["currentTime"], "a healthy agent has just updated");
+    let time = body["currentTime"].as_str().unwrap();
+    assert!(time.parse::<Timestamp>().is_ok() && time.ends_with('Z'), "{time}");
+
+    reporter.update(|status| status.node_eligible = false);
+    let (status, body) = page(address, "/healthz").await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["nodeEligible"]), (503, &false.into()));
+    let (status, body) = page(address, "/livez").await;
+    assert_eq!(status, 200, "a restart would not bring the node back");
+    assert!(!body.contains("nodeEligible"), "{body}");
+}
+
+#[test]
+fn an_agent_that_does_not_keep_up_is_neither_healthy_nor_alive() {
+    let late = Health { keeps_up: false, node_eligible: true, last_updated: Some(Timestamp::UNIX_EPOCH) };
+    assert_eq!(healthz(late, true).status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(healthz(late, false).status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_metrics_port_answers_this_node() {
+    let reporter = reporter();
+    let address = serving(Port::Metrics, &reporter).await;
+    assert_eq!(page(address, "/proxyMode").await, (200, "shunt".to_owned()));
+    assert_eq!(page(address, "/healthz").await, (200, "ok".to_owned()));
+    let (code, body) = page(address, "/status").await;
+    let status: crate::status::AgentStatus = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, status.agent.node_name.as_str(), status.agent.pid), (200, "node-1", 42));
+}
+
+#[tokio::test]
+async fn each_port_answers_its_own_paths_only() {
+    let reporter = reporter();
+    let healthz = serving(Port::Healthz, &reporter).await;
+    let metrics = serving(Port::Metrics, &reporter).await;
+    for (address, path) in
+        [(healthz, "/status"), (healthz, "/proxyMode"), (metrics, "/readyz"), (healthz, "/")]
+    {
+        assert_eq!(page(address, path).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn only_reading_is_allowed() {
+    let address = serving(Port::Metrics, &reporter()).await;
+    let answer = raw(address, "POST /status HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"), "{answer}");
+    let answer = raw(address, "HEAD /proxyMode HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("content-length: 5"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "a HEAD has no body: {answer}");
+    assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
+    let answer = raw(address, "not http\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_tried_again() {
+    let holder = std::net::TcpListener::bind("127.1.0.3:0").unwrap();
+    let address = holder.local_addr().unwrap();
+    let waiting = tokio::spawn(bind(Port::Healthz, address, Duration::from_millis(5)));
+    sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    drop(holder);
+    let listener = timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    assert_eq!(listener.local_addr().unwrap(), address);
+}
+
+#[test]
+fn a_thread_of_its_own_serves_both_ports() {
+    // An address that no other test uses: its ports stay free after they are given back.
+    let [healthz, metrics] = [(); 2]
+        .map(|()| std::net::TcpListener::bind("127.1.0.1:0").unwrap())
+        .map(|held| held.local_addr().unwrap());
+    start(healthz, metrics, reporter()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (address, path) in [(healthz, "/livez"), (metrics, "/proxyMode")] {
+            let mut answer = get(address, path).await;
+            for _ in 0..100 {
+                if answer.is_ok() {
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+                answer = get(address, path).await;
+            }
+            assert_eq!(answer.unwrap().0, StatusCode::OK);
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_absent_agent_is_told_as_such() {
+    let address = std::net::TcpListener::bind("127.1.0.2:0").unwrap().local_addr().unwrap();
+    let error = get(address, "/status").await.unwrap_err();
+    assert!(matches!(error, GetError::Connect { .. }), "{error}");
+    assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");
+    assert_eq!(reachable("[::]:1".parse().unwrap()).to_string(), "[::1]:1");
+}

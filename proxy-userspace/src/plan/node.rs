@@ -1,0 +1,197 @@
+//! What the maps should know of the node itself: its own addresses, which of them serve NodePorts, and the ranges
+//! that cluster IPs come from.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use proxy_common::node::{CidrKey, NodeAddrFlags};
+
+use super::tables::DesiredNode;
+use crate::model::{Family, Node, ServiceCidr};
+
+/// Which of the node's own addresses serve NodePorts (`--nodeport-addresses`, kube-proxy's `nodePortAddresses`).
+///
+/// The host's loopback is no matter of this: it always serves them, to processes of the host only.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum NodePortAddresses {
+    /// All.
+    #[default]
+    All,
+    /// The first address of each family in the Node's status, if it is on an interface.
+    Primary,
+    /// What any entry selects. A family that no entry speaks of is served on all its addresses, as with
+    /// kube-proxy; the keywords speak of both.
+    List(Vec<NodePortEntry>),
+}
+
+/// One entry of a list of addresses that serve NodePorts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortEntry {
+    /// `all`: as `0.0.0.0/0,::/0`.
+    All,
+    /// `primary`: the first address of each family in the Node's status.
+    Primary,
+    /// `localhost`: as `127.0.0.0/8,::1/128`.
+    Localhost,
+    /// A range.
+    Net(IpNet),
+}
+
+/// Why a list of addresses that serve NodePorts is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodePortAddressesError {
+    /// An empty list would be all addresses, which is better said than meant.
+    #[error("no addresses given; `all` selects every address")]
+    Empty,
+    /// Neither a keyword nor a range.
+    #[error("`{entry}` is none of `all`, `primary` and `localhost`, nor a CIDR such as 192.0.2.0/24")]
+    Unknown {
+        /// The entry as given.
+        entry: Box<str>,
+    },
+    /// A keyword twice.
+    #[error("`{keyword}` is given twice")]
+    Repeated {
+        /// The keyword.
+        keyword: &'static str,
+    },
+}
+
+impl NodePortAddresses {
+    /// From the entries of a list, each a keyword (at most once) or a CIDR; blanks around an entry do not count.
+    pub fn from_entries<'a>(
+        entries: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, NodePortAddressesError> {
+        let mut parsed = Vec::new();
+        for entry in entries {
+            let entry = NodePortEntry::from_str(entry)?;
+            if let Some(keyword) = entry.keyword()
+                && parsed.contains(&entry)
+            {
+                return Err(NodePortAddressesError::Repeated { keyword });
+            }
+            parsed.push(entry);
+        }
+        match *parsed {
+            [] => Err(NodePortAddressesError::Empty),
+            [NodePortEntry::All] => Ok(Self::All),
+            [NodePortEntry::Primary] => Ok(Self::Primary),
+            _ => Ok(Self::List(parsed)),
+        }
+    }
+
+    fn selects(&self, ip: IpAddr, node: &Node) -> bool {
+        match self {
+            Self::All => true,
+            Self::Primary => is_primary(ip, node),
+            Self::List(entries) => {
+                let mut speaking = entries.iter().filter(|entry| entry.speaks_of(Family::of(ip))).peekable();
+                speaking.peek().is_none() || speaking.any(|entry| entry.selects(ip, node))
+            }
+        }
+    }
+}
+
+impl FromStr for NodePortAddresses {
+    type Err = NodePortAddressesError;
+
+    /// From entries separated by commas.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().is_empty() {
+            return Err(NodePortAddressesError::Empty);
+        }
+        Self::from_entries(text.split(','))
+    }
+}
+
+impl NodePortEntry {
+    const KEYWORDS: [(&'static str, Self); 3] =
+        [("all", Self::All), ("primary", Self::Primary), ("localhost", Self::Localhost)];
+
+    fn keyword(&self) -> Option<&'static str> {
+        Self::KEYWORDS.iter().find(|(_, entry)| entry == self).map(|(keyword, _)| *keyword)
+    }
+
+    fn speaks_of(&self, family: Family) -> bool {
+        match self {
+            Self::All | Self::Primary | Self::Localhost => true,
+            Self::Net(net) => Family::of_net(net) == family,
+        }
+    }
+
+    fn selects(&self, ip: IpAddr, node: &Node) -> bool {
+        match self {
+            Self::All => true,
+            Self::Primary => is_primary(ip, node),
+            Self::Localhost => ip.is_loopback(),
+            Self::Net(net) => net.contains(&ip),
+        }
+    }
+}
+
+impl FromStr for NodePortEntry {
+    type Err = NodePortAddressesError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        if let Some((_, entry)) = Self::KEYWORDS.iter().find(|(keyword, _)| *keyword == text) {
+            return Ok(*entry);
+        }
+        text.parse().map(Self::Net).map_err(|_| NodePortAddressesError::Unknown { entry: text.into() })
+    }
+}
+
+/// Plans what belongs to the node and to no Service.
+///
+/// `addresses` are those on the node's own interfaces. Loopback addresses are left out: the decision knows them by
+/// themselves, and whether they serve depends on who asks. An address in the Node's status that is on no interface
+/// (a cloud's translated ExternalIP) is left out too: what is sent there leaves the node.
+pub fn desired_node<'a>(
+    addresses: &[IpAddr],
+    node: &Node,
+    service_cidrs: impl IntoIterator<Item = &'a ServiceCidr>,
+    node_port_addresses: &NodePortAddresses,
+) -> DesiredNode {
+    let mut own: Vec<_> = addresses
+        .iter()
+        .filter(|ip| !ip.is_loopback())
+        .map(|ip| {
+            let serves = node_port_addresses.selects(*ip, node);
+            let flags = if serves { NodeAddrFlags::NODE_PORT } else { NodeAddrFlags(0) };
+            ((*ip).into(), flags.union(NodeAddrFlags::LOCAL))
+        })
+        .collect();
+    own.sort_unstable_by_key(|(addr, _)| *addr);
+    own.dedup();
+    DesiredNode { addresses: own, service_cidrs: covering_keys(service_cidrs) }
+}
+
+fn is_primary(ip: IpAddr, node: &Node) -> bool {
+    node.addresses.iter().find(|own| Family::of(**own) == Family::of(ip)) == Some(&ip)
+}
+
+/// The ranges that no other one covers, as keys.
+fn covering_keys<'a>(service_cidrs: impl IntoIterator<Item = &'a ServiceCidr>) -> Vec<CidrKey> {
+    let mut nets: Vec<_> =
+        service_cidrs.into_iter().flat_map(|object| object.cidrs.iter().map(IpNet::trunc)).collect();
+    // Two ranges are either disjoint or one holds the other, and the outer one sorts first.
+    nets.sort_unstable();
+    nets.dedup_by(|inner, outer| outer.contains(&*inner));
+    let mut keys: Vec<_> = nets.iter().map(cidr_key).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// IPv4 ranges are held IPv4-mapped, which makes their prefix 96 bits longer.
+fn cidr_key(net: &IpNet) -> CidrKey {
+    let mapped_bits = match net {
+        IpNet::V4(_) => 96,
+        IpNet::V6(_) => 0,
+    };
+    CidrKey { prefix_len: u32::from(net.prefix_len()) + mapped_bits, addr: net.network().into() }
+}
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;

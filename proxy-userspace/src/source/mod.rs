@@ -1,0 +1,86 @@
+//! In: whoever says what the cluster wants. A source turns what it reads into [`Event`]s and never learns what becomes
+//! of them.
+//!
+//! `api` holds the shapes that are decoded, `convert` gives them meaning, `manifests` reads a directory, `node` the
+//! addresses of this node's interfaces.
+
+pub mod api;
+pub mod convert;
+pub mod manifests;
+pub mod node;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::Event;
+
+/// Changes that belong together: they are applied to the state before anything is planned, so that no half of them
+/// reaches the datapath.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// Changes, in order.
+    pub events: Vec<Event>,
+    /// What could not be made sense of, and was skipped.
+    pub warnings: Vec<Warning>,
+}
+
+impl Batch {
+    /// True if there is nothing to do and nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.warnings.is_empty()
+    }
+}
+
+/// Something that was skipped, named so that its author can find it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// The object, e.g. `Service default/web`, with its file if it has one.
+    pub object: String,
+    /// The field, e.g. `spec.clusterIPs[0]`; for text that could not be read, the line.
+    pub field: String,
+    /// What is wrong with it, and what follows from that.
+    pub problem: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            write!(out, "{}: {}", self.object, self.problem)
+        } else {
+            write!(out, "{}: {}: {}", self.object, self.field, self.problem)
+        }
+    }
+}
+
+/// Why a source could not be opened. Once open, a source does not fail: it reports, and tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The directory of manifests cannot be listed.
+    #[error("manifests directory {path}")]
+    Directory {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel gives no watch.
+    #[error("inotify for {path}")]
+    Watch {
+        /// What was to be watched.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread of a source could not be started.
+    #[error("start of the {name} thread")]
+    Thread {
+        /// Name of the thread.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No netlink socket for the addresses of the node.
+    #[error("netlink socket for interface addresses")]
+    Netlink(#[source] io::Error),
+}

@@ -1,0 +1,147 @@
+//! The addresses of this node's interfaces, and their changes.
+//!
+//! "This node" is the network namespace of the thread that opens the source: netlink sockets belong for ever to the
+//! namespace they were made in. Every address counts here, loopback and link-local ones too; which of them may carry
+//! what is for `plan`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Batch, SourceError, Warning};
+use crate::model::{Event, Listing};
+
+/// A listing that takes longer has lost its answer.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts, if the kernel refuses.
+const RETRY: Duration = Duration::from_millis(500);
+/// Interfaces come up with several addresses: changes this close together are looked at once.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// Follows the addresses; dropping it ends that.
+#[derive(Debug)]
+pub struct NodeAddresses {
+    tasks: [JoinHandle<()>; 3],
+}
+
+impl NodeAddresses {
+    /// Opens the sockets in the network namespace of the calling thread, which must run a tokio runtime with I/O and
+    /// time. The first batch is the listing; each later one holds all addresses again, after they changed.
+    pub fn follow(batches: mpsc::Sender<Batch>) -> Result<Self, SourceError> {
+        // One socket for the notices and one for the questions: an overrun of the first cannot take an answer along.
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (notices, _, mut changes) =
+            rtnetlink::new_multicast_connection(&groups).map_err(SourceError::Netlink)?;
+        let (answers, handle, _) = rtnetlink::new_connection().map_err(SourceError::Netlink)?;
+        let follow = async move {
+            let mut follower = Follower { handle, known: None, problem: None };
+            loop {
+                let is_known = follower.look(&batches).await;
+                if batches.is_closed() {
+                    return;
+                }
+                if !is_known {
+                    tokio::time::sleep(RETRY).await;
+                } else if changes.next().await.is_none() {
+                    return;
+                }
+                tokio::time::sleep(SETTLE).await;
+                while changes.try_recv().is_ok() {}
+            }
+        };
+        Ok(Self { tasks: [tokio::spawn(notices), tokio::spawn(answers), tokio::spawn(follow)] })
+    }
+}
+
+impl Drop for NodeAddresses {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+struct Follower {
+    handle: Handle,
+    known: Option<Vec<IpAddr>>,
+    /// What was reported last, so that it is said once.
+    problem: Option<String>,
+}
+
+impl Follower {
+    /// Lists the addresses and sends them if they are new; false if they could not be listed.
+    async fn look(&mut self, batches: &mpsc::Sender<Batch>) -> bool {
+        let listed = match tokio::time::timeout(LIST_TIMEOUT, list(&self.handle)).await {
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {LIST_TIMEOUT:?}")),
+        };
+        let (is_known, batch) = match listed {
+            Ok(addresses) => (true, self.take(addresses)),
+            Err(problem) => (false, self.complain(problem)),
+        };
+        if !batch.is_empty() {
+            // A closed channel is noticed by the caller.
+            let _ = batches.send(batch).await;
+        }
+        is_known
+    }
+
+    fn take(&mut self, addresses: Vec<IpAddr>) -> Batch {
+        self.problem = None;
+        if self.known.as_ref() == Some(&addresses) {
+            return Batch::default();
+        }
+        let is_first = self.known.replace(addresses.clone()).is_none();
+        let change = Event::NodeAddresses(addresses);
+        let events = if is_first {
+            let listing = Listing::NodeAddresses;
+            vec![Event::ListStarted(listing), change, Event::ListEnded(listing)]
+        } else {
+            vec![change]
+        };
+        Batch { events, warnings: Vec::new() }
+    }
+
+    fn complain(&mut self, problem: String) -> Batch {
+        if self.problem.as_ref() == Some(&problem) {
+            return Batch::default();
+        }
+        self.problem = Some(problem.clone());
+        let object = "addresses of the node's interfaces".into();
+        Batch { events: Vec::new(), warnings: vec![Warning { object, field: String::new(), problem }] }
+    }
+}
+
+/// All addresses, sorted, none twice.
+async fn list(handle: &Handle) -> Result<Vec<IpAddr>, rtnetlink::Error> {
+    let messages: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+    let mut addresses: Vec<IpAddr> = messages.iter().filter_map(own_address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// On a point-to-point link `IFA_ADDRESS` is the peer and `IFA_LOCAL` the own address; elsewhere they are equal, and
+/// IPv6 leaves the second one out.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return None;
+    }
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
+}

@@ -1,0 +1,197 @@
+//! What the agent says of itself: the nouns of `/status`, and the [`Reporter`] through which its loop keeps them up
+//! to date. It reads nothing from the kernel; `shunt status` sets that beside this.
+
+mod reporter;
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::reporter::{Batch, Health, OVERDUE, Reporter};
+use crate::model::Listing;
+
+/// Items of a [`Sample`] that are kept.
+const SAMPLE_KEPT: usize = 100;
+
+/// All that `/status` tells. Fields are only ever added.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Who this is.
+    pub agent: Identity,
+    /// When the agent started.
+    pub started_at: Timestamp,
+    /// Seconds since then, by a clock that is never set.
+    pub uptime_seconds: u64,
+    /// When every source had listed and the maps held it for the first time.
+    pub ready_at: Option<Timestamp>,
+    /// Whether load balancers may choose this node; false once its Node is going.
+    pub node_eligible: bool,
+    /// The cgroup that is hooked.
+    pub cgroup: Option<CgroupStatus>,
+    /// Names of the hooks that should be attached.
+    pub hooks: Vec<String>,
+    /// What must list before anything is pruned.
+    pub sources: Vec<SourceStatus>,
+    /// The way into the maps.
+    pub sync: SyncStatus,
+    /// Service ports that the maps have no room for.
+    pub refused: Sample<Refusal>,
+    /// Frontends that two service ports claim.
+    pub conflicts: Sample<Conflict>,
+    /// What was wrong with the input or the host.
+    pub warnings: Warnings,
+    /// What this host makes impossible, one sentence each, e.g. restarts without a pin directory.
+    pub limitations: Vec<String>,
+}
+
+/// Who an agent is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Name of its Node.
+    pub node_name: String,
+    /// Process id, in its own PID namespace.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Version of the map layouts.
+    pub schema: u32,
+    /// SHA-256 of the loaded eBPF object, in hexadecimal.
+    pub object_hash: String,
+}
+
+/// The cgroup that is hooked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupStatus {
+    /// Its directory, as the agent sees it.
+    pub path: String,
+    /// Its inode number, by which the kernel names it.
+    pub id: u64,
+}
+
+/// One listing that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// What is listed.
+    pub name: String,
+    /// When it was first complete.
+    pub listed_at: Option<Timestamp>,
+}
+
+/// The way from events into the maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncStatus {
+    /// Batches applied since the start.
+    pub batches: u64,
+    /// Map operations executed since the start.
+    pub ops: u64,
+    /// Word stores executed since the start.
+    pub stores: u64,
+    /// When the last batch ended.
+    pub last_at: Option<Timestamp>,
+    /// How long it took, in microseconds.
+    pub last_micros: u64,
+    /// Service ports that wait to be written; refused ones do not count.
+    pub pending: u64,
+    /// Since when something has waited.
+    pub pending_since: Option<Timestamp>,
+    /// Why the last batch ended early; none once one has ended well.
+    pub last_error: Option<String>,
+}
+
+/// A service port that the maps have no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Its label, `namespace/name:port/protocol`.
+    pub service: String,
+    /// What is full.
+    pub table: String,
+}
+
+/// A frontend that two service ports claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// Label of the service port that goes without.
+    pub service: String,
+    /// The frontend.
+    pub frontend: String,
+    /// Label of the service port that has it.
+    pub holder: String,
+}
+
+/// How many there are, and the first of them: a full table can refuse more than anyone wants to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample<T> {
+    /// All of them.
+    pub count: usize,
+    /// The first hundred.
+    pub first: Vec<T>,
+}
+
+/// Warnings since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warnings {
+    /// All of them.
+    pub count: u64,
+    /// The last twenty, oldest first.
+    pub last: VecDeque<Warning>,
+}
+
+/// One warning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// When.
+    pub at: Timestamp,
+    /// What, naming the object.
+    pub text: String,
+}
+
+impl<T> Default for Sample<T> {
+    fn default() -> Self {
+        Self { count: 0, first: Vec::new() }
+    }
+}
+
+impl<T> FromIterator<T> for Sample<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
+        let mut sample = Self::default();
+        for item in items {
+            sample.count += 1;
+            if sample.first.len() < SAMPLE_KEPT {
+                sample.first.push(item);
+            }
+        }
+        sample
+    }
+}
+
+impl AgentStatus {
+    /// Why the agent is not ready, a sentence each; empty once it has been ready.
+    pub fn reasons_not_ready(&self) -> Vec<String> {
+        if self.ready_at.is_some() {
+            return Vec::new();
+        }
+        let unlisted = self.sources.iter().filter(|source| source.listed_at.is_none());
+        let mut reasons: Vec<String> =
+            unlisted.map(|source| format!("{} not listed yet", source.name)).collect();
+        if reasons.is_empty() {
+            reasons.push(match self.sync.pending {
+                0 => "the maps have not been written yet".to_owned(),
+                pending => format!("{pending} service ports are not in the maps yet"),
+            });
+        }
+        reasons.extend(self.sync.last_error.iter().map(|error| format!("last batch: {error}")));
+        reasons
+    }
+}
+
+/// What a listing is called in status, log and `/readyz`.
+pub const fn listing_name(listing: Listing) -> &'static str {
+    match listing {
+        Listing::Services => "services",
+        Listing::EndpointSlices => "endpointslices",
+        Listing::Node => "node",
+        Listing::ServiceCidrs => "servicecidrs",
+        Listing::NodeAddresses => "node-addresses",
+    }
+}

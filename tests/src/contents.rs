@@ -1,0 +1,73 @@
+//! Everything that pinned maps hold, byte by byte, to be compared over a restart.
+//!
+//! Counters and socket records are left out: traffic changes them, agents don't.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use proxy_common::names;
+use shunt::datapath::pin::{PinDir, pinned_map_names};
+use shunt::sys::map::{Map, Shape};
+
+/// Elements as key and value, in the order of keys.
+type Elements = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The contents of all maps of a pin directory; inner maps by name and index.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Contents {
+    maps: BTreeMap<String, Elements>,
+}
+
+impl Contents {
+    /// Reads all maps pinned below `root` under the layout version `schema`; nothing may write them meanwhile.
+    pub fn read(root: &Path, schema: u32) -> Result<Self> {
+        let dir = PinDir::new(root, schema).maps();
+        let mut maps = BTreeMap::new();
+        let of_traffic = [names::COUNTERS.name, names::TCP_SOCKETS];
+        for name in pinned_map_names().filter(|name| !of_traffic.contains(name)) {
+            let map = Map::open_pinned(&dir.join(name)).with_context(|| format!("open map {name}"))?;
+            if map.shape().map_type == Shape::array_of_maps(1).map_type {
+                for index in 0..map.shape().max_entries {
+                    let Some(inner) = map.inner(index)? else { break };
+                    maps.insert(format!("{name}[{index}]"), elements(&inner)?);
+                }
+            } else {
+                maps.insert(name.to_owned(), elements(&map)?);
+            }
+        }
+        Ok(Self { maps })
+    }
+
+    /// One number for all of it.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Maps whose contents are not those of `other`.
+    pub fn differences<'a>(&'a self, other: &'a Self) -> Vec<&'a str> {
+        let names = self.maps.keys().chain(other.maps.keys());
+        let mut different: Vec<&str> =
+            names.filter(|name| self.maps.get(*name) != other.maps.get(*name)).map(|name| &**name).collect();
+        different.sort_unstable();
+        different.dedup();
+        different
+    }
+
+    /// Bytes of all keys and values.
+    pub fn size(&self) -> usize {
+        self.maps.values().flatten().map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
+fn elements(map: &Map) -> Result<Elements> {
+    let (keys, values) = map.entries()?;
+    let Shape { key_size, value_size, .. } = map.shape();
+    let pairs = keys.chunks_exact(key_size as usize).zip(values.chunks_exact(value_size as usize));
+    let mut elements: Elements = pairs.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    elements.sort_unstable();
+    Ok(elements)
+}

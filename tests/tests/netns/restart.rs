@@ -1,0 +1,150 @@
+//! Agents that die, come back and are replaced under traffic: no connect may fail.
+
+use std::time::{Duration, Instant};
+
+use proxy_common::names::SCHEMA;
+use tests::agent::{Agent, pin_dir};
+use tests::churn::{Churn, Pace};
+use tests::contents::Contents;
+use tests::load::Load;
+use tests::report::ConnectsReport;
+
+use crate::churn::{Busy, SERVICE, VIP};
+
+/// One of eight backends is replaced every 50 ms and goes on listening for longer than an agent is away.
+const SLOW: Pace =
+    Pace { listed: 8, replaced: 1, step: Duration::from_millis(50), ahead: 0, grace: Duration::from_secs(2) };
+
+/// Time between the end of an agent and the start of the next.
+const AWAY: Duration = Duration::from_millis(200);
+
+/// Two streams of connects: from a pod and from the host.
+fn streams(busy: &Busy) -> [Load; 2] {
+    let places = [busy.cluster.pod(1, 1).place(), busy.cluster.node(1).host()];
+    places.map(|place| {
+        place
+            .connects(VIP.parse().unwrap(), &["--threads", "1", "--pause", "50", "--read-every", "16"])
+            .unwrap()
+    })
+}
+
+fn finish(loads: [Load; 2]) -> ConnectsReport {
+    let mut sum = ConnectsReport::default();
+    for load in loads {
+        let report = load.finish().unwrap();
+        // Each of them was really there.
+        assert!(report.attempts > 1_000, "{report:?}");
+        sum.merge(report);
+    }
+    println!("{} connects, {} failed", sum.attempts, sum.failures());
+    assert!(sum.failures() == 0 && sum.unanswered.is_empty() && sum.wrong_peer == 0, "{sum:?}");
+    sum
+}
+
+fn churn(busy: &mut Busy) -> Churn<'_> {
+    let (manifests, candidates) = (&busy.manifests, &busy.candidates);
+    Churn { manifests, service: SERVICE, servers: &mut busy.servers, candidates, pace: SLOW, first: 0 }
+}
+
+/// Sum of the stores and map operations since the agent was started.
+fn written(agent: &Agent<'_>) -> u64 {
+    let status = agent.status().unwrap();
+    ["ops", "stores"].iter().map(|key| status["sync"][*key].as_u64().unwrap()).sum()
+}
+
+/// Waits until the maps hold what the manifests say now: two looks, apart, that agree.
+fn settled(contents: impl Fn() -> Contents) -> Contents {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut last = contents();
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = contents();
+        if now == last {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "maps keep changing: {:?}", now.differences(&last));
+        last = now;
+    }
+}
+
+#[test]
+fn a_restart_writes_nothing_and_fails_no_connect() {
+    let mut busy = Busy::new(56);
+    churn(&mut busy).start().unwrap();
+    let mut agent = Agent::start(busy.cluster.node(1), busy.manifests.path()).unwrap();
+    assert!(written(&agent) > 0);
+    let root = pin_dir(busy.cluster.node(1));
+    let read = || Contents::read(&root, SCHEMA).unwrap();
+    let loads = streams(&busy);
+    for _ in 0..3 {
+        let before = settled(read);
+        agent.kill().unwrap();
+        std::thread::sleep(AWAY);
+        let started = Instant::now();
+        agent.start_again().unwrap();
+        println!("ready after {:?}", started.elapsed());
+        std::thread::sleep(AWAY);
+        let after = read();
+        assert_eq!(after.differences(&before), Vec::<&str>::new());
+        assert_eq!(written(&agent), 0);
+        println!(
+            "{} bytes of maps, {:016x} before and {:016x} after",
+            before.size(),
+            before.fingerprint(),
+            after.fingerprint()
+        );
+    }
+    finish(loads);
+}
+
+#[test]
+fn kills_amid_changes_fail_no_connect() {
+    let mut busy = Busy::new(56);
+    churn(&mut busy).start().unwrap();
+    let Busy { servers, candidates, cluster, manifests } = &mut busy;
+    let mut agent = Agent::start(cluster.node(1), manifests.path()).unwrap();
+    let places = [cluster.pod(1, 1).place(), cluster.node(1).host()];
+    let loads = places.map(|place| {
+        place
+            .connects(VIP.parse().unwrap(), &["--threads", "1", "--pause", "50", "--read-every", "16"])
+            .unwrap()
+    });
+    let mut churn = Churn { manifests, service: SERVICE, servers, candidates, pace: SLOW, first: 0 };
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| churn.run(Duration::from_secs(6)).unwrap());
+        while !changes.is_finished() {
+            agent.kill().unwrap();
+            std::thread::sleep(AWAY);
+            agent.start_again().unwrap();
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        assert!(changes.join().unwrap() > 60);
+    });
+    finish(loads);
+}
+
+#[test]
+fn an_upgrade_fails_no_connect() {
+    let object = tests::sweep::scratch_dir("object").unwrap();
+    let path = object.join("shunt.bpf.o");
+    std::fs::write(&path, tests::hand::object_under_test().unwrap()).unwrap();
+    let schema = (SCHEMA + 1).to_string();
+    let variants: [&[&str]; 3] = [&["--object", path.to_str().unwrap()], &["--schema", &schema], &[]];
+    let mut busy = Busy::new(56);
+    churn(&mut busy).start().unwrap();
+    let mut agent = Agent::start(busy.cluster.node(1), busy.manifests.path()).unwrap();
+    let mut programs = agent.shunt(&["status", "-o", "json"]).unwrap();
+    let loads = streams(&busy);
+    for variant in variants {
+        std::thread::sleep(AWAY);
+        agent.terminate().unwrap();
+        std::thread::sleep(AWAY);
+        agent.start_again_as(variant).unwrap();
+        let now = agent.shunt(&["status", "-o", "json"]).unwrap();
+        assert_ne!(now, programs);
+        programs = now;
+    }
+    std::thread::sleep(AWAY);
+    finish(loads);
+    std::fs::remove_dir_all(object).unwrap();
+}

@@ -1,0 +1,182 @@
+//! `cargo xtask ebpf`: builds the eBPF objects, alike on every machine with the same toolchain.
+//!
+//! The object that the agent embeds is committed, so that nobody needs this toolchain to build the agent.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use object::build::elf::{Builder, SectionData};
+
+use crate::record::{self, Record};
+use crate::toolchain::Toolchain;
+use crate::tree::Tree;
+
+/// The shipped programs, and the programs that only prove something in the tests.
+const OBJECTS: [&str; 2] = ["shunt", "proofs"];
+
+/// What `check` found, beyond failures.
+pub(crate) enum Check {
+    /// Sources and bytes are the recorded ones.
+    Same,
+    /// The sources are the recorded ones; the bytes could not be compared, for this reason.
+    NotCompared(String),
+}
+
+/// Builds both objects and commits the shipped one with its record to the working tree.
+pub(crate) fn build(tree: &Tree) -> Result<()> {
+    let toolchain = Toolchain::find(tree)?;
+    compile(tree, &toolchain)?;
+    let bytes = fs::read(tree.fresh_object("shunt"))?;
+    fs::create_dir_all(tree.committed_object().parent().context("the object lies in a directory")?)?;
+    fs::write(tree.committed_object(), &bytes)?;
+    let source_hash = record::source_hash(&tree.root)?;
+    Record { source_hash, object_hash: record::hash(&bytes), versions: toolchain.versions }.write(tree)?;
+    println!("{}: {} bytes", tree.committed_object().display(), bytes.len());
+    Ok(())
+}
+
+/// Compares the committed object with the sources, and with a fresh build where the toolchain is the recorded one.
+///
+/// Leaves the fresh objects behind, wherever there is a toolchain.
+pub(crate) fn check(tree: &Tree) -> Result<Check> {
+    let toolchain = Toolchain::find(tree);
+    if let Ok(toolchain) = &toolchain {
+        compile(tree, toolchain)?;
+    }
+    let record = Record::read(tree)?;
+    let committed = fs::read(tree.committed_object()).context("read the committed object")?;
+    if record.source_hash != record::source_hash(&tree.root)? {
+        bail!(
+            "the committed eBPF object is stale: its sources have changed; run `cargo xtask ebpf` and commit"
+        );
+    }
+    if record.object_hash != record::hash(&committed) {
+        bail!("the committed eBPF object is not the recorded one; run `cargo xtask ebpf` and commit");
+    }
+    let toolchain = match toolchain {
+        Ok(toolchain) => toolchain,
+        Err(error) => {
+            return Ok(Check::NotCompared(format!("recorded: {}; here: none, {error:#}", record.versions)));
+        }
+    };
+    if toolchain.versions != record.versions {
+        return Ok(Check::NotCompared(format!(
+            "recorded: {}; here: {}",
+            record.versions, toolchain.versions
+        )));
+    }
+    if committed != fs::read(tree.fresh_object("shunt"))? {
+        bail!(
+            "the committed eBPF object differs from a fresh build with the same toolchain; run `cargo xtask ebpf`"
+        );
+    }
+    Ok(Check::Same)
+}
+
+fn compile(tree: &Tree, toolchain: &Toolchain) -> Result<()> {
+    let mut fetch = command(tree, toolchain);
+    // The registry's source directory must exist before its path can be mapped away.
+    run(fetch.args(["fetch", "--locked"]))?;
+    let mut build = command(tree, toolchain);
+    build.args([
+        "build",
+        "--locked",
+        "--release",
+        "--bins",
+        "-Zbuild-std=core",
+        "--target=bpfel-unknown-none",
+    ]);
+    run(build
+        .arg("--target-dir")
+        .arg(&tree.ebpf_target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(tree, toolchain)?))?;
+    for name in OBJECTS {
+        let built = fs::read(tree.ebpf_target.join("bpfel-unknown-none/release").join(name))?;
+        let path = tree.fresh_object(name);
+        fs::create_dir_all(path.parent().context("the object lies in a directory")?)?;
+        fs::write(&path, strip(&built).map_err(|error| anyhow!("strip {name}: {error}"))?)?;
+    }
+    Ok(())
+}
+
+/// Cargo in the eBPF crate, without the settings of the user or of the cargo that runs this.
+fn command(tree: &Tree, toolchain: &Toolchain) -> Command {
+    let foreign = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_"].iter().any(|prefix| name.starts_with(prefix))
+            || name == "RUSTFLAGS"
+    };
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os().filter(|(name, _)| foreign(name)) {
+        command.env_remove(name);
+    }
+    command
+        .current_dir(tree.root.join("proxy-ebpf"))
+        .env("PATH", &toolchain.path)
+        .env("RUSTC", &toolchain.rustc)
+        // Lets a stable compiler build `core`.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_INCREMENTAL", "0")
+        // Empty overrides what a configuration file sets.
+        .env("RUSTC_WRAPPER", "")
+        .env("RUSTC_WORKSPACE_WRAPPER", "");
+    command
+}
+
+/// The compiler's flags, separated as cargo wants them. No path of this machine may reach the object.
+fn flags(tree: &Tree, toolchain: &Toolchain) -> Result<OsString> {
+    let mut flags: Vec<OsString> =
+        ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"]
+            .map(OsString::from)
+            .into();
+    let mut remap = |from: &Path, to: &str| -> Result<()> {
+        // The compiler sees either name, depending on who names the file.
+        for from in [from.to_owned(), fs::canonicalize(from)?] {
+            let mut flag = OsString::from("--remap-path-prefix=");
+            flag.push(from);
+            flag.push("=");
+            flag.push(to);
+            flags.push(flag);
+        }
+        Ok(())
+    };
+    remap(&toolchain.sysroot.join("lib/rustlib/src/rust"), "/rust")?;
+    for registry in
+        fs::read_dir(tree.cargo_home.join("registry/src")).context("list the registry's sources")?
+    {
+        remap(&registry?.path(), "/cargo")?;
+    }
+    remap(&tree.root, "/shunt")?;
+    Ok(flags.join(OsStr::new("\u{1f}")))
+}
+
+/// `object` without DWARF. BTF stays: the kernel shows source lines from it.
+fn strip(object: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // The linker keeps section names among the symbol names; the writer wants them apart.
+    let names = builder.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().context("run cargo in proxy-ebpf")?;
+    if !status.success() {
+        bail!("the eBPF crate does not build: {status}");
+    }
+    Ok(())
+}

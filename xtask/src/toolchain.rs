@@ -1,0 +1,118 @@
+//! The eBPF compiler: which rustc and linker build the object on this machine, and their versions.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::tree::Tree;
+
+/// The stable Rust release whose compiler builds the object where the distribution has none.
+pub(crate) const PINNED_RUST: &str = "1.95.0";
+/// The major version of LLVM that compiler and linker must agree on.
+pub(crate) const LLVM_MAJOR: &str = "22";
+/// The version of bpf-linker.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+
+/// A rustc with the sources of `core`, and a linker for its bitcode.
+pub(crate) struct Toolchain {
+    pub(crate) rustc: PathBuf,
+    pub(crate) sysroot: PathBuf,
+    /// `PATH` with cargo's `bin` in front, so that rustc finds the linker that set-up installed.
+    pub(crate) path: OsString,
+    pub(crate) versions: Versions,
+}
+
+/// The versions that decide the bytes of the object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Versions {
+    pub(crate) rustc: String,
+    pub(crate) llvm: String,
+    pub(crate) linker: String,
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}, LLVM {}, {}", self.rustc, self.llvm, self.linker)
+    }
+}
+
+impl Toolchain {
+    /// The first usable toolchain; the error says what is missing.
+    pub(crate) fn find(tree: &Tree) -> Result<Self> {
+        let path = search_path(tree)?;
+        let linker = first_line(Command::new(linker(tree)?).arg("--version"))?;
+        let rustc = rustc().context("no rustc with LLVM 22 and the sources of core")?;
+        let verbose = output(Command::new(&rustc).arg("-vV"))?;
+        let llvm = field(&verbose, "LLVM version: ").context("rustc -vV names no LLVM")?.to_owned();
+        let release = verbose.lines().next().context("rustc -vV says nothing")?.to_owned();
+        let sysroot = PathBuf::from(first_line(Command::new(&rustc).args(["--print", "sysroot"]))?);
+        Ok(Self { rustc, sysroot, path, versions: Versions { rustc: release, llvm, linker } })
+    }
+}
+
+/// The compiler: the distribution's, because its sources come with it, else the pinned one of rustup.
+pub(crate) fn rustc() -> Option<PathBuf> {
+    let distribution = PathBuf::from("/usr/bin/rustc");
+    let rustup = || {
+        let toolchain = ["which", "--toolchain", PINNED_RUST, "rustc"];
+        first_line(Command::new("rustup").args(toolchain)).ok().map(PathBuf::from)
+    };
+    [Some(distribution), rustup()].into_iter().flatten().find(|rustc| is_usable(rustc))
+}
+
+/// The installed bpf-linker, if it is of the version that the object is built with.
+pub(crate) fn linker(tree: &Tree) -> Result<PathBuf> {
+    let path = search_path(tree)?;
+    let linker = find_program("bpf-linker", &path).context("bpf-linker is not installed")?;
+    let version = first_line(Command::new(&linker).arg("--version"))?;
+    if version != format!("bpf-linker {BPF_LINKER}") {
+        bail!("{version} is installed, but the object is built with {BPF_LINKER}");
+    }
+    Ok(linker)
+}
+
+/// The first executable called `name` on `path`.
+pub(crate) fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
+    env::split_paths(path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+/// `PATH`, with cargo's `bin` in front and the system's administration directories at the end.
+pub(crate) fn search_path(tree: &Tree) -> Result<OsString> {
+    let own = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let directories = [tree.cargo_home.join("bin")].into_iter().chain(env::split_paths(&own)).chain(system);
+    env::join_paths(directories).context("PATH with cargo's bin directory")
+}
+
+fn is_usable(rustc: &Path) -> bool {
+    let has_core = first_line(Command::new(rustc).args(["--print", "sysroot"])).is_ok_and(|sysroot| {
+        Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
+    });
+    has_core
+        && output(Command::new(rustc).arg("-vV")).is_ok_and(|text| {
+            field(&text, "LLVM version: ").and_then(|version| version.split('.').next()) == Some(LLVM_MAJOR)
+        })
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name))
+}
+
+fn first_line(command: &mut Command) -> Result<String> {
+    let text = output(command)?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_owned();
+    let output = command.output().with_context(|| format!("run {}", program.display()))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", program.display(), output.status);
+    }
+    String::from_utf8(output.stdout).context("a version is text")
+}
