@@ -60,6 +60,11 @@ pub(super) struct Scan {
 }
 
 impl Wake {
+    /// A look at everything.
+    pub(super) fn scan() -> Self {
+        Self { needs_scan: true, ..Self::default() }
+    }
+
     /// True if a file was moved away, perhaps to a place that an event still to come will name.
     pub(super) fn has_half_move(&self) -> bool {
         !self.half_moves.is_empty()

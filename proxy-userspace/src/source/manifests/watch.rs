@@ -81,7 +81,7 @@ enum Waited {
 
 impl Follower {
     fn run(mut self, stop: &OwnedFd, batches: &mpsc::Sender<Batch>) {
-        let mut wake = Wake { needs_scan: true, ..Wake::default() };
+        let mut wake = Wake::scan();
         loop {
             let batch = self.look(wake);
             if !batch.is_empty() && batches.blocking_send(batch).is_err() {
@@ -90,12 +90,12 @@ impl Follower {
             let timeout = (!self.unreadable.is_empty()).then_some(RETRY);
             wake = match self.wait(stop, timeout) {
                 Ok(Waited::Stopped) => return,
-                Ok(Waited::TimedOut) => Wake { needs_scan: true, ..Wake::default() },
+                Ok(Waited::TimedOut) => Wake::scan(),
                 Ok(Waited::Ready) => self.pending(stop),
                 // Without its events the directory is looked at in turns, which is slower and no less right.
                 Err(_) => {
                     std::thread::sleep(RETRY);
-                    Wake { needs_scan: true, ..Wake::default() }
+                    Wake::scan()
                 }
             };
         }
