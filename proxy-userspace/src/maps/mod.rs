@@ -1,26 +1,19 @@
 //! The maps: one trait, a kernel store and a fake, and the writer that runs ordered operations on either.
 
+pub mod adopt;
+pub mod apply;
 pub mod fill;
+pub mod memory;
+#[cfg(test)]
+mod properties;
+pub mod render;
 pub mod store;
 
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
-/// A memory-mapped array of words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum WordTable {
-    /// Service cells, 8 words each.
-    Services,
-    /// Slots, two per word.
-    Slots,
-    /// Backend rows, 4 words each.
-    Backends,
-    /// Counters, one word each; written by the kernel only.
-    Counters,
-    /// The filter of owned ranges; of fixed size.
-    Filter,
-}
+pub use crate::plan::ops::WordTable;
 
 /// Why a store refused.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,66 @@
+//! The fake store as the packet decision sees it.
+
+use proxy_common::addr::Addr;
+use proxy_common::backend::{Backend, ROW_WORDS, split};
+use proxy_common::filter;
+use proxy_common::frontend::{FrontendKey, FrontendValue};
+use proxy_common::lb::Lookup;
+use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::service::{Half, Head, View, ViewWord};
+
+use super::Memory;
+use crate::maps::{WordTable, Words};
+use crate::plan::ops::{cell_word, row_word};
+
+impl Memory {
+    fn existing(&self, table: WordTable, word: u64) -> Option<u64> {
+        self.load(table, word).ok()
+    }
+}
+
+impl Lookup for Memory {
+    fn may_own(&self, addr: Addr) -> bool {
+        let (word, mask) = filter::position(filter::bit(addr));
+        self.word(WordTable::Filter, u64::from(word)) & mask != 0
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        self.frontends.get(key).copied()
+    }
+
+    fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags> {
+        self.node_addrs.get(&addr).copied()
+    }
+
+    fn in_service_cidr(&self, addr: Addr) -> bool {
+        self.cidrs.iter().any(|key| covers(key, addr))
+    }
+
+    fn head(&self, service: u32) -> Option<Head> {
+        self.existing(WordTable::Services, cell_word(service, 0)).map(Head)
+    }
+
+    fn view(&self, service: u32, half: Half, view: View) -> Option<ViewWord> {
+        self.existing(WordTable::Services, cell_word(service, half.word(view))).map(ViewWord)
+    }
+
+    fn slot(&self, slot: u32) -> Option<u32> {
+        let (even, odd) = split(self.existing(WordTable::Slots, u64::from(slot / 2))?);
+        Some(if slot.is_multiple_of(2) { even } else { odd })
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        let mut words = [0; ROW_WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = self.existing(WordTable::Backends, row_word(id, index))?;
+        }
+        Some(Backend::from_words(words))
+    }
+}
+
+fn covers(key: &CidrKey, addr: Addr) -> bool {
+    let bits =
+        |addr: Addr| addr.words().into_iter().fold(0, |all, word| all << 32 | u128::from(u32::from_be(word)));
+    let shift = 128 - key.prefix_len.min(128);
+    shift == 128 || bits(key.addr) >> shift == bits(addr) >> shift
+}

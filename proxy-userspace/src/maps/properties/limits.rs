@@ -1,0 +1,122 @@
+//! Full tables: the new is refused whole and named, the old stays right, and room is used once there is some.
+
+use proxy_common::lb::Lookup;
+
+use super::cases::{cluster_ip, cluster_ip_frontends, port};
+use super::world::{RULES, World};
+use crate::maps::memory::Faults;
+use crate::plan::diff::{Changes, Planned};
+use crate::plan::rules::{Limits, Rules};
+use crate::plan::tables::{DesiredPort, OwnerTag};
+
+/// Two endpoints, in all views.
+const TWO: [Option<u8>; 2] = [Some(7), Some(7)];
+
+fn vip_port(tag: u64, endpoints: &[Option<u8>]) -> DesiredPort {
+    port(tag, cluster_ip_frontends(tag), endpoints)
+}
+
+fn upsert(upsert: Vec<DesiredPort>) -> Changes {
+    Changes { upsert, ..Changes::default() }
+}
+
+fn world(limits: Limits) -> World {
+    World::new(Rules { limits, ..RULES })
+}
+
+fn refused(planned: &Planned) -> Vec<(&str, &str)> {
+    planned.refused.iter().map(|refused| (&*refused.label, refused.table)).collect()
+}
+
+#[test]
+fn a_full_table_refuses_the_new_whole_and_keeps_the_old() {
+    for (table, limits) in [
+        ("SERVICES", Limits { cells: 2, ..RULES.limits }),
+        ("BACKENDS", Limits { rows: 5, ..RULES.limits }),
+        ("SLOTS", Limits { slots: 4, ..RULES.limits }),
+        ("FRONTENDS", Limits { frontends: 5, ..RULES.limits }),
+    ] {
+        let mut world = world(limits);
+        world.sync(upsert(vec![vip_port(1, &TWO), vip_port(2, &TWO)])).unwrap();
+        let before = world.text();
+        let planned = world.sync(upsert(vec![vip_port(3, &TWO)])).unwrap();
+        assert_eq!(refused(&planned), [("default/web3:http/tcp", table)]);
+        assert_eq!(world.text(), before, "{table}");
+        assert_eq!(world.store.memory.frontend(&cluster_ip(3)), None);
+        let again = world.sync(Changes::default()).unwrap();
+        assert_eq!((refused(&again).len(), again.ops.len()), (1, 0), "{table}");
+
+        let removal = Changes { remove: vec![OwnerTag(1)], ..Changes::default() };
+        world.sync(removal).unwrap();
+        world.rest();
+        world.check_converged();
+        assert_eq!(world.ports.len(), 2);
+        assert!(world.store.memory.frontend(&cluster_ip(3)).is_some(), "{table}");
+        assert_eq!(world.store.readers.violations, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_change_without_room_keeps_the_old_state_and_is_named() {
+    let mut world = world(Limits { rows: 3, ..RULES.limits });
+    world.sync(upsert(vec![vip_port(1, &TWO)])).unwrap();
+    let before = world.text();
+    let grown = vip_port(1, &[None, Some(7), Some(7), Some(7)]);
+    let planned = world.sync(upsert(vec![grown.clone(), vip_port(2, &[Some(7)])])).unwrap();
+    assert_eq!(
+        refused(&planned),
+        [("default/web1:http/tcp", "BACKENDS")],
+        "the new one still finds a row once the old one did not"
+    );
+    assert!(world.text().contains(before.lines().nth(1).unwrap()));
+    let removal = Changes { remove: vec![OwnerTag(2)], ..Changes::default() };
+    world.sync(removal).unwrap();
+    world.sync(upsert(vec![vip_port(1, &[None, Some(7)])])).unwrap();
+    world.rest();
+    assert_eq!(refused(&world.sync(upsert(vec![grown])).unwrap()), []);
+    world.check_converged();
+}
+
+#[test]
+fn a_view_larger_than_a_chunk_is_refused() {
+    let mut world = world(Limits { slots: 1 << 20, rows: 1 << 18, ..RULES.limits });
+    world.store.is_looking = false;
+    let mut large = vip_port(1, &[Some(7)]);
+    let backend = large.backends[0];
+    large.backends = (0..=proxy_common::names::CHUNK_SLOTS)
+        .map(|index| {
+            let [a, b, c, _] = backend.addr.words();
+            let addr = proxy_common::addr::Addr::from_words([a, b, c, index]);
+            crate::plan::tables::DesiredBackend { addr, ..backend }
+        })
+        .collect();
+    assert_eq!(refused(&world.planner.plan(upsert(vec![large]), 0)), [("default/web1:http/tcp", "SLOTS")]);
+}
+
+#[test]
+fn growth_that_fails_holds_up_only_who_needs_it() {
+    let mut world = world(RULES.limits);
+    world.sync(Changes::default()).unwrap();
+    world.store.memory.faults = Faults::fail_after(0);
+    world.sync(upsert(vec![vip_port(1, &TWO)])).unwrap_err();
+    let planned = world.sync(upsert(vec![vip_port(2, &[])])).unwrap();
+    assert_eq!(refused(&planned).len(), 2, "both need a first chunk of cells");
+    world.store.memory.advance(10_000);
+    assert_eq!(refused(&world.sync(Changes::default()).unwrap()), []);
+    world.check_converged();
+}
+
+#[test]
+fn a_frontend_hash_that_cannot_grow_refuses_the_new() {
+    let mut world = world(RULES.limits);
+    world.sync(upsert(vec![vip_port(1, &TWO), vip_port(2, &TWO)])).unwrap();
+    world.store.memory.faults = Faults::fail_after(0);
+    world.sync(upsert(vec![vip_port(3, &TWO)])).unwrap_err();
+    let changed = vip_port(1, &[Some(7)]);
+    let planned = world.sync(upsert(vec![changed])).unwrap();
+    assert_eq!(refused(&planned), [("default/web3:http/tcp", "FRONTENDS")]);
+    world.store.memory.advance(10_000);
+    assert_eq!(refused(&world.sync(Changes::default()).unwrap()), []);
+    world.check_converged();
+    assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}

@@ -1,0 +1,236 @@
+//! One agent's world: the fake store under observation, a planner, and what is desired.
+
+use std::collections::BTreeMap;
+
+use proxy_common::frontend::FrontendKey;
+use proxy_common::lb::Lookup;
+
+use super::observed::Observed;
+use super::readers::{Outcomes, Readers, origins, outcomes, promised};
+use crate::maps::adopt::adopt;
+use crate::maps::apply::{ApplyError, StoreOrder, run};
+use crate::maps::memory::{Faults, Memory};
+use crate::maps::render::text;
+use crate::maps::{Hashes, WordTable};
+use crate::plan::diff::{Changes, Free, Planned, Planner};
+use crate::plan::ops::MapOp;
+use crate::plan::quarantine::QUARANTINE;
+use crate::plan::rules::{Limits, Rules};
+use crate::plan::tables::{DesiredNode, DesiredPort, OwnerTag};
+
+/// Frontends that fit without growth.
+const CAPACITY: u32 = 4;
+
+pub(super) const RULES: Rules = Rules {
+    limits: Limits { cells: 60, rows: 600, slots: 2000, frontends: 100, node_addrs: 10, cidrs: 10 },
+    shards: 2,
+    quarantine: QUARANTINE,
+};
+
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) store: Observed,
+    pub(super) planner: Planner,
+    pub(super) ports: BTreeMap<OwnerTag, DesiredPort>,
+    pub(super) node: DesiredNode,
+    pub(super) order: StoreOrder,
+    /// For a control run: the planner is told of grace periods that never were.
+    pub(super) skips_grace: bool,
+}
+
+impl World {
+    pub(super) fn new(rules: Rules) -> Self {
+        let memory = Memory::new(CAPACITY);
+        let planner = adopted(&memory, rules);
+        Self {
+            store: Observed { memory, readers: Readers::default(), is_looking: true },
+            planner,
+            ports: BTreeMap::new(),
+            node: DesiredNode::default(),
+            order: StoreOrder::Planned,
+            skips_grace: false,
+        }
+    }
+
+    /// Takes note of what is desired.
+    pub(super) fn desire(&mut self, changes: &Changes) {
+        for tag in &changes.remove {
+            self.ports.remove(tag);
+        }
+        for port in &changes.upsert {
+            self.ports.insert(port.tag, port.clone());
+            self.store.readers.expect(port);
+        }
+        if let Some(node) = &changes.node {
+            self.node = node.clone();
+        }
+        let readers = &mut self.store.readers;
+        let is_wanted = |key: &FrontendKey| {
+            self.ports.values().any(|port| port.frontends.iter().any(|frontend| frontend.key == *key))
+        };
+        let memory = &self.store.memory;
+        readers.lasting = readers
+            .keys
+            .iter()
+            .filter(|key| memory.frontend(key).is_some() && is_wanted(key))
+            .copied()
+            .collect();
+        readers.absent.clear();
+    }
+
+    /// Plans `changes` and runs the batch.
+    pub(super) fn sync(&mut self, changes: Changes) -> Result<Planned, ApplyError> {
+        self.desire(&changes);
+        let before = self.all_outcomes();
+        let planned = self.planner.plan(changes, self.store.memory.now());
+        if !planned.refused.is_empty() {
+            // What is refused may be all that wanted a frontend.
+            self.store.readers.lasting.clear();
+        }
+        self.run(&planned.ops)?;
+        if planned.refused.is_empty() {
+            let ports = &self.ports;
+            self.store.readers.note_in_sync(|tag| ports.contains_key(&tag));
+            self.check_absent(&before);
+        }
+        Ok(planned)
+    }
+
+    pub(super) fn run(&mut self, ops: &[MapOp]) -> Result<(), ApplyError> {
+        let skips_grace = self.skips_grace;
+        let kept: Vec<MapOp> =
+            ops.iter().filter(|op| !(skips_grace && **op == MapOp::Grace)).cloned().collect();
+        if kept.len() < ops.len() {
+            self.planner.settle(&MapOp::Grace);
+        }
+        let planner = &mut self.planner;
+        let now = self.store.memory.now();
+        match run(&mut self.store, &kept, |op| planner.settle(op), self.order) {
+            Ok(_) => planner.finish(now),
+            Err(error) => {
+                assert!(!error.unsure);
+                planner.fail(&kept[error.at], now);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything desired, as a fresh listing has it.
+    pub(super) fn listing(&self) -> Changes {
+        Changes {
+            upsert: self.ports.values().cloned().collect(),
+            node: Some(self.node.clone()),
+            prune: true,
+            ..Changes::default()
+        }
+    }
+
+    /// The agent dies and comes back; what it knew is gone.
+    pub(super) fn restart(&mut self, rules: Rules) {
+        self.store.memory.faults = Faults::default();
+        self.planner = adopted(&self.store.memory, rules);
+    }
+
+    /// Lets every quarantine end.
+    pub(super) fn rest(&mut self) {
+        self.run(&[MapOp::Grace]).unwrap();
+        self.store.memory.advance(QUARANTINE);
+        self.sync(Changes::default()).unwrap();
+    }
+
+    /// The maps as text.
+    pub(super) fn text(&self) -> String {
+        text(&adopt(&self.store.memory).unwrap().actual, &|_| None)
+    }
+
+    /// The maps hold what is desired, the mirror is true, and there is nothing left to do.
+    pub(super) fn check_converged(&mut self) {
+        assert_eq!(self.text(), text(self.planner.actual(), &|_| None), "the mirror differs from the maps");
+        let memory = &self.store.memory;
+        let mut wanted: BTreeMap<FrontendKey, Vec<&DesiredPort>> = BTreeMap::new();
+        for port in self.ports.values() {
+            port.frontends.iter().for_each(|frontend| wanted.entry(frontend.key).or_default().push(port));
+        }
+        let present: Vec<FrontendKey> = memory.frontends().unwrap().iter().map(|(key, _)| *key).collect();
+        assert_eq!(present, wanted.keys().copied().collect::<Vec<_>>());
+        for (key, claimants) in wanted.iter().filter(|(key, _)| !key.is_owned_vip()) {
+            let value = memory.frontend(key).unwrap();
+            let holder = self.planner.actual().owner(value.service);
+            let port = claimants.iter().find(|port| port.tag == holder).unwrap();
+            let claim = port.frontends.iter().find(|frontend| frontend.key == *key).unwrap();
+            assert_eq!((value.kind, value.flags), (claim.kind as u8, claim.flags));
+            for (_, origin) in origins(memory, key) {
+                assert_eq!(outcomes(memory, key, origin), promised(port, value.kind, origin));
+            }
+        }
+        assert_eq!(memory.node_addrs().unwrap(), self.node.addresses);
+        assert_eq!(memory.cidrs().unwrap(), self.node.service_cidrs);
+        self.check_rows();
+        let again = self.listing();
+        let ops = self.planner.plan(again, self.store.memory.now()).ops;
+        assert_eq!(ops, [], "a second diff has something to do");
+        assert!(self.planner.is_in_sync());
+    }
+
+    /// Nothing is in use that the desired tables do not need; holds once every quarantine has ended.
+    pub(super) fn check_no_leak(&self, limits: Limits) {
+        assert_eq!(self.planner.resting(), Free::default());
+        let free = self.planner.free();
+        let rows: usize = self.ports.values().map(|port| port.backends.len()).sum();
+        assert_eq!(free.cells, limits.cells - self.ports.len() as u32);
+        assert_eq!(free.rows, limits.rows - rows as u32);
+        let actual = self.planner.actual();
+        let extents = actual.cells().flat_map(|(_, service)| actual.extents(service));
+        let used: u64 = extents.map(|extent| u64::from(extent.words) * 2).sum();
+        let existing = (actual.words(WordTable::Slots) * 2).min(u64::from(limits.slots));
+        assert_eq!(free.slots, existing - used);
+    }
+
+    fn check_rows(&self) {
+        let actual = self.planner.actual();
+        assert_eq!(actual.cells().count(), self.ports.len());
+        for port in self.ports.values() {
+            let service = actual.cell_of(port.tag).unwrap();
+            let mut rows: Vec<_> = actual
+                .rows_of(service)
+                .map(|id| actual.row(id))
+                .map(|row| (row.addr, row.port, row.state))
+                .collect();
+            rows.sort_unstable();
+            let wanted: Vec<_> =
+                port.backends.iter().map(|backend| (backend.addr, backend.port, backend.state.0)).collect();
+            assert_eq!(rows, wanted);
+            assert_eq!(actual.head(service).affinity_seconds(), port.affinity_seconds);
+        }
+    }
+
+    fn all_outcomes(&self) -> BTreeMap<(FrontendKey, u8), Outcomes> {
+        let memory = &self.store.memory;
+        let keys = self.store.readers.keys.iter().filter(|key| !key.is_owned_vip());
+        keys.flat_map(|key| {
+            origins(memory, key)
+                .into_iter()
+                .map(|(index, origin)| ((*key, index), outcomes(memory, key, origin)))
+        })
+        .collect()
+    }
+
+    /// A frontend that was not there looked as before the batch or as after it.
+    fn check_absent(&mut self, before: &BTreeMap<(FrontendKey, u8), Outcomes>) {
+        let after = self.all_outcomes();
+        let readers = &mut self.store.readers;
+        for (key, index, seen) in &readers.absent {
+            let at = (*key, *index);
+            let is_known = [before.get(&at), after.get(&at)].into_iter().flatten().any(|known| known == seen);
+            if !is_known {
+                readers.violations.push(format!("absent {key:?} from {index} meets {seen:?}"));
+            }
+        }
+    }
+}
+
+fn adopted(memory: &Memory, rules: Rules) -> Planner {
+    let adopted = adopt(memory).unwrap();
+    Planner::adopt(adopted.actual, adopted.strays, rules).unwrap()
+}

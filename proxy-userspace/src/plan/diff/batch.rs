@@ -1,0 +1,149 @@
+//! The order of a batch: what may be written before what, over all service ports at once.
+
+use std::borrow::Cow;
+
+use foldhash::HashMap;
+use proxy_common::filter;
+use proxy_common::frontend::{FrontendKey, FrontendValue};
+use proxy_common::service::{View, ViewWord};
+
+use super::node::{NodeChanges, count_in, count_out};
+use super::port::{diff_head, free_rows};
+use crate::plan::actual::Actual;
+use crate::plan::ops::MapOp;
+use crate::plan::tables::OwnerTag;
+
+/// Changes of the frontends, each list in the order in which a reader may see it happen.
+#[derive(Debug, Default)]
+pub(super) struct FrontendChanges {
+    pub(super) inserts: Vec<(FrontendKey, FrontendValue)>,
+    pub(super) replaces: Vec<(FrontendKey, FrontendValue)>,
+    pub(super) deletes: Vec<FrontendKey>,
+}
+
+/// The ops of one batch by phase.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Grace periods owed, chunks and hashes that grow.
+    pub(super) room: Vec<MapOp>,
+    /// Owners of new cells. They come first, so that whatever is written after them belongs to a cell in use: a writer
+    /// that dies halfway leaves nothing that its successor could not find.
+    pub(super) owners: Vec<MapOp>,
+    pub(super) rows: Vec<MapOp>,
+    pub(super) slots: Vec<MapOp>,
+    pub(super) halves: Vec<MapOp>,
+    /// State bits that join.
+    pub(super) widen: Vec<MapOp>,
+    pub(super) heads: Vec<MapOp>,
+    /// State bits that leave, and rows that are freed.
+    pub(super) narrow: Vec<MapOp>,
+    pub(super) frontends: FrontendChanges,
+    pub(super) node: NodeChanges,
+    /// Cells of service ports that are gone.
+    pub(super) dead: Vec<u32>,
+    /// Cells given to service ports in this batch.
+    pub(super) new_cells: HashMap<OwnerTag, u32>,
+}
+
+impl Batch {
+    /// All ops in order.
+    ///
+    /// What nothing names yet comes first, then the heads, then state that only the old heads needed. Frontends come
+    /// when all they lead to is in force, and go before it is taken away. A reader may hold what it read for as long
+    /// as it runs, so a grace period lies between the last frontend that went and the cells it led to, and between a
+    /// hash element that was freed and the next one that is taken.
+    pub(super) fn into_ops(mut self, actual: &Actual) -> Vec<MapOp> {
+        let (filter_sets, filter_clears) = self.filter_changes(actual);
+        let mut sequence = Sequence { ops: std::mem::take(&mut self.room), unsettled: false, frees: false };
+        sequence.unsettled = actual.is_unsettled() && sequence.ops.first() != Some(&MapOp::Grace);
+        for phase in [self.owners, self.rows, self.slots, self.halves, self.widen, self.heads, self.narrow] {
+            sequence.ops.extend(phase);
+        }
+        sequence.ops.extend(filter_sets);
+        let FrontendChanges { inserts, replaces, deletes } = self.frontends;
+        if !inserts.is_empty() {
+            sequence.push(MapOp::InsertFrontends(inserts));
+        }
+        self.node.inserts.into_iter().for_each(|op| sequence.push(op));
+        for (key, value) in replaces {
+            sequence.push(MapOp::ReplaceFrontend(key, value));
+        }
+        self.node.replaces.into_iter().for_each(|op| sequence.push(op));
+        self.node.deletes.into_iter().for_each(|op| sequence.push(op));
+        if !deletes.is_empty() {
+            sequence.push(MapOp::DeleteFrontends(deletes));
+        }
+        if sequence.frees || !self.dead.is_empty() || !filter_clears.is_empty() {
+            sequence.settle();
+        }
+        sequence.ops.extend(take_down(actual, &self.dead));
+        sequence.ops.extend(filter_clears);
+        sequence.ops
+    }
+
+    /// Bits to set before anything is inserted, and bits to clear once everything has been deleted.
+    fn filter_changes(&self, actual: &Actual) -> (Vec<MapOp>, Vec<MapOp>) {
+        let mut owned = Cow::Borrowed(actual.owned());
+        for (key, _) in &self.frontends.inserts {
+            owned.to_mut().add_frontend(key);
+        }
+        for op in &self.node.inserts {
+            count_in(owned.to_mut(), op);
+        }
+        let mut words: Vec<u64> = (0..filter::WORDS).map(|word| actual.filter_word(word)).collect();
+        let mut store = |word: u32, value: u64| {
+            let before = std::mem::replace(&mut words[word as usize], value);
+            (before != value).then_some(MapOp::StoreFilter { word, value })
+        };
+        let set = |word| store(word, actual.filter_word(word) | owned.word(word));
+        let sets = (0..filter::WORDS).filter_map(set).collect();
+        for key in &self.frontends.deletes {
+            owned.to_mut().remove_frontend(key);
+        }
+        for op in &self.node.deletes {
+            count_out(owned.to_mut(), op);
+        }
+        let clears = (0..filter::WORDS).filter_map(|word| store(word, owned.word(word))).collect();
+        (sets, clears)
+    }
+}
+
+/// What empties the cells of service ports that are gone: no reader can reach them any more.
+fn take_down(actual: &Actual, dead: &[u32]) -> Vec<MapOp> {
+    let mut down = Batch::default();
+    for service in dead.iter().copied() {
+        let reject = ([ViewWord::REJECT; View::COUNT], 0);
+        diff_head(actual, &mut down, service, reject);
+        free_rows(actual, &mut down.narrow, actual.rows_of(service));
+        down.owners.push(MapOp::StoreOwner { service, tag: OwnerTag(0) });
+    }
+    [down.halves, down.heads, down.narrow, down.owners].concat()
+}
+
+/// Ops in order, with a grace period between the last hash element freed and the next one taken.
+struct Sequence {
+    ops: Vec<MapOp>,
+    unsettled: bool,
+    /// Whether any op of this batch frees an element.
+    frees: bool,
+}
+
+impl Sequence {
+    fn push(&mut self, op: MapOp) {
+        if op.takes_element() {
+            self.settle();
+        }
+        if op.frees_element() {
+            self.unsettled = true;
+            self.frees = true;
+        }
+        self.ops.push(op);
+    }
+
+    fn settle(&mut self) {
+        if self.unsettled {
+            self.ops.push(MapOp::Grace);
+            self.unsettled = false;
+        }
+    }
+}

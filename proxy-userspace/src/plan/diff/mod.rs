@@ -1,0 +1,264 @@
+//! The writer's plan: ordered [`MapOp`]s that bring the maps from what they hold to what is desired.
+//!
+//! [`Planner::plan`] compares, [`Planner::settle`] mirrors each op that a store has executed. A batch that was aborted
+//! is planned anew from there; what is not yet in the maps is kept until it is. Nothing here reads a clock.
+
+mod admit;
+mod batch;
+mod frontends;
+mod node;
+mod port;
+mod stock;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+use proxy_common::names;
+
+use self::batch::Batch;
+use self::frontends::settle_frontends;
+use self::node::NodeChanges;
+use self::port::free_rows;
+use self::stock::{Full, Stock};
+use super::actual::Actual;
+use super::claims::{Claims, Conflict, Touched};
+use super::ops::{MapOp, WordTable};
+use super::quarantine::{Millis, Resource};
+use super::rules::{Limits, Rules};
+use super::tables::{DesiredNode, DesiredPort, OwnerTag};
+
+/// What changed since the last plan.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Service ports that came or changed.
+    pub upsert: Vec<DesiredPort>,
+    /// Service ports that went; one that is in `upsert` too has not.
+    pub remove: Vec<OwnerTag>,
+    /// The node's own tables, if they changed.
+    pub node: Option<DesiredNode>,
+    /// Every source has listed: what was found at start and nobody has upserted since goes.
+    pub prune: bool,
+}
+
+/// Something that found no room; what the maps held of it before is still there. It is tried again in each later plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Label of the service port, or a description of the node's address or range.
+    pub label: Arc<str>,
+    /// The table that is full.
+    pub table: &'static str,
+}
+
+/// The outcome of a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// What to write, in this order.
+    pub ops: Vec<MapOp>,
+    /// What found no room.
+    pub refused: Vec<Refused>,
+    /// Frontends touched by this plan that more than one service port claims.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Ids and space that nobody uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Free {
+    /// Cells.
+    pub cells: u32,
+    /// Rows.
+    pub rows: u32,
+    /// Slots of the chunks there are.
+    pub slots: u64,
+}
+
+/// The maps contradict themselves, so that nothing can be adopted from them: this cell has the owner of another one, or
+/// its extents lie outside the table or over another cell's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cell {service} has slots or an owner that another cell has too")]
+pub struct Contradiction {
+    /// The cell.
+    pub service: u32,
+}
+
+/// What is on its way into the maps.
+#[derive(Clone, Debug, Default)]
+struct InFlight {
+    ports: Vec<DesiredPort>,
+    dead: Vec<OwnerTag>,
+    touched: Touched,
+}
+
+/// Keeps the mirror of the maps and plans how they change.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    rules: Rules,
+    actual: Actual,
+    claims: Claims,
+    stock: Stock,
+    /// Service ports that found no room, and those of an aborted batch.
+    waiting: HashMap<OwnerTag, DesiredPort>,
+    in_flight: InFlight,
+    node: Option<DesiredNode>,
+    node_in_sync: bool,
+    /// Some of the node's addresses or ranges found no room.
+    node_refused: bool,
+    strays: Vec<u32>,
+}
+
+impl Planner {
+    /// A planner for the maps that `actual` mirrors; `strays` are what [`Actual::index`] returned.
+    ///
+    /// Nothing found in the maps is changed until somebody wants it changed, or [`Changes::prune`] says that nobody
+    /// wants it: a restart with nothing changed plans nothing.
+    pub fn adopt(actual: Actual, strays: Vec<u32>, rules: Rules) -> Result<Self, Contradiction> {
+        Ok(Self {
+            rules,
+            stock: Stock::adopt(&actual, rules).map_err(|service| Contradiction { service })?,
+            claims: Claims::adopt(&actual),
+            actual,
+            waiting: HashMap::new(),
+            in_flight: InFlight::default(),
+            node: None,
+            node_in_sync: true,
+            node_refused: false,
+            strays,
+        })
+    }
+
+    /// Plans `changes` and whatever earlier plans have left over. `now` never goes back.
+    ///
+    /// The ops are for one run, in order; each that was executed goes to [`Planner::settle`], and then the run's end to
+    /// [`Planner::finish`] or [`Planner::fail`].
+    pub fn plan(&mut self, changes: Changes, now: Millis) -> Planned {
+        self.stock.begin(&self.actual, now);
+        let mut planned = Planned::default();
+        let mut batch = Batch::default();
+        let (dead, mut touched) = self.take_in(changes);
+        self.admit_all(&mut batch, &mut touched, &mut planned.refused);
+        planned.conflicts = settle_frontends(&self.actual, &self.claims, &mut batch, &mut touched);
+        self.diff_node(&mut batch, &mut planned.refused);
+        batch.dead = dead.iter().filter_map(|tag| self.actual.cell_of(*tag)).collect();
+        let strays = self.strays.iter().copied().filter(|id| self.actual.row(*id).state().is_serving());
+        free_rows(&self.actual, &mut batch.narrow, strays);
+        self.make_room(&mut batch);
+        planned.ops = batch.into_ops(&self.actual);
+        self.in_flight.dead = dead;
+        self.in_flight.touched = touched;
+        if planned.ops.is_empty() {
+            self.finish(now);
+        }
+        planned
+    }
+
+    /// Mirrors an op that the store has executed.
+    pub fn settle(&mut self, op: &MapOp) {
+        match op {
+            MapOp::Grace => {
+                self.actual.apply(op);
+                self.stock.note_grace();
+            }
+            MapOp::StoreHead { service, .. } => {
+                let before = self.actual.extents(*service);
+                self.actual.apply(op);
+                for extent in before {
+                    if self.actual.extents(*service).all(|kept| kept != extent) {
+                        self.stock.rest(Resource::Extent(extent));
+                    }
+                }
+            }
+            MapOp::StoreState { id, state, .. } => {
+                let was_serving = self.actual.row(*id).state().is_serving();
+                self.actual.apply(op);
+                if was_serving && !state.is_serving() {
+                    self.stock.rest(Resource::Row(*id));
+                }
+            }
+            MapOp::StoreOwner { service, tag } => {
+                self.actual.apply(op);
+                if tag.0 == 0 {
+                    self.stock.rest(Resource::Cell(*service));
+                }
+            }
+            _ => self.actual.apply(op),
+        }
+    }
+
+    /// Every op of the last plan was executed by `now`.
+    pub fn finish(&mut self, now: Millis) {
+        self.stock.stamp(now);
+        self.in_flight = InFlight::default();
+        self.stock.confirm();
+        self.strays = Vec::new();
+        self.node_in_sync = !self.node_refused;
+    }
+
+    /// The last plan was aborted at `op` by `now`. The next plan has what remains; a table that could not grow counts as full for
+    /// a while, so that it holds up only those who need more of it.
+    pub fn fail(&mut self, op: &MapOp, now: Millis) {
+        self.stock.stamp(now);
+        match op {
+            MapOp::GrowChunk(table) => self.stock.block_growth(table.name()),
+            MapOp::GrowFrontends(_) => self.stock.block_growth(names::FRONTENDS),
+            _ => {}
+        }
+    }
+
+    /// The mirror.
+    pub fn actual(&self) -> &Actual {
+        &self.actual
+    }
+
+    /// Whether everything that was asked for is in the maps.
+    pub fn is_in_sync(&self) -> bool {
+        self.waiting.is_empty()
+            && self.in_flight.ports.is_empty()
+            && self.in_flight.dead.is_empty()
+            && self.in_flight.touched.is_empty()
+            && self.node_in_sync
+    }
+
+    /// What is free, without what rests.
+    pub fn free(&self) -> Free {
+        let (cells, rows, words) = self.stock.free();
+        Free { cells, rows, slots: words * 2 }
+    }
+
+    /// What rests.
+    pub fn resting(&self) -> Free {
+        self.stock.resting().fold(Free::default(), |mut sum, resource| {
+            match resource {
+                Resource::Cell(_) => sum.cells += 1,
+                Resource::Row(_) => sum.rows += 1,
+                Resource::Extent(extent) => sum.slots += u64::from(extent.words) * 2,
+            }
+            sum
+        })
+    }
+
+    fn diff_node(&mut self, batch: &mut Batch, refused: &mut Vec<Refused>) {
+        let Some(node) = self.node.as_ref().filter(|_| !self.node_in_sync) else { return };
+        let Limits { node_addrs, cidrs, .. } = self.rules.limits;
+        let (changes, without_room) = NodeChanges::diff(&self.actual, node, (node_addrs, cidrs));
+        self.node_refused = !without_room.is_empty();
+        refused.extend(
+            without_room.into_iter().map(|(what, Full(table))| Refused { label: what.into(), table }),
+        );
+        batch.node = changes;
+    }
+
+    fn make_room(&self, batch: &mut Batch) {
+        if self.stock.owes_grace() {
+            batch.room.push(MapOp::Grace);
+        }
+        batch.room.extend(self.stock.growth().iter().map(|table: &WordTable| MapOp::GrowChunk(*table)));
+        let needed = self.actual.frontends().len() + batch.frontends.inserts.len();
+        let capacity = self.actual.frontend_capacity();
+        if needed > capacity as usize {
+            let doubled = needed.next_power_of_two().max(capacity as usize * 2);
+            let limit = self.rules.limits.frontends as usize;
+            batch.room.push(MapOp::GrowFrontends(doubled.min(limit) as u32));
+        }
+    }
+}

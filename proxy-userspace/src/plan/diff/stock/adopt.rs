@@ -1,0 +1,106 @@
+//! The stock that the maps leave after a restart.
+
+use proxy_common::service::View;
+
+use super::Stock;
+use crate::plan::actual::Actual;
+use crate::plan::extents::Extent;
+use crate::plan::ids::IdPool;
+use crate::plan::ops::{CHUNK_WORDS, WordTable};
+use crate::plan::quarantine::Resource;
+use crate::plan::rules::Rules;
+
+impl Stock {
+    /// What the maps leave free: whatever was in use once rests first. Fails with a cell that has the owner of another, or
+    /// extents outside the table or over another's: no writer of this schema leaves such a thing behind.
+    pub(in crate::plan::diff) fn adopt(actual: &Actual, rules: Rules) -> Result<Self, u32> {
+        let mut stock = Self::new(rules);
+        stock.adopt_cells(actual)?;
+        stock.adopt_rows(actual);
+        stock.adopt_extents(actual)?;
+        Ok(stock)
+    }
+
+    fn adopt_cells(&mut self, actual: &Actual) -> Result<(), u32> {
+        let mut clean = Vec::new();
+        let mut next = 1;
+        for id in 1..actual.elements(WordTable::Services) {
+            let owner = actual.owner(id);
+            let is_owned = owner.0 != 0;
+            if is_owned && actual.cell_of(owner) != Some(id) {
+                return Err(id);
+            }
+            if !is_owned && actual.head(id).0 == 0 {
+                clean.push(id);
+                continue;
+            }
+            next = id + 1;
+            if !is_owned {
+                self.quarantine.add(Resource::Cell(id));
+            }
+        }
+        clean.truncate(clean.partition_point(|id| *id < next));
+        self.cells = IdPool::adopt(self.rules.limits.cells, next, clean);
+        Ok(())
+    }
+
+    fn adopt_rows(&mut self, actual: &Actual) {
+        let mut clean = Vec::new();
+        let mut next = 1;
+        for id in 1..actual.elements(WordTable::Backends) {
+            let row = actual.row(id);
+            let is_serving = row.state().is_serving();
+            if !is_serving && row.generation == 0 {
+                clean.push(id);
+                continue;
+            }
+            next = id + 1;
+            if !is_serving {
+                self.quarantine.add(Resource::Row(id));
+            }
+        }
+        clean.truncate(clean.partition_point(|id| *id < next));
+        self.rows = IdPool::adopt(self.rules.limits.rows, next, clean);
+    }
+
+    fn adopt_extents(&mut self, actual: &Actual) -> Result<(), u32> {
+        let mut used: Vec<(Extent, u32)> = Vec::with_capacity(actual.cells().count() * View::COUNT);
+        for (_, service) in actual.cells() {
+            used.extend(actual.extents(service).map(|extent| (extent, service)));
+        }
+        used.sort_unstable();
+        let end = actual.words(WordTable::Slots) as u32;
+        let mut free_from = 0;
+        for (extent, service) in used {
+            let last = extent.end() - 1;
+            let spans = u64::from(extent.start) / CHUNK_WORDS != u64::from(last) / CHUNK_WORDS;
+            if extent.start < free_from || last >= end || spans {
+                return Err(service);
+            }
+            self.adopt_gap(actual, free_from, extent.start);
+            free_from = extent.end();
+        }
+        self.adopt_gap(actual, free_from, end);
+        Ok(())
+    }
+
+    /// A word of zeroes between extents was never a slot; anything else was one not long ago, for all we know.
+    fn adopt_gap(&mut self, actual: &Actual, start: u32, end: u32) {
+        let limit = self.slot_words() as u32;
+        let mut from = start;
+        while from < end.min(limit) {
+            let is_clean = actual.slot_word(u64::from(from)) == 0;
+            let chunk_end = (from / CHUNK_WORDS as u32 + 1) * CHUNK_WORDS as u32;
+            let ends = |word: &u32| (actual.slot_word(u64::from(*word)) == 0) != is_clean;
+            let stop = end.min(limit).min(chunk_end);
+            let to = (from..stop).find(ends).unwrap_or(stop);
+            let extent = Extent { start: from, words: to - from };
+            if is_clean {
+                self.extents.give_back(extent);
+            } else {
+                self.quarantine.add(Resource::Extent(extent));
+            }
+            from = to;
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the writer goes by: how large tables may get, and how long ids rest.
+
+use proxy_common::names;
+
+use super::quarantine::{Millis, QUARANTINE};
+
+/// How much each table may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Service ports.
+    pub cells: u32,
+    /// Rows.
+    pub rows: u32,
+    /// Slots.
+    pub slots: u32,
+    /// Frontends.
+    pub frontends: u32,
+    /// Node addresses.
+    pub node_addrs: u32,
+    /// Service ranges.
+    pub cidrs: u32,
+}
+
+impl Limits {
+    /// What the layouts of this schema can hold at most.
+    pub const LAYOUT: Self = Self {
+        cells: names::SERVICES.capacity() as u32 - 1,
+        rows: names::BACKENDS.capacity() as u32 - 1,
+        slots: names::SLOTS.capacity() as u32 * 2,
+        frontends: 1 << 23,
+        node_addrs: names::NODE_ADDRS_MAX,
+        cidrs: names::CIDRS_MAX,
+    };
+}
+
+/// What a planner goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// How much each table may hold.
+    pub limits: Limits,
+    /// Shards of the counters, see [`proxy_common::counter::shards`].
+    pub shards: u32,
+    /// How long an id rests after its last use; shorter than [`QUARANTINE`] only in control runs.
+    pub quarantine: Millis,
+}
+
+impl Rules {
+    /// The rules of a node whose counters have `shards` shards.
+    pub const fn for_shards(shards: u32) -> Self {
+        Self { limits: Limits::LAYOUT, shards, quarantine: QUARANTINE }
+    }
+}
