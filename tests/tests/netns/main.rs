@@ -8,6 +8,7 @@
 mod churn;
 mod cluster;
 mod commands;
+mod node_addresses;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;
