@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a user or CI runs in this repository.
 
+mod bench;
 mod ebpf;
 mod record;
 mod setup;
@@ -25,6 +26,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure on this machine: `connect` or `scale`, with `--help` for their options.
+    Bench {
+        /// Passed on to the bench program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Build the eBPF objects, and put the shipped one where the agent embeds it from.
     Ebpf {
         /// Change nothing: compare the committed object with its sources and with a fresh build.
@@ -61,6 +68,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<bool> {
     let tree = Tree::find()?;
     match command {
+        Command::Bench { arguments } => bench::run(&tree, &arguments)?,
         Command::Ebpf { check: false } => ebpf::build(&tree)?,
         Command::Ebpf { check: true } => match ebpf::check(&tree)? {
             ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),
