@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::netns::run;
-use crate::process::Process;
+use crate::process::{Process, binary, placed};
 use crate::topology::Node;
 
 /// Limit of a start.
@@ -24,9 +24,17 @@ const METRICS: &str = "127.0.0.1:10249";
 pub struct Agent<'a> {
     node: &'a Node,
     manifests: PathBuf,
+    launch: Launch,
+    process: Process,
+}
+
+/// What is started as the agent.
+#[derive(Clone, Debug, Default)]
+struct Launch {
+    /// Program and first arguments of what runs the agent; empty: nothing does.
+    wrapper: Vec<String>,
     /// Options of the test program that stands for the shipped one; empty: the shipped one.
     variant: Vec<String>,
-    process: Process,
 }
 
 impl<'a> Agent<'a> {
@@ -37,9 +45,17 @@ impl<'a> Agent<'a> {
 
     /// Starts the agent as the test program `variant` makes it with `options`; with none, the shipped program.
     pub fn start_variant(node: &'a Node, manifests: &Path, options: &[&str]) -> Result<Self> {
-        let variant = owned(options);
-        let process = spawn(node, manifests, &variant)?;
-        let mut agent = Self { node, manifests: manifests.to_path_buf(), variant, process };
+        Self::launch(node, manifests, Launch { variant: owned(options), ..Launch::default() })
+    }
+
+    /// Starts the agent by another program: its words, to which the agent's are added.
+    pub fn start_under(node: &'a Node, manifests: &Path, wrapper: Vec<String>) -> Result<Self> {
+        Self::launch(node, manifests, Launch { wrapper, ..Launch::default() })
+    }
+
+    fn launch(node: &'a Node, manifests: &Path, launch: Launch) -> Result<Self> {
+        let process = spawn(node, manifests, &launch)?;
+        let mut agent = Self { node, manifests: manifests.to_path_buf(), launch, process };
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -58,13 +74,13 @@ impl<'a> Agent<'a> {
 
     /// Starts it anew after its end, and waits until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(self.node, &self.manifests, &self.variant)?;
+        self.process = spawn(self.node, &self.manifests, &self.launch)?;
         self.wait_ready()
     }
 
     /// The same with other options of the test program `variant`; with none, the shipped program.
     pub fn start_again_as(&mut self, options: &[&str]) -> Result<()> {
-        self.variant = owned(options);
+        self.launch.variant = owned(options);
         self.start_again()
     }
 
@@ -120,11 +136,21 @@ fn owned(options: &[&str]) -> Vec<String> {
     options.iter().map(|option| (*option).to_owned()).collect()
 }
 
-fn spawn(node: &Node, manifests: &Path, variant: &[String]) -> Result<Process> {
+fn spawn(node: &Node, manifests: &Path, launch: &Launch) -> Result<Process> {
+    let Launch { wrapper, variant } = launch;
     let object = std::env::var_os("SHUNT_TEST_OBJECT");
     // The shipped program has its object inside; another one is loaded by the same agent in a test program.
     let is_shipped = variant.is_empty() && object.is_none();
-    let mut command = node.agent().command(if is_shipped { "shunt" } else { "variant" })?;
+    let program = binary(if is_shipped { "shunt" } else { "variant" })?;
+    let agent = node.agent();
+    let mut command = match wrapper.split_first() {
+        None => placed(&program, agent.netns, agent.cgroup),
+        Some((first, words)) => {
+            let mut command = placed(Path::new(first), agent.netns, agent.cgroup);
+            command.args(words).arg(&program);
+            command
+        }
+    };
     if let Some(object) = object.filter(|_| !variant.iter().any(|option| option == "--object")) {
         command.arg("--object").arg(object);
     }

@@ -3,11 +3,12 @@
 //!
 //! `cargo xtask test netns`, or `cargo test -p tests --test netns -- --test-threads=1` with the binaries built.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod churn;
 mod cluster;
 mod commands;
+mod netfilter;
 mod node_addresses;
 mod proofs_cgroup;
 mod proofs_maps;
