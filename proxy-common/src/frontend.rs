@@ -1,5 +1,8 @@
 //! Frontends: the addresses that clients use, as the key and value of the `FRONTENDS` hash.
 
+use core::fmt;
+use core::net::SocketAddr;
+
 use crate::addr::{Addr, Port, Proto};
 
 /// Key of `FRONTENDS`.
@@ -45,6 +48,13 @@ impl FrontendKey {
     #[inline(always)]
     pub const fn is_owned_vip(&self) -> bool {
         self.proto.0 == 0
+    }
+}
+
+impl fmt::Display for FrontendKey {
+    /// `10.96.0.1:80/tcp`, `[fd00::1]:80/tcp`; a NodePort shows the unspecified address.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", SocketAddr::new(self.addr.to_ip(), self.port.get()), self.proto)
     }
 }
 

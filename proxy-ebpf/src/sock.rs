@@ -1,7 +1,7 @@
 //! Socket hooks: a context becomes a tuple, the verdict becomes a rewritten context.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
@@ -34,6 +34,13 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     // SAFETY: the helper takes nothing and returns a number.
     let draw = Draw { entropy: unsafe { bpf_get_prandom_u32() } };
     verdict::apply(ctx, translate(&Kernel, &packet, &draw), |pick| forward(ctx, family, &packet.tuple, pick))
+}
+
+/// The errno that the caller of a refused system call sees. Without one it would be EPERM, which no client expects.
+#[inline(always)]
+pub fn set_errno(errno: i32) {
+    // SAFETY: the helper takes a number.
+    unsafe { bpf_set_retval(-errno) };
 }
 
 /// `getpeername()`: the application sees the frontend that it dialled.

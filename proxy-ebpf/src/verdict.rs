@@ -1,12 +1,11 @@
 //! The one table from verdict to return code, errno and counter.
 
-use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, info};
 use proxy_common::counter::ServiceCounter;
 use proxy_common::lb::{DropReason, Pick, Verdict};
 
-use crate::maps;
+use crate::{maps, sock};
 
 /// Let the system call go on.
 pub const ALLOW: i32 = 1;
@@ -26,9 +25,7 @@ pub fn apply(ctx: &SockAddrContext, verdict: Verdict, forward: impl FnOnce(&Pick
         Verdict::Reject(service, reason) => {
             info!(ctx, "service {} rejected, reason {}", service, reason as u8);
             count_refusal(service, reason);
-            // Without a return value of our own the caller would see EPERM, which no client expects.
-            // SAFETY: the helper takes a number.
-            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            sock::set_errno(ECONNREFUSED);
             REFUSE
         }
         // The caller must time out, as it would with kube-proxy: the connect goes on untranslated.

@@ -20,6 +20,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Follow Services and EndpointSlices and keep the datapath of this node right
+    Agent(AgentArgs),
     /// Show what runs: hooks as the kernel reports them, map fill, and what the agent says of itself
     Status(StatusArgs),
     /// Detach and unpin everything of a pin directory; leaves no trace

@@ -3,6 +3,7 @@
 //! Nothing to the left knows anything to its right. `model`, `state` and `plan` are pure; `maps`, `sys` and
 //! `datapath` carry out what they decide.
 
+pub mod agent;
 pub mod cli;
 pub mod cmd;
 pub mod config;

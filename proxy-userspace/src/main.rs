@@ -8,6 +8,7 @@ use shunt::cmd::{self, Exit};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Agent(args) => cmd::agent::run(args),
         Command::Status(args) => cmd::status::run(&args),
         Command::Cleanup(args) => cmd::cleanup::run(&args),
         Command::Completions(args) => cmd::completions::run(&args),

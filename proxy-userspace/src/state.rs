@@ -137,7 +137,7 @@ impl State {
     }
 
     /// The slices of a Service, sorted by name; there may be some although there is no Service.
-    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+    pub fn slices<'a>(&'a self, service: &ObjectName) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
         self.entries.get(service).into_iter().flat_map(|entry| entry.slices.iter().map(|slice| &**slice))
     }
 
@@ -314,3 +314,7 @@ fn service_dirty(name: ObjectName) -> Dirty {
 fn node_dirty(node: bool) -> Dirty {
     Dirty { node, ..Dirty::default() }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -80,6 +80,11 @@ impl Rig {
         Ok(())
     }
 
+    /// Moves this process back into the hooked cgroup.
+    pub fn enter(&self) -> Result<()> {
+        self.cgroup.add(std::process::id())
+    }
+
     /// Where things are pinned.
     pub fn pin_dir(&self) -> &PinDir {
         &self.pin_dir

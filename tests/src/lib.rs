@@ -4,6 +4,7 @@
 //! what a killed run left behind is removed by the next one ([`sweep`]). Nothing here asserts: the tests do.
 
 pub mod agent;
+pub mod bench;
 pub mod bpffs;
 pub mod cgroup;
 pub mod churn;
@@ -15,5 +16,8 @@ pub mod netns;
 pub mod peer;
 pub mod process;
 pub mod report;
+pub mod skip;
 pub mod sweep;
 pub mod topology;
+
+pub use skip::skip;

@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,6 +15,7 @@ use object::build::elf::{Builder, SectionData};
 use crate::record::{self, Record};
 use crate::toolchain::Toolchain;
 use crate::tree::Tree;
+use crate::wrapper;
 
 /// The shipped programs, and the programs that only prove something in the tests.
 const OBJECTS: [&str; 2] = ["shunt", "proofs"];
@@ -41,8 +43,11 @@ pub(crate) fn build(tree: &Tree) -> Result<()> {
 
 /// Compares the committed object with the sources, and with a fresh build where the toolchain is the recorded one.
 ///
-/// Leaves the fresh objects behind, wherever there is a toolchain.
+/// Leaves the fresh objects behind, wherever there is a toolchain, and none of an earlier build where there is not.
 pub(crate) fn check(tree: &Tree) -> Result<Check> {
+    for name in OBJECTS {
+        remove(&tree.fresh_object(name))?;
+    }
     let toolchain = Toolchain::find(tree);
     if let Ok(toolchain) = &toolchain {
         compile(tree, toolchain)?;
@@ -82,6 +87,7 @@ fn compile(tree: &Tree, toolchain: &Toolchain) -> Result<()> {
     // The registry's source directory must exist before its path can be mapped away.
     run(fetch.args(["fetch", "--locked"]))?;
     let mut build = command(tree, toolchain);
+    wrapper::install(&mut build)?;
     build.args([
         "build",
         "--locked",
@@ -95,10 +101,10 @@ fn compile(tree: &Tree, toolchain: &Toolchain) -> Result<()> {
         .arg(&tree.ebpf_target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags(tree, toolchain)?))?;
     for name in OBJECTS {
-        let built = fs::read(tree.ebpf_target.join("bpfel-unknown-none/release").join(name))?;
+        let linked = fs::read(tree.ebpf_target.join("bpfel-unknown-none/release").join(name))?;
         let path = tree.fresh_object(name);
         fs::create_dir_all(path.parent().context("the object lies in a directory")?)?;
-        fs::write(&path, strip(&built).map_err(|error| anyhow!("strip {name}: {error}"))?)?;
+        fs::write(&path, strip(&linked).map_err(|error| anyhow!("strip {name}: {error}"))?)?;
     }
     Ok(())
 }
@@ -129,10 +135,16 @@ fn command(tree: &Tree, toolchain: &Toolchain) -> Command {
 
 /// The compiler's flags, separated as cargo wants them. No path of this machine may reach the object.
 fn flags(tree: &Tree, toolchain: &Toolchain) -> Result<OsString> {
-    let mut flags: Vec<OsString> =
-        ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"]
-            .map(OsString::from)
-            .into();
+    // Cargo does not look at its wrapper: the name of this setting keeps crates apart that were compiled without it.
+    let mut flags: Vec<OsString> = [
+        "--cfg=shunt_stable_names",
+        "--cfg=bpf_target_arch=\"x86_64\"",
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        "-Ctarget-cpu=v3",
+    ]
+    .map(OsString::from)
+    .into();
     let mut remap = |from: &Path, to: &str| -> Result<()> {
         // The compiler sees either name, depending on who names the file.
         for from in [from.to_owned(), fs::canonicalize(from)?] {
@@ -173,10 +185,33 @@ fn strip(object: &[u8]) -> object::build::Result<Vec<u8>> {
     Ok(stripped)
 }
 
+fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn run(command: &mut Command) -> Result<()> {
     let status = command.status().context("run cargo in proxy-ebpf")?;
     if !status.success() {
         bail!("the eBPF crate does not build: {status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use object::build::elf::Builder;
+
+    #[test]
+    fn the_committed_object_has_btf_and_no_dwarf() {
+        let object = include_bytes!("../../proxy-userspace/bpf/shunt.bpf.o");
+        let builder = Builder::read(object.as_slice()).unwrap();
+        let has = |prefix: &[u8]| builder.sections.iter().any(|section| section.name.starts_with(prefix));
+        assert!(has(b".BTF"));
+        assert!(!has(b".debug_"));
+    }
 }

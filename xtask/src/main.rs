@@ -1,10 +1,14 @@
 //! `cargo xtask`: everything a user or CI runs in this repository.
 
+mod bench;
 mod ebpf;
 mod record;
+mod setup;
+mod tally;
 mod test;
 mod toolchain;
 mod tree;
+mod wrapper;
 
 use std::process::ExitCode;
 
@@ -22,11 +26,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure on this machine: `connect` or `scale`, with `--help` for their options.
+    Bench {
+        /// Passed on to the bench program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Build the eBPF objects, and put the shipped one where the agent embeds it from.
     Ebpf {
         /// Change nothing: compare the committed object with its sources and with a fresh build.
         #[arg(long)]
         check: bool,
+    },
+    /// Install what the commands below need, once.
+    Setup {
+        /// The command that is to run: `demo` needs far less than `test`.
+        #[arg(long = "for", default_value = "test")]
+        purpose: setup::Purpose,
     },
     /// Run the test tiers; no name means all.
     Test {
@@ -36,8 +52,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let outcome =
+        if wrapper::is_called() { wrapper::run().map(|()| true) } else { run(Arguments::parse().command) };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -45,17 +64,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+/// Runs `command`; false if it has said itself what is wrong.
+fn run(command: Command) -> Result<bool> {
     let tree = Tree::find()?;
     match command {
-        Command::Ebpf { check: false } => ebpf::build(&tree),
-        Command::Ebpf { check: true } => {
-            match ebpf::check(&tree)? {
-                ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),
-                ebpf::Check::NotCompared(reason) => println!("bytes not compared: {reason}"),
-            }
-            Ok(())
-        }
-        Command::Test { tiers } => test::run(&tiers),
+        Command::Bench { arguments } => bench::run(&tree, &arguments)?,
+        Command::Ebpf { check: false } => ebpf::build(&tree)?,
+        Command::Ebpf { check: true } => match ebpf::check(&tree)? {
+            ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),
+            ebpf::Check::NotCompared(reason) => println!("bytes not compared: {reason}"),
+        },
+        Command::Setup { purpose } => setup::run(&tree, purpose)?,
+        Command::Test { tiers } => return test::run(&tree, &tiers),
     }
+    Ok(true)
 }

@@ -87,3 +87,42 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::source_hash;
+
+    #[test]
+    fn the_source_hash_sees_contents_names_and_new_files() {
+        let scratch = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = scratch.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            source_hash(scratch.path()).ok()
+        };
+        for file in ["proxy-ebpf/Cargo.toml", "proxy-ebpf/Cargo.lock", "proxy-common/Cargo.toml"] {
+            write(file, "");
+        }
+        write("proxy-ebpf/src/main.rs", "fn main() {}");
+        let first = write("proxy-common/src/lb.rs", "a");
+        let mut seen = vec![first.clone()];
+        for (file, text) in [
+            ("proxy-common/src/lb.rs", "b"),
+            ("proxy-ebpf/Cargo.lock", "b"),
+            ("proxy-ebpf/src/proofs/main.rs", ""),
+        ] {
+            let hash = write(file, text);
+            assert!(hash.is_some() && !seen.contains(&hash), "{file}");
+            seen.push(hash);
+        }
+        fs::rename(
+            scratch.path().join("proxy-common/src/lb.rs"),
+            scratch.path().join("proxy-common/src/l.rs"),
+        )
+        .unwrap();
+        assert!(!seen.contains(&source_hash(scratch.path()).ok()));
+    }
+}

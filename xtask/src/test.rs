@@ -1,74 +1,181 @@
 //! `cargo xtask test`: runs the tiers and closes with one line of counts.
 
-use std::process::{Command, Stdio};
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::ebpf::{self, Check};
+use crate::setup::{self, Purpose};
+use crate::tally::Tally;
+use crate::toolchain;
+use crate::tree::Tree;
 
 /// A tier of tests, least powerful first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
     /// Unit and property tests: no root, no network.
     Unit,
+    /// Manifests and steps against dumps of the maps.
+    Golden,
+    /// Layering, caps, formatting, clippy, licences.
+    Lint,
+    /// Each program through the kernel's verifier. Needs root.
+    Verifier,
+    /// Packets through the TC programs by test run. Needs root.
+    Packet,
+    /// Real sockets in network namespaces and cgroups of our own. Needs root.
+    Netns,
+    /// A real API server.
+    Cluster,
+    /// A real kube-proxy beside Shunt.
+    Versus,
 }
 
-#[derive(Default)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-/// Runs `tiers`, or all of them.
-pub(crate) fn run(tiers: &[Tier]) -> Result<()> {
-    let all = [Tier::Unit];
-    let mut counts = Counts::default();
-    for tier in if tiers.is_empty() { &all } else { tiers } {
-        match tier {
-            Tier::Unit => cargo_test(&["--workspace", "--lib", "--bins"], &mut counts)?,
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Golden => "golden",
+            Self::Lint => "lint",
+            Self::Verifier => "verifier",
+            Self::Packet => "packet",
+            Self::Netns => "netns",
+            Self::Cluster => "cluster",
+            Self::Versus => "versus",
         }
     }
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
-    if counts.failed > 0 || counts.passed == 0 {
-        bail!("tests failed");
+
+    /// Whether the tier loads eBPF objects into the kernel.
+    fn needs_kernel(self) -> bool {
+        !matches!(self, Self::Unit | Self::Golden | Self::Lint)
     }
-    Ok(())
 }
 
-fn cargo_test(arguments: &[&str], counts: &mut Counts) -> Result<()> {
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--no-fail-fast"])
-        .args(arguments)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("run cargo test")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}");
-    let before = counts.failed;
-    for line in text.lines().filter_map(|line| line.strip_prefix("test result: ")) {
-        counts.passed += count(line, "passed");
-        counts.failed += count(line, "failed");
-        counts.skipped += count(line, "ignored");
+/// Runs `tiers`, or all of them; true if nothing failed and something passed.
+pub(crate) fn run(tree: &Tree, tiers: &[Tier]) -> Result<bool> {
+    let tiers = if tiers.is_empty() { Tier::value_variants() } else { tiers };
+    let mut run = Run { tree, path: toolchain::search_path(tree)?, tally: Tally::default() };
+    if tiers.iter().any(|tier| tier.needs_kernel() || *tier == Tier::Lint) {
+        // What is still missing is named again by each check that would have needed it.
+        if let Err(error) = setup::run(tree, Purpose::Test) {
+            println!("set-up: {error:#}; going on without");
+        }
     }
-    // A build that broke, or a test process that died, has no result line of its own.
-    if !output.status.success() && counts.failed == before {
-        counts.failed += 1;
+    if tiers.iter().any(|tier| tier.needs_kernel()) {
+        run.check_object();
     }
-    Ok(())
+    for tier in tiers {
+        match tier {
+            Tier::Unit => run.unit()?,
+            Tier::Lint => run.lint()?,
+            tier => run.target(*tier)?,
+        }
+    }
+    Ok(run.tally.close())
 }
 
-/// The number before `word` in a result line of the test harness.
-fn count(line: &str, word: &str) -> u64 {
-    line.split([';', '.'])
-        .filter_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
-        .next()
-        .unwrap_or(0)
+struct Run<'a> {
+    tree: &'a Tree,
+    path: OsString,
+    tally: Tally,
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn counts_are_read_from_the_harness_line() {
-        let line = "ok. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        assert_eq!(["passed", "failed", "ignored"].map(|word| super::count(line, word)), [12, 1, 2]);
+impl Run<'_> {
+    fn check_object(&mut self) {
+        println!("== ebpf --check");
+        match ebpf::check(self.tree) {
+            Ok(Check::Same) => self.tally.pass(),
+            Ok(Check::NotCompared(reason)) => {
+                self.tally.skip(format!("ebpf --check: bytes not compared: {reason}"));
+            }
+            Err(error) => self.tally.fail(format!("ebpf --check: {error:#}")),
+        }
+    }
+
+    fn unit(&mut self) -> Result<()> {
+        let mut tests = self.cargo(&["test", "--no-fail-fast", "--workspace", "--lib", "--bins"]);
+        self.tally.tests(self.tree, "unit", &mut tests)?;
+        let mut examples = self.cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]);
+        self.tally.tests(self.tree, "unit, examples in the documentation", &mut examples)
+    }
+
+    fn lint(&mut self) -> Result<()> {
+        let steps: [(&str, &[&str]); 5] = [
+            ("fmt", &["fmt", "--all", "--check"]),
+            ("fmt of proxy-ebpf", &["fmt", "--manifest-path", "proxy-ebpf/Cargo.toml", "--check"]),
+            ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            ("deny", &["deny", "--all-features", "check", "licenses", "bans", "sources"]),
+            (
+                "deny of proxy-ebpf",
+                &["deny", "--manifest-path", "proxy-ebpf/Cargo.toml", "check", "licenses", "bans", "sources"],
+            ),
+        ];
+        for (name, arguments) in steps {
+            let mut command = self.cargo(arguments);
+            self.tally.step(name, &mut command);
+        }
+        self.target(Tier::Lint)
+    }
+
+    /// Runs the tier's target of the tests crate, for each object that it must hold with.
+    fn target(&mut self, tier: Tier) -> Result<()> {
+        let name = tier.name();
+        let sources = self.tree.root.join("tests/tests");
+        if !sources.join(format!("{name}.rs")).is_file() && !sources.join(name).join("main.rs").is_file() {
+            println!("tier {name}: no tests yet in this version");
+            return Ok(());
+        }
+        if !tier.needs_kernel() {
+            let mut tests = self.cargo(&["test", "--no-fail-fast", "-p", "tests", "--test", name]);
+            return self.tally.tests(self.tree, name, &mut tests);
+        }
+        if !rustix::process::geteuid().is_root() {
+            self.tally.skip(format!("tier {name}: needs root"));
+            return Ok(());
+        }
+        let mut helpers = self.cargo(&["build", "-p", "shunt", "-p", "tests", "--bins"]);
+        if !self.tally.require("helper programs of the tests", &mut helpers) {
+            return Ok(());
+        }
+        for (title, object) in self.objects(name) {
+            // One at a time: these tests measure, and share the kernel's cgroup and namespace tables.
+            let arguments =
+                ["test", "--no-fail-fast", "-p", "tests", "--test", name, "--", "--test-threads=1"];
+            let mut tests = self.cargo(&arguments);
+            tests.envs(object.map(|path| ("SHUNT_TEST_OBJECT", path)));
+            tests.env("SHUNT_PROOFS_OBJECT", self.tree.fresh_object("proofs"));
+            self.tally.tests(self.tree, &title, &mut tests)?;
+        }
+        Ok(())
+    }
+
+    /// The objects that a kernel tier runs with: the committed one, and the fresh one where that differs.
+    fn objects(&self, tier: &str) -> Vec<(String, Option<PathBuf>)> {
+        let fresh = self.tree.fresh_object("shunt");
+        let committed = (format!("{tier}, committed object"), None);
+        match (fs::read(&fresh), fs::read(self.tree.committed_object())) {
+            (Ok(new), Ok(old)) if new != old => {
+                vec![committed, (format!("{tier}, fresh object"), Some(fresh))]
+            }
+            (Ok(_), _) => {
+                println!("tier {tier}: the fresh object equals the committed one, so one run shows both");
+                vec![committed]
+            }
+            (Err(_), _) => {
+                println!("tier {tier}: no object was built here, so only the committed one runs");
+                vec![committed]
+            }
+        }
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).current_dir(&self.tree.root).env("PATH", &self.path);
+        command
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share: exit codes and ways of printing. What a command finds out
 //! comes from the modules below; here it is only put together and shown.
 
+pub mod agent;
 pub mod cleanup;
 pub mod completions;
 pub mod status;

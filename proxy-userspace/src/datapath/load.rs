@@ -66,6 +66,11 @@ impl Loaded {
         Ok(fd.as_fd())
     }
 
+    /// The object, for the reader of the programs' log.
+    pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     /// What the kernel tells of each program, in the order of [`HOOKS`].
     pub fn program_facts(&self) -> Result<Vec<bpf::ProgramFacts>, DatapathError> {
         HOOKS

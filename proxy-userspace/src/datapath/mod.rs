@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod hooks;
 pub mod load;
+pub mod logs;
 pub mod pin;
 pub mod probe;
 

@@ -145,3 +145,49 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(family: AddressFamily, attributes: Vec<AddressAttribute>) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.family = family;
+        message.attributes = attributes;
+        message
+    }
+
+    #[test]
+    fn the_peer_of_a_link_is_not_the_own_address() {
+        let [own, peer]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        let both = vec![AddressAttribute::Address(peer), AddressAttribute::Local(own)];
+        assert_eq!(own_address(&message(AddressFamily::Inet, both.clone())), Some(own));
+        assert_eq!(own_address(&message(AddressFamily::Unspec, both)), None);
+        let only = vec![AddressAttribute::Address(own)];
+        assert_eq!(own_address(&message(AddressFamily::Inet6, only)), Some(own));
+        assert_eq!(own_address(&message(AddressFamily::Inet6, vec![])), None);
+    }
+
+    /// The kernel says the same in another way, whatever addresses this machine has. Changes are for the netns tier.
+    #[tokio::test]
+    async fn the_listing_is_what_the_kernel_shows() {
+        let (sender, mut batches) = mpsc::channel(1);
+        let _source = NodeAddresses::follow(sender).unwrap();
+        let batch = tokio::time::timeout(Duration::from_secs(20), batches.recv()).await.unwrap().unwrap();
+        let listing = Listing::NodeAddresses;
+        let [start, Event::NodeAddresses(addresses), end] = &batch.events[..] else { panic!("{batch:?}") };
+        assert_eq!((start, end), (&Event::ListStarted(listing), &Event::ListEnded(listing)));
+        assert!(addresses.is_sorted() && batch.warnings.is_empty(), "{batch:?}");
+        let v6: Vec<IpAddr> = addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
+        // A kernel without IPv6 has no such file, and no such addresses.
+        let shown = std::fs::read_to_string("/proc/self/net/if_inet6").unwrap_or_default();
+        let mut expected: Vec<IpAddr> = shown
+            .lines()
+            .filter_map(|line| u128::from_str_radix(line.split_whitespace().next()?, 16).ok())
+            .map(|bits| std::net::Ipv6Addr::from(bits).into())
+            .collect();
+        expected.sort_unstable();
+        expected.dedup();
+        assert_eq!(v6, expected);
+    }
+}

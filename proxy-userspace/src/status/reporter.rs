@@ -117,7 +117,7 @@ impl Reporter {
     }
 
     /// A batch ended early; `batch` says how far it came.
-    pub fn failed(&self, batch: Batch, error: &dyn std::error::Error) {
+    pub fn failed(&self, batch: Batch, error: &dyn std::fmt::Display) {
         let mut kept = self.lock();
         kept.count(batch);
         kept.status.sync.last_error = Some(error.to_string());

@@ -66,7 +66,7 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// What the kernel tells of an object of the type that `T` describes.
-fn info<T: Info>(fd: BorrowedFd<'_>) -> io::Result<T> {
+fn info<T: Answer>(fd: BorrowedFd<'_>) -> io::Result<T> {
     let mut answer = T::zeroed();
     let mut attributes = attributes();
     attributes.info.bpf_fd = number(fd);
@@ -77,13 +77,14 @@ fn info<T: Info>(fd: BorrowedFd<'_>) -> io::Result<T> {
     Ok(answer)
 }
 
-trait Info {
+/// What the kernel fills in: plain integers, so that zero is a value.
+trait Answer {
     fn zeroed() -> Self;
 }
 
 macro_rules! info_types {
     ($($name:ident),*) => {$(
-        impl Info for $name {
+        impl Answer for $name {
             fn zeroed() -> Self {
                 // SAFETY: the kernel's info structures are integers and arrays of integers.
                 unsafe { std::mem::zeroed() }

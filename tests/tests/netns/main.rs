@@ -9,6 +9,7 @@ mod churn;
 mod cluster;
 mod commands;
 mod netfilter;
+mod node_addresses;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;

@@ -10,8 +10,8 @@ mod slice;
 
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, ServiceCidr, ServiceCidrSpec};
 pub use service::{
-    ClientIpConfig, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
-    SessionAffinityConfig,
+    ClientIpConfig, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
+    ServiceStatus, SessionAffinityConfig,
 };
 pub use slice::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint};
 

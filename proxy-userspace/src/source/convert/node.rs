@@ -71,12 +71,11 @@ fn pod_cidrs(spec: &api::NodeSpec, report: &mut Report) -> Vec<IpNet> {
 fn ranges(texts: &[String], field: &str, report: &mut Report) -> Vec<IpNet> {
     let mut nets = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
-        match parse_net(text) {
-            Some(net) => nets.push(net),
-            None => {
-                let problem = format_args!("{text:?} is not a range; it is skipped");
-                report.warn(format!("{field}[{index}]"), problem);
-            }
+        if let Some(net) = parse_net(text) {
+            nets.push(net);
+        } else {
+            let problem = format_args!("{text:?} is not a range; it is skipped");
+            report.warn(format!("{field}[{index}]"), problem);
         }
     }
     nets

@@ -40,13 +40,17 @@ fn convert(
             return Outcome::Unserved(name, Unserved::Fqdn);
         }
         other => {
-            report.warn("addressType", format_args!("{other:?} is neither IPv4 nor IPv6; the slice is skipped"));
+            report.warn(
+                "addressType",
+                format_args!("{other:?} is neither IPv4 nor IPv6; the slice is skipped"),
+            );
             return Outcome::Rejected;
         }
     };
     let count = object.endpoints.len();
     if count > API_ENDPOINT_LIMIT {
-        let problem = format_args!("{count} endpoints, of which the API allows {API_ENDPOINT_LIMIT}; all are served");
+        let problem =
+            format_args!("{count} endpoints, of which the API allows {API_ENDPOINT_LIMIT}; all are served");
         report.warn("endpoints", problem);
     }
     // Collecting exactly as many as there are leaves no spare capacity in what lives as long as the slice.

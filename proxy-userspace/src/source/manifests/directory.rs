@@ -92,7 +92,7 @@ impl Directory {
         for (key, claim) in old.into_iter().flatten() {
             match reading.claims.get_mut(key) {
                 // The old object is the one that the state shares.
-                Some(new) if new == claim => *new = claim.clone(),
+                Some(new) if new == claim => new.clone_from(claim),
                 None if reading.is_partial => {
                     reading.claims.insert(key.clone(), claim.clone());
                 }

@@ -10,7 +10,7 @@ use crate::source::api::{self, Kind};
 /// An object that decoded.
 #[derive(Debug)]
 pub(super) enum Object {
-    Service(api::Service),
+    Service(Box<api::Service>),
     Slice(api::EndpointSlice),
     Node(api::Node),
     ServiceCidr(api::ServiceCidr),
@@ -29,16 +29,16 @@ pub(super) struct Fault {
     pub(super) is_bad: bool,
 }
 
-/// What a file holds, in order.
+/// One thing that a file holds.
 pub(super) type Found = Result<Object, Fault>;
+type Sink<'a> = &'a mut dyn FnMut(Found);
 
-/// Reads a file. The name says whether it is JSON.
-pub(super) fn read_file(path: &Path, bytes: &[u8]) -> Vec<Found> {
-    let mut found = Vec::new();
+/// Reads a file, one object at a time and in order. The name says whether it is JSON.
+pub(super) fn read_file(path: &Path, bytes: &[u8], sink: Sink<'_>) {
     match std::str::from_utf8(bytes) {
         Err(error) => {
             let line = 1 + count_lines(&bytes[..error.valid_up_to()]);
-            found.push(Err(Fault {
+            sink(Err(Fault {
                 place: "the file".into(),
                 line: Some(line),
                 problem: "not UTF-8; the file is skipped".into(),
@@ -46,11 +46,10 @@ pub(super) fn read_file(path: &Path, bytes: &[u8]) -> Vec<Found> {
             }));
         }
         Ok(text) if path.extension().is_some_and(|extension| extension == "json") => {
-            read_json(text, &mut found);
+            read_json(text, sink);
         }
-        Ok(text) => read_yaml(text, &mut found),
+        Ok(text) => read_yaml(text, sink),
     }
-    found
 }
 
 fn count_lines(bytes: &[u8]) -> u64 {
@@ -58,18 +57,18 @@ fn count_lines(bytes: &[u8]) -> u64 {
 }
 
 /// Splits at the document markers before parsing, so that one bad document does not hide the next.
-fn read_yaml(text: &str, found: &mut Vec<Found>) {
+fn read_yaml(text: &str, sink: Sink<'_>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut start, mut start_line) = (0, 1);
     let (mut offset, mut number) = (0, 0);
     for (line, content) in (1..).zip(text.split_inclusive('\n')) {
         if is_marker(content) && offset > start {
-            read_yaml_document(&text[start..offset], start_line, &mut number, found);
+            read_yaml_document(&text[start..offset], start_line, &mut number, sink);
             (start, start_line) = (offset, line);
         }
         offset += content.len();
     }
-    read_yaml_document(&text[start..], start_line, &mut number, found);
+    read_yaml_document(&text[start..], start_line, &mut number, sink);
 }
 
 /// `---` at the start of a line always starts a document: YAML allows it in no scalar.
@@ -78,30 +77,30 @@ fn is_marker(line: &str) -> bool {
 }
 
 /// Documents without content are not counted: a comment above the first marker is not a document to its author.
-fn read_yaml_document(text: &str, line: u64, number: &mut usize, found: &mut Vec<Found>) {
+fn read_yaml_document(text: &str, line: u64, number: &mut usize, sink: Sink<'_>) {
     let is_empty = text.lines().all(|line| {
         let line = line.strip_prefix("---").unwrap_or(line).trim();
         line.is_empty() || line.starts_with('#') || line == "..."
     });
     if !is_empty {
         *number += 1;
-        read_document(&Yaml(text), &Document { number: *number, line }, found);
+        read_document(&Yaml(text), &Document { number: *number, line }, sink);
     }
 }
 
 /// One value after the other. After a syntax error there is no telling where the next one starts.
-fn read_json(text: &str, found: &mut Vec<Found>) {
+fn read_json(text: &str, sink: Sink<'_>) {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let (mut start, mut number) = (0, 0);
     while let Some(value) = values.next() {
         number += 1;
         let document = Document { number, line: 1 + count_lines(&text.as_bytes()[..start]) };
         if let Err(error) = value {
-            found.push(Err(document.fault(Problem::of_json(&error))));
+            sink(Err(document.fault(Problem::of_json(&error))));
             return;
         }
         let end = values.byte_offset();
-        read_document(&Json(&text[start..end]), &document, found);
+        read_document(&Json(&text[start..end]), &document, sink);
         start = end;
     }
 }
@@ -124,32 +123,32 @@ impl Document {
     }
 }
 
-fn read_document(source: &impl Source, document: &Document, found: &mut Vec<Found>) {
+fn read_document(source: &impl Source, document: &Document, sink: Sink<'_>) {
     let meta: api::TypeMeta = match source.decode() {
         Ok(meta) => meta,
-        Err(problem) => return found.push(Err(document.fault(problem))),
+        Err(problem) => return sink(Err(document.fault(problem))),
     };
     if meta.known() == Some(Kind::List) {
         match source.decode::<List>() {
-            Ok(list) => read_items(list, document, found),
-            Err(problem) => found.push(Err(document.fault(problem))),
+            Ok(list) => read_items(list, document, sink),
+            Err(problem) => sink(Err(document.fault(problem))),
         }
         return;
     }
-    found.push(read_object(source, &meta).map_err(|error| match error {
+    sink(read_object(source, &meta).map_err(|error| match error {
         Refused::Undecodable(problem) => document.fault(problem),
         Refused::Unread(problem) => Fault { is_bad: false, ..document.fault(problem) },
     }));
 }
 
-fn read_items(list: List, document: &Document, found: &mut Vec<Found>) {
+fn read_items(list: List, document: &Document, sink: Sink<'_>) {
     for (index, item) in list.items.unwrap_or_default().into_iter().enumerate() {
         let item = Item(item);
         let object = item
             .decode::<api::TypeMeta>()
             .map_err(Refused::Undecodable)
             .and_then(|meta| read_object(&item, &meta));
-        found.push(object.map_err(|error| {
+        sink(object.map_err(|error| {
             let (problem, is_bad) = match error {
                 Refused::Undecodable(problem) => (problem.text, true),
                 Refused::Unread(problem) => (problem.text, false),
@@ -170,7 +169,7 @@ enum Refused {
 
 fn read_object(source: &impl Source, meta: &api::TypeMeta) -> Result<Object, Refused> {
     let object = match meta.known() {
-        Some(Kind::Service) => source.decode().map(Object::Service),
+        Some(Kind::Service) => source.decode().map(|service| Object::Service(Box::new(service))),
         Some(Kind::EndpointSlice) => source.decode().map(Object::Slice),
         Some(Kind::Node) => source.decode().map(Object::Node),
         Some(Kind::ServiceCidr) => source.decode().map(Object::ServiceCidr),
@@ -227,7 +226,8 @@ struct Item(serde_json::Value);
 
 impl Source for Yaml<'_> {
     /// The parser's limits on size are lifted: a List of 100 000 objects is a large file, not an attack. Its limits on
-    /// aliases and depth stay.
+    /// aliases and depth stay. Only `true` and `false` are booleans: a List is decoded before its types are known, and
+    /// an object may be called `n` or `on`.
     fn decode<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! {
@@ -236,6 +236,7 @@ impl Source for Yaml<'_> {
                 max_total_scalar_bytes: usize::MAX,
                 max_total_comment_bytes: usize::MAX,
             },
+            strict_booleans: true,
             with_snippet: false,
         };
         serde_saphyr::from_str_with_options(self.0, options).map_err(|error| Problem::of_yaml(&error))

@@ -1,6 +1,6 @@
 //! What one file says, and the words for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,18 +46,16 @@ impl Reading {
     /// Of a file's bytes.
     pub(super) fn of(path: &Path, bytes: &[u8], node_name: &str, names: &mut Interner) -> Self {
         let mut reader = Reader { path, reading: Self::default() };
-        for found in document::read_file(path, bytes) {
-            match found {
-                Err(fault) => reader.fault(fault),
-                Ok(document::Object::Service(object)) => reader.claim(convert::service(&object)),
-                Ok(document::Object::Slice(object)) => reader.claim(convert::slice(&object, names)),
-                Ok(document::Object::Node(object)) if object.metadata.name == node_name => {
-                    reader.claim(convert::node(&object, names));
-                }
-                Ok(document::Object::Node(_)) => {}
-                Ok(document::Object::ServiceCidr(object)) => reader.claim(convert::service_cidr(&object)),
+        document::read_file(path, bytes, &mut |found| match found {
+            Err(fault) => reader.fault(fault),
+            Ok(document::Object::Service(object)) => reader.claim(convert::service(&object)),
+            Ok(document::Object::Slice(object)) => reader.claim(convert::slice(&object, names)),
+            Ok(document::Object::Node(object)) if object.metadata.name == node_name => {
+                reader.claim(convert::node(&object, names));
             }
-        }
+            Ok(document::Object::Node(_)) => {}
+            Ok(document::Object::ServiceCidr(object)) => reader.claim(convert::service_cidr(&object)),
+        });
         reader.reading
     }
 }
@@ -93,10 +91,14 @@ impl Reader<'_> {
                 return;
             }
         };
-        if self.reading.claims.contains_key(&key) {
-            self.warn(&key, "", "twice in this file; the first one counts".into());
-        } else {
-            self.reading.claims.insert(key, claim);
+        match self.reading.claims.entry(key) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert(claim);
+            }
+            btree_map::Entry::Occupied(first) => {
+                let key = first.key().clone();
+                self.warn(&key, "", "twice in this file; the first one counts".into());
+            }
         }
     }
 

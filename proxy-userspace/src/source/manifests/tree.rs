@@ -55,8 +55,8 @@ pub(super) struct Wake {
 pub(super) struct Scan {
     /// Files that are new, changed or gone.
     pub(super) changed: Vec<PathBuf>,
-    /// Directories that cannot be listed; what was below them stands.
-    pub(super) unreadable: Vec<Warning>,
+    /// Directories that cannot be listed, so that what was below them stands, or not watched.
+    pub(super) troubles: Vec<Warning>,
 }
 
 impl Wake {
@@ -86,7 +86,7 @@ impl Tree {
     /// Looks at every directory and file. Fails if the root cannot be listed, and then changes nothing but the
     /// watches: whatever moved away with the root must not be taken for its content.
     pub(super) fn scan(&mut self) -> io::Result<Scan> {
-        let mut walk = Walk { inotify: self.inotify.as_fd(), found: BTreeMap::new(), watches: HashMap::new() };
+        let mut walk = Walk::new(self.inotify.as_fd());
         let mut pending = Vec::new();
         let listed = walk.list(&self.root, &mut pending);
         let mut unreadable: Vec<(PathBuf, io::Error)> = Vec::new();
@@ -96,7 +96,7 @@ impl Tree {
                 _ => {}
             }
         }
-        let Walk { found, watches, .. } = walk;
+        let Walk { found, watches, unwatched, .. } = walk;
         for watch in std::mem::replace(&mut self.watches, watches).into_keys() {
             if !self.watches.contains_key(&watch) {
                 // The kernel may have dropped it already, together with the directory.
@@ -105,14 +105,19 @@ impl Tree {
         }
         listed?;
         let is_hidden = |path: &Path| unreadable.iter().any(|(directory, _)| path.starts_with(directory));
-        let mut changed: Vec<PathBuf> =
-            self.files.keys().filter(|path| !found.contains_key(*path) && !is_hidden(path)).cloned().collect();
+        let mut changed: Vec<PathBuf> = self
+            .files
+            .keys()
+            .filter(|path| !found.contains_key(*path) && !is_hidden(path))
+            .cloned()
+            .collect();
         let is_new = |path: &PathBuf, stamp: &Option<Stamp>| {
             stamp.is_none() || self.files.get(path).is_none_or(|known| known != stamp)
         };
         changed.extend(found.into_iter().filter(|(path, stamp)| is_new(path, stamp)).map(|(path, _)| path));
-        let unreadable = unreadable.iter().map(|(path, error)| unreadable_warning(path, error)).collect();
-        Ok(Scan { changed, unreadable })
+        let mut troubles = unwatched;
+        troubles.extend(unreadable.iter().map(|(path, error)| unreadable_warning(path, error)));
+        Ok(Scan { changed, troubles })
     }
 
     /// Reads a file that an event or a scan named; the error says why it cannot be read.
@@ -148,12 +153,7 @@ impl Tree {
     }
 }
 
-fn take_event(
-    event: &inotify::Event<'_>,
-    watches: &mut HashMap<i32, PathBuf>,
-    root: &Path,
-    wake: &mut Wake,
-) {
+fn take_event(event: &inotify::Event<'_>, watches: &mut HashMap<i32, PathBuf>, root: &Path, wake: &mut Wake) {
     let flags = event.events();
     if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
         wake.needs_scan = true;
@@ -191,9 +191,14 @@ struct Walk<'a> {
     inotify: BorrowedFd<'a>,
     found: BTreeMap<PathBuf, Option<Stamp>>,
     watches: HashMap<i32, PathBuf>,
+    unwatched: Vec<Warning>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(inotify: BorrowedFd<'a>) -> Self {
+        Self { inotify, found: BTreeMap::new(), watches: HashMap::new(), unwatched: Vec::new() }
+    }
+
     /// Lists a directory; the watch is there before the look, so that nothing falls between.
     fn list(&mut self, directory: &Path, pending: &mut Vec<PathBuf>) -> io::Result<()> {
         let events = WatchFlags::CLOSE_WRITE
@@ -204,27 +209,40 @@ impl Walk<'_> {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        let watch = inotify::add_watch(self.inotify, directory, events)?;
-        self.watches.insert(watch, directory.to_owned());
+        let watch = inotify::add_watch(self.inotify, directory, events);
         for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if is_hidden(&name) {
-                continue;
+            self.take(&entry?, pending);
+        }
+        match watch {
+            Ok(watch) => {
+                self.watches.insert(watch, directory.to_owned());
             }
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
-            } else if is_manifest(&name) {
-                let path = entry.path();
-                match stamp_of(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    stamp => {
-                        self.found.insert(path, stamp.ok());
-                    }
+            Err(error) => self.unwatched.push(Warning {
+                object: directory.display().to_string(),
+                field: String::new(),
+                problem: format!("cannot be watched ({error}); it is looked at again and again instead"),
+            }),
+        }
+        Ok(())
+    }
+
+    /// Whatever went since the directory was listed is not there: its event will say so as well.
+    fn take(&mut self, entry: &fs::DirEntry, pending: &mut Vec<PathBuf>) {
+        let name = entry.file_name();
+        if is_hidden(&name) {
+            return;
+        }
+        if entry.file_type().is_ok_and(|file_type| file_type.is_dir()) {
+            pending.push(entry.path());
+        } else if is_manifest(&name) {
+            let path = entry.path();
+            match stamp_of(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                stamp => {
+                    self.found.insert(path, stamp.ok());
                 }
             }
         }
-        Ok(())
     }
 }
 

@@ -45,7 +45,7 @@ impl Manifests {
             tree,
             directory: Directory::new(node_name),
             is_listed: false,
-            unreadable: BTreeSet::new(),
+            troubles: BTreeSet::new(),
         };
         let name = "manifests";
         std::thread::Builder::new()
@@ -68,8 +68,8 @@ struct Follower {
     tree: Tree,
     directory: Directory,
     is_listed: bool,
-    /// What cannot be read, as it was reported.
-    unreadable: BTreeSet<Warning>,
+    /// What cannot be read or watched, as it was reported.
+    troubles: BTreeSet<Warning>,
 }
 
 /// Why a wait ended.
@@ -87,7 +87,7 @@ impl Follower {
             if !batch.is_empty() && batches.blocking_send(batch).is_err() {
                 return;
             }
-            let timeout = (!self.unreadable.is_empty()).then_some(RETRY);
+            let timeout = (!self.troubles.is_empty()).then_some(RETRY);
             wake = match self.wait(stop, timeout) {
                 Ok(Waited::Stopped) => return,
                 Ok(Waited::TimedOut) => Wake::scan(),
@@ -130,39 +130,39 @@ impl Follower {
     }
 
     fn look(&mut self, wake: Wake) -> Batch {
-        let (mut paths, mut unreadable) = (wake.files, BTreeSet::new());
+        let (mut paths, mut troubles) = (wake.files, BTreeSet::new());
         if wake.needs_scan {
             match self.tree.scan() {
                 Ok(scan) => {
                     paths.extend(scan.changed);
-                    unreadable.extend(scan.unreadable);
+                    troubles.extend(scan.troubles);
                 }
                 Err(error) => {
                     return self.report(BTreeSet::from([unreadable_warning(&self.root, &error)]));
                 }
             }
         } else {
-            unreadable.clone_from(&self.unreadable);
+            troubles.clone_from(&self.troubles);
         }
         let tree = &mut self.tree;
         let changes = paths.into_iter().filter_map(|path| match tree.read(path) {
             Ok(change) => Some(change),
             Err(warning) => {
-                unreadable.insert(warning);
+                troubles.insert(warning);
                 None
             }
         });
         let mut batch =
             if self.is_listed { self.directory.update(changes) } else { self.directory.list(changes) };
         self.is_listed = true;
-        batch.warnings.append(&mut self.report(unreadable).warnings);
+        batch.warnings.append(&mut self.report(troubles).warnings);
         batch
     }
 
-    /// Remembers what cannot be read; says only what is new, since it is tried again and again.
-    fn report(&mut self, unreadable: BTreeSet<Warning>) -> Batch {
-        let warnings = unreadable.difference(&self.unreadable).cloned().collect();
-        self.unreadable = unreadable;
+    /// Remembers the troubles; says only what is new, since it is tried again and again.
+    fn report(&mut self, troubles: BTreeSet<Warning>) -> Batch {
+        let warnings = troubles.difference(&self.troubles).cloned().collect();
+        self.troubles = troubles;
         Batch { events: Vec::new(), warnings }
     }
 }

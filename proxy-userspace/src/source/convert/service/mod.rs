@@ -105,7 +105,8 @@ fn cluster_ips(spec: &api::ServiceSpec, report: &mut Report) -> Vec<IpAddr> {
                 report.warn(field, format_args!("{text:?} is a second address of its family; it is skipped"));
             }
             Ok(ip) if !is_listed_family(&spec.ip_families, ip) => {
-                report.warn(field, format_args!("{text:?} is of no family in spec.ipFamilies; it is skipped"));
+                report
+                    .warn(field, format_args!("{text:?} is of no family in spec.ipFamilies; it is skipped"));
             }
             Ok(ip) => ips.push(ip),
         }
@@ -170,7 +171,8 @@ fn load_balancer_ips(
         }
         let field = |name| format!("status.loadBalancer.ingress[{index}].{name}");
         if !matches!(ingress.ip_mode.as_str(), "" | "VIP") {
-            let problem = format_args!("{:?} is neither VIP nor Proxy; the address is skipped", ingress.ip_mode);
+            let problem =
+                format_args!("{:?} is neither VIP nor Proxy; the address is skipped", ingress.ip_mode);
             report.warn(field("ipMode"), problem);
             continue;
         }

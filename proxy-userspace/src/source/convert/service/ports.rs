@@ -1,12 +1,16 @@
 //! `spec.ports` of a Service.
 
-use crate::source::convert::{Report, port_number, protocol};
 use crate::model::{Protocol, ServicePort};
 use crate::source::api;
+use crate::source::convert::{Report, port_number, protocol};
 
 /// The ports that can be served. The API server refuses two ports of one name or of one number, protocol for
 /// protocol; of such a pair the first is kept.
-pub(super) fn ports(ports: &[api::ServicePort], has_node_ports: bool, report: &mut Report) -> Vec<ServicePort> {
+pub(super) fn ports(
+    ports: &[api::ServicePort],
+    has_node_ports: bool,
+    report: &mut Report,
+) -> Vec<ServicePort> {
     let mut served: Vec<ServicePort> = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
         let mut entry = Entry { index, port, report };
@@ -54,12 +58,7 @@ impl Entry<'_> {
 
     /// A nodePort is served if the API holds one, `allocateLoadBalancerNodePorts` or not. The API server clears it
     /// where the type has none.
-    fn node_port(
-        &mut self,
-        protocol: Protocol,
-        has_node_ports: bool,
-        before: &[ServicePort],
-    ) -> Option<u16> {
+    fn node_port(&mut self, protocol: Protocol, has_node_ports: bool, before: &[ServicePort]) -> Option<u16> {
         let number = self.port.node_port;
         if number == 0 {
             return None;

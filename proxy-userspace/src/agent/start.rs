@@ -1,0 +1,167 @@
+//! Brings the datapath up: judge the host, adopt or make the maps, load the programs; attach once the maps are right.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use proxy_common::counter;
+use proxy_common::names::SCHEMA;
+use sha2::{Digest, Sha256};
+use tracing::{info, warn};
+
+use super::sync::{Sync, SyncOptions};
+use super::{AgentError, Variant};
+use crate::config::AgentConfig;
+use crate::datapath::DatapathError;
+use crate::datapath::attach::Links;
+use crate::datapath::hooks::HOOKS;
+use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
+use crate::datapath::pin::PinDir;
+use crate::datapath::{logs, probe};
+use crate::health;
+use crate::maps::store::KernelStore;
+use crate::model::Listing;
+use crate::plan::rules::Rules;
+use crate::status::{CgroupStatus, Identity, Reporter};
+use crate::sys;
+
+/// An agent whose programs are loaded.
+pub(super) struct Node {
+    pub(super) sync: Sync<KernelStore>,
+    pub(super) reporter: Reporter,
+    pub(super) expected: Vec<Listing>,
+    loaded: Loaded,
+    cgroup: Cgroup,
+    /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
+    pin_dir: Option<PinDir>,
+    /// Open while the hooks are attached.
+    links: Option<Links>,
+}
+
+struct Cgroup {
+    fd: OwnedFd,
+    id: u64,
+    path: String,
+}
+
+impl Node {
+    /// Loads everything; nothing is attached yet.
+    pub(super) fn start(config: &AgentConfig, variant: &Variant) -> Result<Self, AgentError> {
+        let missing = probe::missing(&probe::gather(config.cgroup.is_some()));
+        if !missing.is_empty() {
+            return Err(AgentError::Unfit(missing));
+        }
+        let cgroup = Cgroup::open(config.cgroup.as_deref())?;
+        let pin_dir = prepare_pins(&config.pin_dir, variant.schema.unwrap_or(SCHEMA))?;
+        let object = variant.object.as_deref().unwrap_or(OBJECT);
+        let mut loaded = Loaded::new(&LoadOptions {
+            object,
+            pin_dir: pin_dir.as_ref(),
+            host_netns: sys::socket::netns_cookie()
+                .map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
+            counter_shards: counter_shards(),
+            log_level: config.bpf_log_level as u8,
+        })?;
+        logs::forward(&mut loaded, config.bpf_log_level as u8)?;
+        let store = KernelStore::open(loaded.kernel_maps()?)?;
+        let expected = vec![
+            Listing::Services,
+            Listing::EndpointSlices,
+            Listing::Node,
+            Listing::ServiceCidrs,
+            Listing::NodeAddresses,
+        ];
+        let options = SyncOptions {
+            node_name: config.node_name.clone(),
+            node_ports: config.nodeport_addresses.clone(),
+            expected: expected.clone(),
+            rules: Rules::for_shards(counter_shards()),
+            order: variant.order,
+        };
+        let reporter = Reporter::new(identity(config, variant, object), &expected);
+        describe(&reporter, &cgroup, pin_dir.is_some());
+        let sync = Sync::adopt(store, options)?;
+        health::start(config.healthz_address, config.metrics_address, reporter.clone())
+            .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
+        Ok(Self { sync, reporter, expected, loaded, cgroup, pin_dir, links: None })
+    }
+
+    /// Attaches the hooks, or puts the programs under the links that are there; once.
+    pub(super) fn attach(&mut self) -> Result<(), AgentError> {
+        if self.links.is_some() {
+            return Ok(());
+        }
+        let cgroup = (self.cgroup.fd.as_fd(), self.cgroup.id);
+        let (links, outcomes) = Links::attach(&self.loaded, cgroup, self.pin_dir.as_ref())?;
+        for (hook, outcome) in outcomes {
+            info!(hook = hook.name, ?outcome, cgroup = %self.cgroup.path, "attached");
+        }
+        self.links = Some(links);
+        // The programs that used the maps of another layout are gone only now.
+        if let Some(pin_dir) = &self.pin_dir {
+            for layout in pin_dir.remove_other_layouts()? {
+                info!(layout, "removed the maps of another layout");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cgroup {
+    fn open(given: Option<&Path>) -> Result<Self, AgentError> {
+        let failed = |source| AgentError::System { step: "open the cgroup", source };
+        let (fd, path) = if let Some(path) = given {
+            (File::open(path).map_err(failed)?.into(), path.display().to_string())
+        } else {
+            let root = sys::cgroup::true_root().map_err(|error| failed(std::io::Error::other(error)))?;
+            (root, "/".to_owned())
+        };
+        let id = sys::cgroup::id(&fd).map_err(failed)?;
+        Ok(Self { fd, id, path })
+    }
+}
+
+/// Makes the pin directory, or explains why there will be none.
+fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathError> {
+    if !PinDir::is_on_bpffs(root) {
+        warn!(pin_dir = %root.display(), "not on a bpffs: nothing is pinned, and a restart will not be hitless");
+        return Ok(None);
+    }
+    let pin_dir = PinDir::new(root, schema);
+    pin_dir.create()?;
+    if let Some(difference) = pin_dir.foreign_map()? {
+        let aside = pin_dir.set_aside()?;
+        warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+    }
+    Ok(Some(pin_dir))
+}
+
+fn counter_shards() -> u32 {
+    // Possible CPUs, not those online or allowed to this process: a program runs wherever its caller does.
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let last = possible.trim().rsplit(['-', ',']).next().and_then(|text| text.parse::<u32>().ok());
+    counter::shards(last.map_or(counter::MAX_SHARDS, |last| last.saturating_add(1)))
+}
+
+fn identity(config: &AgentConfig, variant: &Variant, object: &[u8]) -> Identity {
+    Identity {
+        node_name: config.node_name.clone(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema: variant.schema.unwrap_or(SCHEMA),
+        object_hash: format!("{:x}", Sha256::digest(object)),
+    }
+}
+
+fn describe(reporter: &Reporter, cgroup: &Cgroup, is_pinned: bool) {
+    reporter.update(|status| {
+        status.cgroup = Some(CgroupStatus { path: cgroup.path.clone(), id: cgroup.id });
+        status.hooks = HOOKS.iter().map(|hook| hook.name.to_owned()).collect();
+        if !is_pinned {
+            status.limitations.push(
+                "the pin directory is not on a bpffs: nothing is pinned, and a restart is not hitless"
+                    .to_owned(),
+            );
+        }
+    });
+}

@@ -1,0 +1,234 @@
+//! From events to maps: state, plan and store in one place, without threads, sockets or clocks of its own.
+//!
+//! The agent drives it with the kernel store; the golden tier and the benches drive the very same code with others.
+
+use foldhash::HashMap;
+use tracing::{debug, info, warn};
+
+use crate::maps::apply::{self, Executed, StoreOrder};
+use crate::maps::{MapStore, StoreError, adopt};
+use crate::model::{Event, Listing, ObjectName};
+use crate::plan::claims::Conflict;
+use crate::plan::desired::{desired_ports, port_tags};
+use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
+use crate::plan::node::{NodePortAddresses, desired_node};
+use crate::plan::quarantine::Millis;
+use crate::plan::rules::Rules;
+use crate::plan::tables::OwnerTag;
+use crate::state::{Dirty, State};
+
+/// Why the maps cannot be written to.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// They cannot be read.
+    #[error("read the maps: {0}")]
+    Read(#[from] StoreError),
+    /// What they hold makes no sense.
+    #[error("the maps contradict themselves: {0}")]
+    Contradiction(#[from] Contradiction),
+}
+
+/// What decides how events become tables, apart from the events.
+#[derive(Clone, Debug)]
+pub struct SyncOptions {
+    /// Name of the own Node.
+    pub node_name: String,
+    /// Which addresses serve NodePorts.
+    pub node_ports: NodePortAddresses,
+    /// Listings that must end before anything is written.
+    pub expected: Vec<Listing>,
+    /// What the writer goes by.
+    pub rules: Rules,
+    /// [`StoreOrder::Planned`], but for control runs that must fail.
+    pub order: StoreOrder,
+}
+
+/// The way from events into one store.
+#[derive(Debug)]
+pub struct Sync<S> {
+    state: State,
+    planner: Planner,
+    store: S,
+    options: SyncOptions,
+    dirty: Dirty,
+    /// Whether the maps have been compared with the whole state once.
+    is_pruned: bool,
+    /// Whether the mirror may be wrong: an op was done in part and the maps could not be read back.
+    must_adopt: bool,
+    /// Service ports of each Service as last planned, to know which are gone.
+    planned: HashMap<ObjectName, Box<[OwnerTag]>>,
+}
+
+/// What one [`Sync::sync`] did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was executed, also by a batch that ended early.
+    pub executed: Executed,
+    /// Whether all that was asked for, and had room, is in the maps.
+    pub is_settled: bool,
+    /// Service ports that the maps have no room for.
+    pub refused: Vec<Refused>,
+    /// Frontends that two service ports claim.
+    pub conflicts: Vec<Conflict>,
+    /// What could not be had as asked for.
+    pub warnings: Vec<String>,
+    /// Why the batch ended early; the next one goes on from there.
+    pub error: Option<String>,
+}
+
+impl<S: MapStore> Sync<S> {
+    /// Adopts what the maps hold. Nothing is written until every expected listing has ended.
+    pub fn adopt(store: S, options: SyncOptions) -> Result<Self, AdoptError> {
+        let planner = adopt_planner(&store, options.rules)?;
+        let state = State::new(&options.node_name, options.expected.iter().copied());
+        Ok(Self {
+            state,
+            planner,
+            store,
+            options,
+            dirty: Dirty::default(),
+            is_pruned: false,
+            must_adopt: false,
+            planned: HashMap::default(),
+        })
+    }
+
+    /// Takes changes in; nothing is written yet.
+    pub fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            let dirty = self.state.apply(event);
+            self.dirty.merge(dirty);
+        }
+    }
+
+    /// Whether there may be something to write.
+    pub fn is_due(&self) -> bool {
+        self.state.is_listed() && (!self.is_pruned || !self.dirty.is_empty() || !self.planner.is_in_sync())
+    }
+
+    /// Whether every expected listing has ended and the maps have held all of it once.
+    pub fn is_ready(&self) -> bool {
+        self.is_pruned
+    }
+
+    /// The desired world.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The maps.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The mirror of the maps and what goes with it.
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// Writes what has changed. `now` is any clock in milliseconds that never goes back.
+    pub fn sync(&mut self, now: Millis) -> Outcome {
+        if !self.is_due() {
+            return Outcome { is_settled: true, ..Outcome::default() };
+        }
+        if self.must_adopt
+            && let Err(error) = self.adopt_again()
+        {
+            return Outcome { error: Some(error.to_string()), ..Outcome::default() };
+        }
+        let (changes, warnings) = self.collect();
+        let batch = self.planner.plan(changes, now);
+        let mut outcome = Outcome {
+            refused: batch.refused,
+            conflicts: batch.conflicts,
+            warnings,
+            ..Outcome::default()
+        };
+        let Self { planner, store, options, .. } = self;
+        match apply::run(store, &batch.ops, |op| planner.settle(op), options.order) {
+            Ok(executed) => {
+                self.planner.finish(now);
+                outcome.executed = executed;
+                self.note_complete(executed);
+            }
+            Err(error) => {
+                self.planner.fail(&batch.ops[error.at], now);
+                self.must_adopt = error.unsure;
+                outcome.executed = error.done;
+                outcome.error = Some(format!("{error}: {}", error.source));
+            }
+        }
+        outcome.is_settled = self.planner.is_in_sync();
+        outcome
+    }
+
+    fn note_complete(&mut self, executed: Executed) {
+        if !self.is_pruned {
+            info!(
+                services = self.planned.len(),
+                ops = executed.ops,
+                stores = executed.stores,
+                "the maps hold it all"
+            );
+        }
+        self.is_pruned = true;
+    }
+
+    /// Reads the maps once more and plans everything anew from there.
+    fn adopt_again(&mut self) -> Result<(), AdoptError> {
+        self.planner = adopt_planner(&self.store, self.options.rules)?;
+        self.must_adopt = false;
+        self.is_pruned = false;
+        Ok(())
+    }
+
+    fn collect(&mut self) -> (Changes, Vec<String>) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let all = dirty.all || !self.is_pruned;
+        let mut changes = Changes::default();
+        let mut warnings = Vec::new();
+        let mut names: Vec<ObjectName> = dirty.services.into_iter().collect();
+        if all {
+            names.extend(self.state.service_names().cloned());
+            names.sort_unstable();
+            names.dedup();
+        }
+        for name in names {
+            self.collect_service(&name, &mut changes, &mut warnings);
+        }
+        if dirty.node || all {
+            let cidrs = self.state.cidrs();
+            let node = self.state.node();
+            changes.node = Some(desired_node(self.state.addresses(), node, cidrs, &self.options.node_ports));
+        }
+        changes.prune = all;
+        (changes, warnings)
+    }
+
+    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, warnings: &mut Vec<String>) {
+        let before = self.planned.remove(name).unwrap_or_default();
+        let mut after: Box<[OwnerTag]> = Box::default();
+        if let Some(service) = self.state.service(name) {
+            let slices: Vec<_> = self.state.slices(name).collect();
+            let plan = desired_ports(service, &slices, self.state.node());
+            after = port_tags(service).into();
+            for port in &plan.ports {
+                debug!(service = %port.label, backends = port.backends.len(), "planned");
+            }
+            for warning in plan.warnings {
+                warn!(%warning, "planned in part");
+                warnings.push(warning.to_string());
+            }
+            changes.upsert.extend(plan.ports);
+        }
+        changes.remove.extend(before.iter().filter(|tag| !after.contains(tag)));
+        if !after.is_empty() {
+            self.planned.insert(name.clone(), after);
+        }
+    }
+}
+
+fn adopt_planner(store: &impl MapStore, rules: Rules) -> Result<Planner, AdoptError> {
+    let adopt::Adopted { actual, strays } = adopt::adopt(store)?;
+    Ok(Planner::adopt(actual, strays, rules)?)
+}

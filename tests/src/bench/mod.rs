@@ -1,0 +1,36 @@
+//! The benches: what a connect costs, and what many services cost. They report and never gate.
+//!
+//! Traffic stays inside scratch namespaces, and the hooks are on a scratch cgroup that holds this process alone.
+
+mod connect;
+mod estimate;
+mod hooks;
+mod machine;
+mod pairs;
+mod site;
+mod table;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures Shunt on this machine; what is missed or not resolved is said, and the exit code is 0.
+#[derive(Parser)]
+#[command(name = "bench")]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// Cost of a hook run, and of a connect to a ClusterIP against one to its backends.
+    Connect(connect::ConnectArguments),
+}
+
+/// Runs one bench and prints its table.
+pub fn run(arguments: BenchArguments) -> Result<()> {
+    machine::print();
+    match arguments.command {
+        BenchCommand::Connect(arguments) => connect::run(&arguments),
+    }
+}
