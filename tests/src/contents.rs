@@ -4,11 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use proxy_common::addr::Addr;
+use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
+use shunt::datapath::load::open_pinned_maps;
 use shunt::datapath::pin::{PinDir, pinned_map_names};
+use shunt::maps::adopt::adopt;
+use shunt::maps::render;
+use shunt::maps::store::KernelStore;
 use shunt::sys::map::{Map, Shape};
 
 /// Elements as key and value, in the order of keys.
@@ -61,6 +68,17 @@ impl Contents {
     pub fn size(&self) -> usize {
         self.maps.values().flatten().map(|(key, value)| key.len() + value.len()).sum()
     }
+}
+
+/// How often the cell behind the TCP frontend `vip` was switched, read from the maps pinned below `root`.
+pub fn head_sequence(root: &Path, schema: u32, vip: SocketAddr) -> Result<u32> {
+    let store = KernelStore::open(open_pinned_maps(&PinDir::new(root, schema))?)?;
+    let actual = adopt(&store)?.actual;
+    let is_vip = |key: &FrontendKey| key.addr == Addr::from(vip.ip()) && key.port.get() == vip.port();
+    let frontends = render::frontends(&actual);
+    let tag = frontends.iter().find(|row| is_vip(&row.key)).map(|row| row.tag);
+    let row = render::services(&actual).into_iter().find(|row| Some(row.tag) == tag);
+    row.map(|row| row.sequence).with_context(|| format!("no cell behind {vip}"))
 }
 
 fn elements(map: &Map) -> Result<Elements> {

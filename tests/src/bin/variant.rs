@@ -1,0 +1,51 @@
+//! The agent with what only tests may change: another object, another layout version, a wrong order of stores.
+//!
+//! It runs the shipped agent's own code with the shipped options; see [`shunt::agent::Variant`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use shunt::agent::Variant;
+use shunt::cli::AgentArgs;
+use shunt::cmd::{self, Exit};
+use shunt::datapath::load::read_object;
+use shunt::maps::apply::StoreOrder;
+
+/// An agent that differs from the shipped one.
+#[derive(Parser)]
+struct Arguments {
+    /// eBPF object to load in place of the embedded one.
+    #[arg(long)]
+    object: Option<PathBuf>,
+    /// Layout version that names the pin directory.
+    #[arg(long)]
+    schema: Option<u32>,
+    /// Run each batch last op first.
+    #[arg(long)]
+    reversed: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// As `shunt agent`.
+    Agent(AgentArgs),
+}
+
+fn main() -> ExitCode {
+    let exit = run(Arguments::parse()).unwrap_or_else(|error| {
+        eprintln!("variant: {error:#}");
+        Exit::of(&error)
+    });
+    exit.into()
+}
+
+fn run(arguments: Arguments) -> Result<Exit> {
+    let Command::Agent(agent) = arguments.command;
+    let order = if arguments.reversed { StoreOrder::Reversed } else { StoreOrder::Planned };
+    let object = arguments.object.as_deref().map(read_object).transpose()?;
+    cmd::agent::run_variant(agent, &Variant { object, schema: arguments.schema, order })
+}
