@@ -24,6 +24,8 @@ pub enum Command {
     Agent(AgentArgs),
     /// Show what runs: hooks as the kernel reports them, map fill, and what the agent says of itself
     Status(StatusArgs),
+    /// List what the maps hold
+    Dump(DumpArgs),
     /// Detach and unpin everything of a pin directory; leaves no trace
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
@@ -104,6 +106,9 @@ pub struct DumpArgs {
     /// Where maps and links are pinned.
     #[command(flatten)]
     pub pin: PinArgs,
+    /// Where the agent tells the names of service ports.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,

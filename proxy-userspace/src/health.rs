@@ -126,6 +126,7 @@ fn respond(port: Port, method: &Method, path: &str, reporter: &Reporter) -> Resp
         (Port::Healthz, "/readyz") => readyz(&reporter.snapshot().reasons_not_ready()),
         (Port::Metrics, "/healthz") => text(StatusCode::OK, "ok"),
         (Port::Metrics, "/proxyMode") => text(StatusCode::OK, "shunt"),
+        (Port::Metrics, "/names") => json(StatusCode::OK, &reporter.names()),
         (Port::Metrics, "/status") => json(StatusCode::OK, &reporter.snapshot()),
         _ => text(StatusCode::NOT_FOUND, "not found\n"),
     }

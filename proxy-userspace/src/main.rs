@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Agent(args) => cmd::agent::run(args),
         Command::Status(args) => cmd::status::run(&args),
+        Command::Dump(args) => cmd::dump::run(&args),
         Command::Cleanup(args) => cmd::cleanup::run(&args),
         Command::Completions(args) => cmd::completions::run(&args),
     };

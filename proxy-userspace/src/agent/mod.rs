@@ -161,6 +161,7 @@ fn report(reporter: &Reporter, outcome: &Outcome, took: Duration) {
     for conflict in &outcome.conflicts {
         warn!(service = %conflict.loser, frontend = %conflict.key, holder = %conflict.winner, "frontend is taken");
     }
+    reporter.rename(&outcome.named, &outcome.forgotten);
     reporter.update(|status| {
         status.refused = outcome.refused.iter().map(refusal).collect();
         status.conflicts = outcome.conflicts.iter().map(conflict).collect();

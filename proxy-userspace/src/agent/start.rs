@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use proxy_common::counter;
 use proxy_common::names::SCHEMA;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -17,6 +16,7 @@ use crate::datapath::attach::Links;
 use crate::datapath::hooks::HOOKS;
 use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
 use crate::datapath::pin::PinDir;
+use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
 use crate::health;
 use crate::maps::store::KernelStore;
@@ -134,13 +134,6 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
         warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
     }
     Ok(Some(pin_dir))
-}
-
-fn counter_shards() -> u32 {
-    // Possible CPUs, not those online or allowed to this process: a program runs wherever its caller does.
-    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
-    let last = possible.trim().rsplit(['-', ',']).next().and_then(|text| text.parse::<u32>().ok());
-    counter::shards(last.map_or(counter::MAX_SHARDS, |last| last.saturating_add(1)))
 }
 
 fn identity(config: &AgentConfig, variant: &Variant, object: &[u8]) -> Identity {

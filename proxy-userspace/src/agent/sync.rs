@@ -2,6 +2,8 @@
 //!
 //! The agent drives it with the kernel store; the golden tier and the benches drive the very same code with others.
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 use tracing::{debug, info, warn};
 
@@ -72,6 +74,10 @@ pub struct Outcome {
     pub conflicts: Vec<Conflict>,
     /// What could not be had as asked for.
     pub warnings: Vec<String>,
+    /// Labels of service ports that were planned.
+    pub named: Vec<(OwnerTag, Arc<str>)>,
+    /// Service ports that went.
+    pub forgotten: Vec<OwnerTag>,
     /// Why the batch ended early; the next one goes on from there.
     pub error: Option<String>,
 }
@@ -137,9 +143,17 @@ impl<S: MapStore> Sync<S> {
             return Outcome { error: Some(error.to_string()), ..Outcome::default() };
         }
         let (changes, warnings) = self.collect();
+        let named = changes.upsert.iter().map(|port| (port.tag, Arc::clone(&port.label))).collect();
+        let forgotten = changes.remove.clone();
         let batch = self.planner.plan(changes, now);
-        let mut outcome =
-            Outcome { refused: batch.refused, conflicts: batch.conflicts, warnings, ..Outcome::default() };
+        let mut outcome = Outcome {
+            refused: batch.refused,
+            conflicts: batch.conflicts,
+            warnings,
+            named,
+            forgotten,
+            ..Outcome::default()
+        };
         let Self { planner, store, options, .. } = self;
         match apply::run(store, &batch.ops, |op| planner.settle(op), options.order) {
             Ok(executed) => {

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod cleanup;
 pub mod completions;
+pub mod dump;
 pub mod status;
 
 use std::io::{self, Write};

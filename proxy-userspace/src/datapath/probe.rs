@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use proxy_common::counter;
+
 /// Oldest kernel that is supported: `bpf_set_retval` (5.18), kernel-owned hash elements without preallocation that
 /// are safe from any context (6.1).
 pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -81,6 +83,14 @@ pub fn gather(cgroup_given: bool) -> Facts {
         has_cgroup2: cgroup_given || mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2")),
         capabilities: parse_capabilities(&status),
     }
+}
+
+/// Shards of each counter on this host.
+pub fn counter_shards() -> u32 {
+    // Possible CPUs, not those online or allowed to this process: a program runs wherever its caller does.
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let last = possible.trim().rsplit(['-', ',']).next().and_then(|text| text.parse::<u32>().ok());
+    counter::shards(last.map_or(counter::MAX_SHARDS, |last| last.saturating_add(1)))
 }
 
 fn parse_release(release: &str) -> Option<(u32, u32)> {

@@ -1,5 +1,6 @@
 //! The handle through which the agent's loop says what it did, and its HTTP endpoints learn it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{AgentStatus, Identity, Sample, SourceStatus, SyncStatus, Warning, Warnings, listing_name};
 use crate::model::Listing;
+use crate::plan::tables::OwnerTag;
 
 /// An update that waits longer than this is a fault: twice kube-proxy's default sync period.
 pub const OVERDUE: Duration = Duration::from_mins(1);
@@ -42,6 +44,8 @@ pub struct Health {
 #[derive(Clone, Debug)]
 pub struct Reporter {
     kept: Arc<Mutex<Kept>>,
+    /// Apart from the status, which is copied for each request.
+    names: Arc<Mutex<BTreeMap<u64, Arc<str>>>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +75,23 @@ impl Reporter {
             warnings: Warnings::default(),
             limitations: Vec::new(),
         };
-        Self { kept: Arc::new(Mutex::new(Kept { status, started: Instant::now(), pending_since: None })) }
+        let kept = Arc::new(Mutex::new(Kept { status, started: Instant::now(), pending_since: None }));
+        Self { kept, names: Arc::default() }
+    }
+
+    /// Learns the labels of service ports, and forgets those that went.
+    pub fn rename(&self, named: &[(OwnerTag, Arc<str>)], forgotten: &[OwnerTag]) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for tag in forgotten {
+            names.remove(&tag.0);
+        }
+        names.extend(named.iter().map(|(tag, label)| (tag.0, Arc::clone(label))));
+    }
+
+    /// Labels of service ports by owner tag in hexadecimal.
+    pub fn names(&self) -> BTreeMap<String, String> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().map(|(tag, label)| (format!("{tag:016x}"), label.to_string())).collect()
     }
 
     /// A copy of all there is to tell.

@@ -1,0 +1,260 @@
+//! `shunt dump`: what the maps hold, row by row, read from the pinned maps themselves. The maps know service ports by
+//! a hash; their names come from the agent, and without one the hash is shown.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use proxy_common::counter::{self, ServiceCounter};
+use proxy_common::lb::DropReason;
+use proxy_common::names::SCHEMA;
+use proxy_common::service::{View, ViewKind};
+use serde::Serialize;
+
+use super::{Exit, columns, print};
+use crate::cli::{DumpArgs, DumpTable};
+use crate::config::ServiceFilter;
+use crate::datapath::load::open_pinned_maps;
+use crate::datapath::pin::PinDir;
+use crate::datapath::probe::counter_shards;
+use crate::health::get;
+use crate::maps::render::{self, ServiceRow, ViewRow};
+use crate::maps::store::KernelStore;
+use crate::maps::{WordTable, Words, adopt};
+use crate::plan::actual::Actual;
+use crate::plan::tables::OwnerTag;
+
+/// Prints one table.
+pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let names = runtime.block_on(ask_names(args)).unwrap_or_else(|reason| {
+        eprintln!("shunt: service ports are shown by their hash: no names from the agent: {reason}");
+        Names::default()
+    });
+    let root = &args.pin.pin_dir;
+    let maps = open_pinned_maps(&PinDir::new(root, SCHEMA))
+        .with_context(|| format!("no maps in {}", root.display()))?;
+    let store = KernelStore::open(maps)?;
+    let actual = adopt::adopt(&store)?.actual;
+    let dump = Dump { store: &store, actual: &actual, names: &names, filter: args.service.as_ref() };
+    let form = args.output.output;
+    match args.table {
+        DumpTable::Services => print(form, &dump.services()?, |rows| services_table(rows))?,
+        DumpTable::Frontends => print(form, &dump.frontends(), |rows| frontends_table(rows))?,
+        DumpTable::Backends => print(form, &dump.backends(), |rows| backends_table(rows))?,
+        DumpTable::Counters => print(form, &dump.counters()?, |rows| counters_table(rows))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Labels of service ports by owner tag.
+type Names = BTreeMap<String, String>;
+
+async fn ask_names(args: &DumpArgs) -> Result<Names, String> {
+    let address = args.metrics.metrics_address;
+    let (code, body) = get(address, "/names").await.map_err(|error| error.to_string())?;
+    if !code.is_success() {
+        return Err(format!("{address} answers {code}"));
+    }
+    serde_json::from_slice(&body).map_err(|error| error.to_string())
+}
+
+struct Dump<'a> {
+    store: &'a KernelStore,
+    actual: &'a Actual,
+    names: &'a Names,
+    filter: Option<&'a ServiceFilter>,
+}
+
+/// A service port.
+#[derive(Debug, Serialize)]
+struct ServiceEntry {
+    service: String,
+    cell: u32,
+    sequence: u32,
+    affinity_seconds: u32,
+    endpoints: usize,
+    internal: String,
+    cluster: String,
+    external: String,
+    picked: u64,
+    refused: u64,
+}
+
+/// An address that clients use.
+#[derive(Debug, Serialize)]
+struct FrontendEntry {
+    frontend: String,
+    kind: &'static str,
+    service: String,
+}
+
+/// An endpoint in the maps.
+#[derive(Debug, Serialize)]
+struct BackendEntry {
+    service: String,
+    backend: String,
+    row: u32,
+    generation: u32,
+    views: Vec<&'static str>,
+}
+
+/// A counter.
+#[derive(Debug, Serialize)]
+struct CounterEntry {
+    counter: String,
+    value: u64,
+}
+
+impl Dump<'_> {
+    fn name(&self, tag: OwnerTag) -> String {
+        let hash = format!("{:016x}", tag.0);
+        self.names.get(&hash).cloned().unwrap_or(hash)
+    }
+
+    /// Service ports that the filter keeps, sorted by name.
+    fn rows(&self) -> Vec<(String, ServiceRow)> {
+        let named = render::services(self.actual).into_iter().map(|row| (self.name(row.tag), row));
+        let mut rows: Vec<_> = named.filter(|(name, _)| self.keeps(name)).collect();
+        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        rows
+    }
+
+    fn keeps(&self, name: &str) -> bool {
+        self.filter.is_none_or(|filter| filter.matches(name))
+    }
+
+    fn services(&self) -> anyhow::Result<Vec<ServiceEntry>> {
+        self.rows()
+            .into_iter()
+            .map(|(service, row)| {
+                let [internal, cluster, external] =
+                    View::ALL.map(|view| view_text(&row.views[view as usize]));
+                Ok(ServiceEntry {
+                    service,
+                    cell: row.service,
+                    sequence: row.sequence,
+                    affinity_seconds: row.affinity_seconds,
+                    endpoints: row.backends.len(),
+                    internal,
+                    cluster,
+                    external,
+                    picked: self.service_count(row.service, ServiceCounter::Picked)?,
+                    refused: self.service_count(row.service, ServiceCounter::Refused)?,
+                })
+            })
+            .collect()
+    }
+
+    fn frontends(&self) -> Vec<FrontendEntry> {
+        let rows = render::frontends(self.actual).into_iter();
+        rows.map(|row| FrontendEntry {
+            frontend: if row.key.is_owned_vip() { row.key.addr.to_string() } else { row.key.to_string() },
+            kind: render::kind_name(row.value.kind),
+            service: if row.key.is_owned_vip() { String::new() } else { self.name(row.tag) },
+        })
+        .filter(|entry| self.keeps(&entry.service))
+        .collect()
+    }
+
+    fn backends(&self) -> Vec<BackendEntry> {
+        let mut entries = Vec::new();
+        for (service, row) in self.rows() {
+            entries.extend(row.backends.iter().map(|backend| {
+                let views = View::ALL.into_iter().filter(|view| backend.state.in_view(*view));
+                let (addr, port) = backend.target;
+                BackendEntry {
+                    service: service.clone(),
+                    backend: std::net::SocketAddr::new(addr.to_ip(), port.get()).to_string(),
+                    row: backend.id,
+                    generation: backend.generation,
+                    views: views.map(render::view_name).collect(),
+                }
+            }));
+        }
+        entries
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<CounterEntry>> {
+        let mut entries = Vec::new();
+        if self.filter.is_none() {
+            for reason in DropReason::ALL {
+                let first = counter::reason_element(reason as u8, counter_shards(), 0);
+                entries.push(CounterEntry {
+                    counter: format!("reason {}", reason.name()),
+                    value: self.sum(first)?,
+                });
+            }
+        }
+        for (service, row) in self.rows() {
+            for (what, counter) in [("picked", ServiceCounter::Picked), ("refused", ServiceCounter::Refused)]
+            {
+                let value = self.service_count(row.service, counter)?;
+                entries.push(CounterEntry { counter: format!("{service} {what}"), value });
+            }
+        }
+        Ok(entries)
+    }
+
+    fn service_count(&self, service: u32, counter: ServiceCounter) -> anyhow::Result<u64> {
+        self.sum(counter::service_element(service, counter, counter_shards(), 0))
+    }
+
+    /// Adds a counter up over its shards.
+    fn sum(&self, first: u32) -> anyhow::Result<u64> {
+        let mut sum = 0_u64;
+        for element in first..first + counter_shards() {
+            sum = sum.wrapping_add(self.store.load(WordTable::Counters, u64::from(element))?);
+        }
+        Ok(sum)
+    }
+}
+
+fn view_text(view: &ViewRow) -> String {
+    match view.kind {
+        ViewKind::Pass => "-".to_owned(),
+        ViewKind::Random => view.slots.len().to_string(),
+        ViewKind::Reject => "reject".to_owned(),
+        ViewKind::Drop => "drop".to_owned(),
+    }
+}
+
+fn services_table(rows: &[ServiceEntry]) -> String {
+    let titles = ["SERVICE", "ENDPOINTS", "INTERNAL", "CLUSTER", "EXTERNAL", "SWITCHED", "PICKED", "REFUSED"];
+    columns(
+        titles,
+        rows.iter().map(|row| {
+            [
+                row.service.clone(),
+                row.endpoints.to_string(),
+                row.internal.clone(),
+                row.cluster.clone(),
+                row.external.clone(),
+                row.sequence.to_string(),
+                row.picked.to_string(),
+                row.refused.to_string(),
+            ]
+        }),
+    )
+}
+
+fn frontends_table(rows: &[FrontendEntry]) -> String {
+    let cells = rows.iter().map(|row| [row.frontend.clone(), row.kind.to_owned(), row.service.clone()]);
+    columns(["FRONTEND", "KIND", "SERVICE"], cells)
+}
+
+fn backends_table(rows: &[BackendEntry]) -> String {
+    let cells = rows.iter().map(|row| {
+        [
+            row.service.clone(),
+            row.backend.clone(),
+            row.row.to_string(),
+            row.generation.to_string(),
+            row.views.join(","),
+        ]
+    });
+    columns(["SERVICE", "BACKEND", "ROW", "GENERATION", "VIEWS"], cells)
+}
+
+fn counters_table(rows: &[CounterEntry]) -> String {
+    columns(["COUNTER", "VALUE"], rows.iter().map(|row| [row.counter.clone(), row.value.to_string()]))
+}
