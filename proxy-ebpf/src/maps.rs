@@ -129,7 +129,8 @@ impl Lookup for Kernel {
 
 #[inline(always)]
 fn cell_word(service: u32, word: usize) -> Option<u64> {
-    let cell = SERVICES.get_value_ptr_mut(names::SERVICES.chunk(service), &names::SERVICES.offset(service))?;
+    let cell =
+        SERVICES.get_value_ptr_mut(names::SERVICES.chunk(service), &names::SERVICES.offset(service))?;
     // SAFETY: a cell is CELL_WORDS aligned words and every caller's index is below that.
     Some(unsafe { cell.cast::<u64>().add(word).read_volatile() })
 }
@@ -193,7 +194,8 @@ pub fn recall_tcp(ctx: &SockAddrContext) -> Option<TcpRecord> {
 pub fn is_device_bound(ctx: &SockAddrContext) -> bool {
     // SAFETY: the context is valid for the time of the program; `sk` is null-checked before it is read.
     unsafe {
-        let sk: *mut bpf_sock = (*ctx.as_ptr().cast::<aya_ebpf::bindings::bpf_sock_addr>()).__bindgen_anon_1.sk;
+        let sk: *mut bpf_sock =
+            (*ctx.as_ptr().cast::<aya_ebpf::bindings::bpf_sock_addr>()).__bindgen_anon_1.sk;
         !sk.is_null() && (*sk).bound_dev_if != 0
     }
 }

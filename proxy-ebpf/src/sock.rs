@@ -1,8 +1,8 @@
 //! Socket hooks: a context becomes a tuple, the verdict becomes a rewritten context.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, translate};

@@ -131,21 +131,22 @@ impl Run<'_> {
             return Ok(());
         }
         if !tier.needs_kernel() {
-            let mut tests = self.cargo(&["test", "--no-fail-fast", "-p", "tests", "--test", name]);
+            let mut tests = self.cargo(&["test", "--no-fail-fast", "--workspace", "--test", name]);
             return self.tally.tests(self.tree, name, &mut tests);
         }
         if !rustix::process::geteuid().is_root() {
             self.tally.skip(format!("tier {name}: needs root"));
             return Ok(());
         }
-        let mut helpers = self.cargo(&["build", "-p", "shunt", "-p", "tests", "--bins"]);
+        // Always the whole workspace: another choice of packages is another choice of features, and builds the world anew.
+        let mut helpers = self.cargo(&["build", "--workspace", "--bins"]);
         if !self.tally.require("helper programs of the tests", &mut helpers) {
             return Ok(());
         }
         for (title, object) in self.objects(name) {
             // One at a time: these tests measure, and share the kernel's cgroup and namespace tables.
             let arguments =
-                ["test", "--no-fail-fast", "-p", "tests", "--test", name, "--", "--test-threads=1"];
+                ["test", "--no-fail-fast", "--workspace", "--test", name, "--", "--test-threads=1"];
             let mut tests = self.cargo(&arguments);
             tests.envs(object.map(|path| ("SHUNT_TEST_OBJECT", path)));
             tests.env("SHUNT_PROOFS_OBJECT", self.tree.fresh_object("proofs"));

@@ -138,12 +138,8 @@ impl<S: MapStore> Sync<S> {
         }
         let (changes, warnings) = self.collect();
         let batch = self.planner.plan(changes, now);
-        let mut outcome = Outcome {
-            refused: batch.refused,
-            conflicts: batch.conflicts,
-            warnings,
-            ..Outcome::default()
-        };
+        let mut outcome =
+            Outcome { refused: batch.refused, conflicts: batch.conflicts, warnings, ..Outcome::default() };
         let Self { planner, store, options, .. } = self;
         match apply::run(store, &batch.ops, |op| planner.settle(op), options.order) {
             Ok(executed) => {

@@ -27,7 +27,8 @@ pub(crate) fn breaches(architecture: &str, sources: &[Source]) -> Vec<String> {
     }
     let hops: Vec<Hop<'_>> = architecture.lines().filter_map(Hop::read).collect();
     if hops.iter().map(|hop| hop.number).ne(1..=HOPS) {
-        breaches.push(format!("ARCHITECTURE.md: {} hops, numbered 1 to {HOPS}, were expected", HOPS));
+        breaches
+            .push(format!("ARCHITECTURE.md: {} hops; {HOPS}, numbered from 1, were expected", hops.len()));
     }
     for hop in &hops {
         if body(sources, hop.place).is_none() {
@@ -72,7 +73,7 @@ enum Link<'a> {
 struct Hop<'a> {
     number: usize,
     place: Place<'a>,
-    link: Link<'a>,
+    follows: Link<'a>,
 }
 
 impl<'a> Hop<'a> {
@@ -80,17 +81,17 @@ impl<'a> Hop<'a> {
         let (number, rest) = line.split_once(". `")?;
         let parts: Vec<&str> = rest.split('`').collect();
         let place = |at: usize| Some(Place { file: parts.get(at)?, function: parts.get(at + 2)? });
-        let link = match parts.get(3).map(|words| words.trim_matches([' ', ','])) {
+        let follows = match parts.get(3).map(|words| words.trim_matches([' ', ','])) {
             Some("called by") => Link::CalledBy(place(4)?),
             Some("reads") => Link::Reads(parts.get(4)?),
             _ => Link::Called,
         };
-        Some(Self { number: number.parse().ok()?, place: place(0)?, link })
+        Some(Self { number: number.parse().ok()?, place: place(0)?, follows })
     }
 }
 
 fn follows(before: &Hop<'_>, hop: &Hop<'_>, sources: &[Source]) -> bool {
-    match hop.link {
+    match hop.follows {
         Link::Called => calls(sources, before.place).iter().any(|name| name == hop.place.name()),
         Link::CalledBy(caller) => {
             let names = calls(sources, caller);
@@ -111,7 +112,7 @@ fn mentions(sources: &[Source], folder: &str, word: &str) -> bool {
     sources.iter().filter(|source| source.path.starts_with(folder)).any(|source| {
         let mut is_found = false;
         walk(&source.tokens(false), &mut |tokens| {
-            is_found |= tokens.iter().any(|token| is_word(token, word))
+            is_found |= tokens.iter().any(|token| is_word(token, word));
         });
         is_found
     })
@@ -174,7 +175,7 @@ fn body(sources: &[Source], place: Place<'_>) -> Option<Vec<TokenTree>> {
     functions(source)
         .into_iter()
         .find(|function| function.name == place.name() && is_owner(function))
-        .map(|f| f.body)
+        .map(|function| function.body)
 }
 
 fn functions(source: &Source) -> Vec<Function> {

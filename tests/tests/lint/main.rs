@@ -1,5 +1,7 @@
 //! The rules of this repository, as tests. Each rule has a test beside it that shows that it can fail.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
+
 mod caps;
 mod edges;
 mod forms;

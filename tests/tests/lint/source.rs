@@ -14,13 +14,16 @@ pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
     pub(crate) file: syn::File,
+    /// Whether the file holds tests only.
+    pub(crate) is_test: bool,
 }
 
 impl Source {
     /// Reads one file's text.
     pub(crate) fn parse(path: &str, text: &str) -> Self {
         let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
-        Self { path: path.to_owned(), text: text.to_owned(), file }
+        let is_test = path.starts_with("tests/") || path.ends_with("tests.rs");
+        Self { path: path.to_owned(), text: text.to_owned(), file, is_test }
     }
 
     /// Reads all Rust files under `root`.
@@ -29,12 +32,27 @@ impl Source {
         for folder in FOLDERS {
             read_folder(root, folder, &mut sources);
         }
+        mark_tests(&mut sources);
         sources
     }
 
-    /// Whether the file holds tests only.
-    pub(crate) fn is_test(&self) -> bool {
-        self.path.starts_with("tests/") || self.path.ends_with("tests.rs")
+    /// The folder of the modules that this file declares.
+    fn folder(&self) -> &str {
+        let stem = self.path.trim_end_matches(".rs");
+        ["/mod", "/lib", "/main"].iter().find_map(|root| stem.strip_suffix(root)).unwrap_or(stem)
+    }
+
+    /// The paths, without extension, of the modules of this file that are compiled for tests only.
+    fn test_modules(&self) -> Vec<String> {
+        let is_test = |module: &&syn::ItemMod| {
+            let mut conditions = module.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+            conditions.any(|attribute| attribute.parse_args::<syn::Ident>().is_ok_and(|word| word == "test"))
+        };
+        let modules = self.file.items.iter().filter_map(|item| match item {
+            syn::Item::Mod(module) => Some(module),
+            _ => None,
+        });
+        modules.filter(is_test).map(|module| format!("{}/{}", self.folder(), module.ident)).collect()
     }
 
     /// The tokens of the file; those of its tests too if `with_tests` is set.
@@ -68,6 +86,17 @@ pub(crate) fn walk(tokens: &[TokenTree], look: &mut dyn FnMut(&[TokenTree])) {
         if let TokenTree::Group(group) = token {
             walk(&group.stream().into_iter().collect::<Vec<_>>(), look);
         }
+    }
+}
+
+/// Marks the files of modules that are declared under `#[cfg(test)]`, and what lies below them.
+fn mark_tests(sources: &mut [Source]) {
+    let modules: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in sources {
+        source.is_test |= modules.iter().any(|module| {
+            let rest = source.path.strip_prefix(module.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
     }
 }
 
@@ -179,6 +208,16 @@ mod tests {
         assert_eq!(paths("use a::{b, c::{d, e}};"), ["a::b", "a::c::d", "a::c::e"]);
         assert_eq!(paths("fn f(x: m::T) { n::g(x); p!(q::r); }"), ["m::T", "n::g", "q::r"]);
         assert_eq!(paths("fn f() { let x: u8 = s::C; }"), ["s::C"]);
+    }
+
+    #[test]
+    fn modules_for_tests_are_marked_with_what_lies_below() {
+        let declaring = "#[cfg(test)] mod cases; mod rows;";
+        let mut sources =
+            ["a/src/maps/mod.rs", "a/src/maps/cases/faults.rs", "a/src/maps/rows.rs", "a/src/cases.rs"]
+                .map(|path| Source::parse(path, if path.ends_with("mod.rs") { declaring } else { "" }));
+        super::mark_tests(&mut sources);
+        assert_eq!(sources.map(|source| source.is_test), [false, true, false, false]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ async fn until(batches: &mut Receiver<Batch>, expected: &[&str]) {
 
 #[test]
 fn addresses_are_followed_where_the_source_was_opened() {
-    let netns = Netns::create("addresses").unwrap();
+    let (netns, far) = (Netns::create("addresses").unwrap(), Netns::create("far").unwrap());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     netns
         .inside(|| {
@@ -47,8 +47,7 @@ fn addresses_are_followed_where_the_source_was_opened() {
                     [Event::ListStarted(listing), Event::NodeAddresses(loopback), Event::ListEnded(listing)];
                 assert_eq!(next(&mut batches).await, expected);
 
-                netns.ip("link add d0 type dummy").unwrap();
-                netns.ip("link set d0 up").unwrap();
+                netns.veth("d0", &far, "d0").unwrap();
                 netns.add_address("d0", "10.0.0.1".parse().unwrap(), 24).unwrap();
                 until(&mut batches, &["10.0.0.1", "127.0.0.1", "::1"]).await;
                 netns.add_address("d0", "fd00::1".parse().unwrap(), 64).unwrap();

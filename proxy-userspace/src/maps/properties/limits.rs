@@ -1,13 +1,14 @@
 //! Full tables: the new is refused whole and named, the old stays right, and room is used once there is some.
 
 use proxy_common::lb::Lookup;
+use proxy_common::node::NodeAddrFlags;
 
-use super::cases::{cluster_ip, cluster_ip_frontends, port};
+use super::cases::{addr, cluster_ip, cluster_ip_frontends, port};
 use super::world::{RULES, World};
 use crate::maps::memory::Faults;
 use crate::plan::diff::{Changes, Planned};
 use crate::plan::rules::{Limits, Rules};
-use crate::plan::tables::{DesiredPort, OwnerTag};
+use crate::plan::tables::{DesiredNode, DesiredPort, OwnerTag};
 
 /// Two endpoints, in all views.
 const TWO: [Option<u8>; 2] = [Some(7), Some(7)];
@@ -119,4 +120,19 @@ fn a_frontend_hash_that_cannot_grow_refuses_the_new() {
     assert_eq!(refused(&world.sync(Changes::default()).unwrap()), []);
     world.check_converged();
     assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}
+
+#[test]
+fn a_node_address_without_room_is_named_and_comes_later() {
+    let mut world = world(Limits { node_addrs: 1, ..RULES.limits });
+    let flags = NodeAddrFlags::LOCAL;
+    let node = |hosts: &[&str]| {
+        let addresses = hosts.iter().map(|host| (addr(host), flags)).collect();
+        Changes { node: Some(DesiredNode { addresses, ..DesiredNode::default() }), ..Changes::default() }
+    };
+    world.sync(node(&["192.0.2.1"])).unwrap();
+    let planned = world.sync(node(&["192.0.2.2"])).unwrap();
+    assert_eq!(refused(&planned), [("node address 192.0.2.2", "NODE_ADDRS")]);
+    assert_eq!(refused(&world.sync(Changes::default()).unwrap()), []);
+    world.check_converged();
 }

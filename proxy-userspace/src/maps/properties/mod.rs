@@ -7,4 +7,5 @@ mod limits;
 mod observed;
 mod readers;
 mod scale;
+mod text;
 mod world;

@@ -130,7 +130,8 @@ impl Planner {
     /// Plans `changes` and whatever earlier plans have left over. `now` never goes back.
     ///
     /// The ops are for one run, in order; each that was executed goes to [`Planner::settle`], and then the run's end to
-    /// [`Planner::finish`] or [`Planner::fail`].
+    /// [`Planner::finish`] or [`Planner::fail`]. A listing of a large cluster takes less memory in slices of a few
+    /// thousand service ports, a run each; [`Changes::prune`] comes with or after the last.
     pub fn plan(&mut self, changes: Changes, now: Millis) -> Planned {
         self.stock.begin(&self.actual, now);
         let mut planned = Planned::default();
@@ -194,8 +195,8 @@ impl Planner {
         self.node_in_sync = !self.node_refused;
     }
 
-    /// The last plan was aborted at `op` by `now`. The next plan has what remains; a table that could not grow counts as full for
-    /// a while, so that it holds up only those who need more of it.
+    /// The last plan was aborted at `op` by `now`. The next plan has what remains; a table that could not grow counts as
+    /// full for a while, so that it holds up only those who need more of it.
     pub fn fail(&mut self, op: &MapOp, now: Millis) {
         self.stock.stamp(now);
         match op {

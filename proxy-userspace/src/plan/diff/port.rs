@@ -70,7 +70,7 @@ pub(super) fn diff_head(
 struct Rows {
     /// The row of each backend.
     ids: Vec<u32>,
-    /// How many leave are listed here: rows whose endpoint is not wanted any more.
+    /// Rows whose endpoint is not wanted any more.
     leaving: Vec<u32>,
 }
 

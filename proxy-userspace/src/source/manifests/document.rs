@@ -124,7 +124,7 @@ impl Document {
 }
 
 fn read_document(source: &impl Source, document: &Document, sink: Sink<'_>) {
-    let meta: api::TypeMeta = match source.decode() {
+    let meta = match source.type_meta() {
         Ok(meta) => meta,
         Err(problem) => return sink(Err(document.fault(problem))),
     };
@@ -144,10 +144,8 @@ fn read_document(source: &impl Source, document: &Document, sink: Sink<'_>) {
 fn read_items(list: List, document: &Document, sink: Sink<'_>) {
     for (index, item) in list.items.unwrap_or_default().into_iter().enumerate() {
         let item = Item(item);
-        let object = item
-            .decode::<api::TypeMeta>()
-            .map_err(Refused::Undecodable)
-            .and_then(|meta| read_object(&item, &meta));
+        let object =
+            item.type_meta().map_err(Refused::Undecodable).and_then(|meta| read_object(&item, &meta));
         sink(object.map_err(|error| {
             let (problem, is_bad) = match error {
                 Refused::Undecodable(problem) => (problem.text, true),
@@ -218,6 +216,10 @@ fn first_line(message: &impl ToString) -> String {
 /// Text or value that decodes.
 trait Source {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, Problem>;
+
+    fn type_meta(&self) -> Result<api::TypeMeta, Problem> {
+        self.decode()
+    }
 }
 
 struct Yaml<'a>(&'a str);
@@ -241,6 +243,34 @@ impl Source for Yaml<'_> {
         };
         serde_saphyr::from_str_with_options(self.0, options).map_err(|error| Problem::of_yaml(&error))
     }
+
+    /// Saves a whole parse for documents as everyone writes them.
+    fn type_meta(&self) -> Result<api::TypeMeta, Problem> {
+        plain_type_meta(self.0).map_or_else(|| self.decode(), Ok)
+    }
+}
+
+/// Kind and version of a block mapping whose root keys say so in plain words. In such a document every line that
+/// starts with a letter is a root key, so nothing else can look like one; anything less plain is left to the parser.
+fn plain_type_meta(text: &str) -> Option<api::TypeMeta> {
+    let mut lines = text.lines().skip_while(|line| line.trim_end() == "---" || line.starts_with('#'));
+    let is_root_key = |line: &&str| line.starts_with(|first: char| first.is_ascii_alphabetic());
+    let first = lines.next().filter(is_root_key)?;
+    let mut meta = api::TypeMeta::default();
+    for line in std::iter::once(first).chain(lines).filter(is_root_key) {
+        let field = match line.split_once(':')?.0 {
+            "kind" => &mut meta.kind,
+            "apiVersion" => &mut meta.api_version,
+            _ => continue,
+        };
+        let value = line.split_once(": ")?.1.trim();
+        let is_plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"./".contains(&byte));
+        if !is_plain || value.is_empty() || !field.is_empty() {
+            return None;
+        }
+        field.push_str(value);
+    }
+    (!meta.kind.is_empty() && !meta.api_version.is_empty()).then_some(meta)
 }
 
 impl Source for Json<'_> {

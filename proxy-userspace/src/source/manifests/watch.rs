@@ -1,6 +1,6 @@
 //! The thread that reads the directory and follows its changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +17,8 @@ use crate::source::{Batch, SourceError, Warning};
 
 /// How long the second half of a move between directories may take to show up.
 const MOVE_PATIENCE: Duration = Duration::from_millis(5);
+/// How often files are read again because others moved while they were read.
+const SETTLE_ROUNDS: usize = 64;
 /// How often something that cannot be read is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -45,6 +47,7 @@ impl Manifests {
             tree,
             directory: Directory::new(node_name),
             is_listed: false,
+            owes_scan: false,
             troubles: BTreeSet::new(),
         };
         let name = "manifests";
@@ -68,6 +71,8 @@ struct Follower {
     tree: Tree,
     directory: Directory,
     is_listed: bool,
+    /// True if everything is to be looked at before the next wait.
+    owes_scan: bool,
     /// What cannot be read or watched, as it was reported.
     troubles: BTreeSet<Warning>,
 }
@@ -86,6 +91,10 @@ impl Follower {
             let batch = self.look(wake);
             if !batch.is_empty() && batches.blocking_send(batch).is_err() {
                 return;
+            }
+            if std::mem::take(&mut self.owes_scan) {
+                wake = Wake::scan();
+                continue;
             }
             let timeout = (!self.troubles.is_empty()).then_some(RETRY);
             wake = match self.wait(stop, timeout) {
@@ -144,19 +153,46 @@ impl Follower {
         } else {
             troubles.clone_from(&self.troubles);
         }
-        let tree = &mut self.tree;
-        let changes = paths.into_iter().filter_map(|path| match tree.read(path) {
-            Ok(change) => Some(change),
-            Err(warning) => {
-                troubles.insert(warning);
-                None
-            }
-        });
-        let mut batch =
-            if self.is_listed { self.directory.update(changes) } else { self.directory.list(changes) };
-        self.is_listed = true;
+        let mut batch = if self.is_listed {
+            let changes = self.settled(paths, &mut troubles);
+            self.directory.update(changes)
+        } else {
+            // Nothing can look deleted yet. One file at a time, since all of them may be more than fits in memory.
+            self.is_listed = true;
+            let tree = &mut self.tree;
+            let read = |path| tree.read(path).map_err(|warning| troubles.insert(warning)).ok();
+            self.directory.list(paths.into_iter().filter_map(read))
+        };
         batch.warnings.append(&mut self.report(troubles).warnings);
         batch
+    }
+
+    /// Reads files until they stand still if one of them is gone: a file that moves while two places are looked at one
+    /// after the other may be seen in neither.
+    fn settled(
+        &mut self,
+        mut paths: BTreeSet<PathBuf>,
+        troubles: &mut BTreeSet<Warning>,
+    ) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let mut changes = BTreeMap::new();
+        for _ in 0..SETTLE_ROUNDS {
+            for path in std::mem::take(&mut paths) {
+                match self.tree.read(path) {
+                    Ok((path, content)) => drop(changes.insert(path, content)),
+                    Err(warning) => drop(troubles.insert(warning)),
+                }
+            }
+            if changes.values().all(Option::is_some) {
+                break;
+            }
+            let mut wake = Wake::default();
+            self.owes_scan |= self.tree.drain(&mut wake).is_err() || wake.needs_scan;
+            paths = wake.files;
+            if paths.is_empty() {
+                break;
+            }
+        }
+        changes
     }
 
     /// Remembers the troubles; says only what is new, since it is tried again and again.

@@ -141,3 +141,24 @@ fn a_large_list_is_no_attack_and_an_alias_bomb_is() {
     let found = read("x.yaml", bomb);
     assert!(found.len() == 1 && found[0].ends_with(":true"), "{found:?}");
 }
+
+/// The short cut to a document's kind must not be mistaken; where it is not sure the parser decides.
+#[test]
+fn kinds_are_found_however_they_are_written() {
+    for text in [
+        "kind: Service\napiVersion: v1\nmetadata:\n  name: a\n",
+        "# words\n---\nmetadata:\n  name: a\n  kind: Node\napiVersion: v1\nkind: Service",
+        "kind: \"Service\"\napiVersion: 'v1'\nmetadata: { name: a }\n",
+        "\"kind\": Service\napiVersion: v1 # first\nmetadata: { name: a }\n",
+        "{ metadata: { name: a,\nkind: Node\n}, apiVersion: v1,\nkind: Service }\n",
+        "kind:\n  Service\napiVersion: v1\nmetadata: { name: a }\n",
+        "  kind: Service\n  apiVersion: v1\n  metadata: { name: a }\n",
+        "apiVersion: v1\nmetadata:\n  name: a\n  annotations:\n    text: |\n      kind: Node\nkind: Service\n",
+    ] {
+        assert_eq!(read("x.yaml", text), ["Service a"], "{text}");
+    }
+    let twice = read("x.yaml", "kind: Node\napiVersion: v1\nkind: Service\nmetadata: { name: a }\n");
+    assert_eq!(twice, ["document 1:3:true"], "a key given twice is an error, not a choice");
+    let broken = read("x.yaml", "kind: Service\napiVersion: v1\nmetadata: [\n");
+    assert!(broken.len() == 1 && broken[0].ends_with(":true"), "{broken:?}");
+}
