@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a user or CI runs in this repository.
 
 mod bench;
+mod demo;
 mod ebpf;
 mod record;
 mod setup;
@@ -32,6 +33,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Show Shunt at work: a small cluster of network namespaces on this machine, with real agents and clients.
+    Demo,
     /// Build the eBPF objects, and put the shipped one where the agent embeds it from.
     Ebpf {
         /// Change nothing: compare the committed object with its sources and with a fresh build.
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<bool> {
     let tree = Tree::find()?;
     match command {
         Command::Bench { arguments } => bench::run(&tree, &arguments)?,
+        Command::Demo => return demo::run(&tree),
         Command::Ebpf { check: false } => ebpf::build(&tree)?,
         Command::Ebpf { check: true } => match ebpf::check(&tree)? {
             ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),

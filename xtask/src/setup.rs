@@ -36,7 +36,7 @@ struct Piece {
     build: fn(&Tree) -> Result<()>,
 }
 
-const PIECES: [Piece; 7] = [
+const PIECES: [Piece; 8] = [
     Piece {
         name: "ip (package iproute2)",
         needed_by_demo: true,
@@ -56,6 +56,13 @@ const PIECES: [Piece; 7] = [
         needed_by_demo: false,
         is_present: |tree| has_program(tree, "strace"),
         packages: &["strace"],
+        build: |_| Ok(()),
+    },
+    Piece {
+        name: "nft (package nftables), to see that the agent changes no rule",
+        needed_by_demo: false,
+        is_present: |tree| has_program(tree, "nft"),
+        packages: &["nftables"],
         build: |_| Ok(()),
     },
     Piece {

@@ -1,8 +1,11 @@
 //! Agents that die, come back and are replaced under traffic: no connect may fail.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proxy_common::names::SCHEMA;
+use shunt::datapath::attach::pinned_links;
+use shunt::datapath::pin::PinDir;
 use tests::agent::{Agent, pin_dir};
 use tests::churn::{Churn, Pace};
 use tests::contents::Contents;
@@ -128,23 +131,41 @@ fn an_upgrade_fails_no_connect() {
     let object = tests::sweep::scratch_dir("object").unwrap();
     let path = object.join("shunt.bpf.o");
     std::fs::write(&path, tests::hand::object_under_test().unwrap()).unwrap();
-    let schema = (SCHEMA + 1).to_string();
-    let variants: [&[&str]; 3] = [&["--object", path.to_str().unwrap()], &["--schema", &schema], &[]];
+    let next = SCHEMA + 1;
+    let variants: [(&[&str], u32); 3] = [
+        (&["--object", path.to_str().unwrap()], SCHEMA),
+        (&["--schema", &next.to_string()], next),
+        // A downgrade is an upgrade too.
+        (&[], SCHEMA),
+    ];
     let mut busy = Busy::new(56);
     churn(&mut busy).start().unwrap();
     let mut agent = Agent::start(busy.cluster.node(1), busy.manifests.path()).unwrap();
-    let mut programs = agent.shunt(&["status", "-o", "json"]).unwrap();
+    let root = pin_dir(busy.cluster.node(1));
+    let mut before = programs(&root);
     let loads = streams(&busy);
-    for variant in variants {
+    for (variant, schema) in variants {
         std::thread::sleep(AWAY);
         agent.terminate().unwrap();
         std::thread::sleep(AWAY);
         agent.start_again_as(variant).unwrap();
-        let now = agent.shunt(&["status", "-o", "json"]).unwrap();
-        assert_ne!(now, programs);
-        programs = now;
+        let after = programs(&root);
+        // Other programs under the same links, and the maps of no layout but the one in force.
+        let pairs = after.iter().zip(&before);
+        assert!(pairs.clone().all(|(new, old)| new.0 == old.0 && new.1 != old.1), "{after:?} {before:?}");
+        let layouts: Vec<u32> =
+            [SCHEMA, next].into_iter().filter(|schema| PinDir::new(&root, *schema).maps().exists()).collect();
+        assert_eq!(layouts, [schema]);
+        before = after;
     }
     std::thread::sleep(AWAY);
     finish(loads);
     std::fs::remove_dir_all(object).unwrap();
+}
+
+/// Ids of the pinned links and of the programs under them.
+fn programs(root: &Path) -> Vec<(u32, u32)> {
+    let links = pinned_links(root).unwrap();
+    assert!(!links.is_empty());
+    links.iter().map(|(_, facts)| (facts.id, facts.program_id)).collect()
 }
