@@ -6,6 +6,7 @@ use clap::Args;
 use super::hooks;
 use super::machine;
 use super::pairs;
+use super::runs;
 use super::site::Site;
 use super::table::Report;
 
@@ -27,13 +28,14 @@ pub(super) struct ConnectArguments {
 }
 
 pub(super) fn run(arguments: &ConnectArguments) -> Result<()> {
+    machine::print();
     let site = Site::new()?;
     let mut report = Report::new();
     site.inside(|| hooks::measure(&site, arguments, &mut report))?;
     println!(
         "\nNanoseconds a hook run, as BPF_ENABLE_STATS counts them: program, entry and one read of the clock."
     );
-    println!("Each figure is the median over rounds of the median over batches of {} runs.\n", hooks::BATCH);
+    println!("Each figure is the median over rounds of the median over batches of {} runs.\n", runs::BATCH);
     report.print();
 
     let mut report = Report::new();

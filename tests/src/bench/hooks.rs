@@ -5,20 +5,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use fastrand::Rng;
 use rustix::net::connect_unspec;
-use shunt::datapath::hooks::HOOKS;
-use shunt::sys::bpf::{self, ProgramFacts};
+use shunt::sys::bpf;
 
 use super::connect::ConnectArguments;
-use super::estimate::{Estimate, Goal, float, take_median};
+use super::estimate::{Estimate, Goal, float};
+use super::runs::{BATCH, Batches, Cost, count};
 use super::site::{Site, connect, open};
 use super::table::{Figure, Report};
-
-/// Runs between two readings of the counters. Short, so that a batch in which the thread was preempted inside a
-/// program stays one outlier of many; and few enough for the listeners' queues.
-pub(super) const BATCH: u32 = 1_000;
 
 const NOT_OURS: Goal = Goal::AtMost(100.0);
 const HIT: Goal = Goal::AtMost(500.0);
@@ -42,13 +38,6 @@ struct Case {
     what: &'static str,
     goal: Goal,
     way: Way,
-}
-
-/// Time and runs of one program over some stretch.
-#[derive(Clone, Copy, Default)]
-struct Cost {
-    nanoseconds: u64,
-    runs: u64,
 }
 
 /// What the rounds of one case gave.
@@ -107,61 +96,36 @@ fn cases(site: &Site) -> Vec<Case> {
 
 impl Case {
     fn round(&self, site: &Site, batches: u32, tally: &mut Tally) -> Result<()> {
-        let mut costs = Vec::new();
+        let mut costs = Batches::default();
         for _ in 0..batches {
-            let cost = self.batch(site)?;
+            costs.add(self.batch(site)?);
             site.drain();
-            costs.push(float(cost.nanoseconds) / float(cost.runs));
-            tally.total.nanoseconds += cost.nanoseconds;
-            tally.total.runs += cost.runs;
         }
-        tally.rounds.push(take_median(&mut costs).context("no runs")?);
+        tally.total.nanoseconds += costs.total.nanoseconds;
+        tally.total.runs += costs.total.runs;
+        tally.rounds.push(costs.typical()?);
         Ok(())
     }
 
     fn batch(&self, site: &Site) -> Result<Cost> {
         match self.way {
-            Way::Connect(target) => self.count(site, || connect(target).map(drop)),
-            Way::Bound(target) => self.count(site, || {
+            Way::Connect(target) => count(site.rig(), self.hook, || connect(target).map(drop)),
+            Way::Bound(target) => count(site.rig(), self.hook, || {
                 let socket = open(target)?;
                 socket.bind_device(Some(b"lo"))?;
                 socket.connect(&target.into())
             }),
             Way::Again(target) => {
                 let socket = connect(target)?;
-                self.count(site, || {
+                count(site.rig(), self.hook, || {
                     connect_unspec(&socket)?;
                     socket.connect(&target.into())
                 })
             }
             Way::PeerName(target) => {
                 let socket = connect(target)?;
-                self.count(site, || socket.peer_addr().map(drop))
+                count(site.rig(), self.hook, || socket.peer_addr().map(drop))
             }
         }
-    }
-
-    /// Does `work` a batch of times; its hook must have run once each time.
-    fn count(&self, site: &Site, work: impl Fn() -> std::io::Result<()>) -> Result<Cost> {
-        let before = self.facts(site)?;
-        for _ in 0..BATCH {
-            work()?;
-        }
-        let after = self.facts(site)?;
-        let cost = Cost {
-            nanoseconds: after.run_time_ns - before.run_time_ns,
-            runs: after.run_count - before.run_count,
-        };
-        ensure!(cost.runs == u64::from(BATCH), "the hook ran {} times in {BATCH} calls", cost.runs);
-        Ok(cost)
-    }
-
-    fn facts(&self, site: &Site) -> Result<ProgramFacts> {
-        let all = site.program_facts()?;
-        HOOKS
-            .iter()
-            .zip(all)
-            .find_map(|(hook, facts)| (hook.name == self.hook).then_some(facts))
-            .with_context(|| format!("no hook {}", self.hook))
     }
 }

@@ -7,6 +7,8 @@ mod estimate;
 mod hooks;
 mod machine;
 mod pairs;
+mod runs;
+mod scale;
 mod site;
 mod table;
 
@@ -25,12 +27,18 @@ pub struct BenchArguments {
 enum BenchCommand {
     /// Cost of a hook run, and of a connect to a ClusterIP against one to its backends.
     Connect(connect::ConnectArguments),
+    /// Time and memory of many services, from model objects to real maps.
+    Scale(scale::ScaleArguments),
+    /// One run of `scale` in a process of its own; prints its sample as JSON.
+    #[command(hide = true)]
+    ScaleOnce(scale::Size),
 }
 
 /// Runs one bench and prints its table.
 pub fn run(arguments: BenchArguments) -> Result<()> {
-    machine::print();
     match arguments.command {
         BenchCommand::Connect(arguments) => connect::run(&arguments),
+        BenchCommand::Scale(arguments) => scale::run(&arguments),
+        BenchCommand::ScaleOnce(size) => scale::run_once(size),
     }
 }

@@ -84,6 +84,11 @@ impl Site {
         self.rig.netns.inside(work)?
     }
 
+    /// The maps, programs and hooks.
+    pub(super) const fn rig(&self) -> &Rig {
+        &self.rig
+    }
+
     /// Moves this process into the hooked cgroup, or into one without hooks.
     pub(super) fn place(&self, hooked: bool) -> Result<()> {
         if hooked { self.rig.enter() } else { self.plain.add(std::process::id()) }
