@@ -33,6 +33,10 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
     let root = &args.pin.pin_dir;
     let maps = open_pinned_maps(&PinDir::new(root, SCHEMA))
         .with_context(|| format!("no maps in {}", root.display()))?;
+    // Opening makes the first frontend hash where there is none, and that is the agent's to do.
+    if maps.frontends.inner(0)?.is_none() {
+        anyhow::bail!("the maps in {} are not filled yet", root.display());
+    }
     let store = KernelStore::open(maps)?;
     let actual = adopt::adopt(&store)?.actual;
     let dump = Dump { store: &store, actual: &actual, names: &names, filter: args.service.as_ref() };

@@ -80,12 +80,12 @@ impl Reporter {
     }
 
     /// Learns the labels of service ports, and forgets those that went.
-    pub fn rename(&self, named: &[(OwnerTag, Arc<str>)], forgotten: &[OwnerTag]) {
+    pub fn rename(&self, labels: &[(OwnerTag, Arc<str>)], forgotten: &[OwnerTag]) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         for tag in forgotten {
             names.remove(&tag.0);
         }
-        names.extend(named.iter().map(|(tag, label)| (tag.0, Arc::clone(label))));
+        names.extend(labels.iter().map(|(tag, label)| (tag.0, Arc::clone(label))));
     }
 
     /// Labels of service ports by owner tag in hexadecimal.

@@ -3,7 +3,7 @@
 //!
 //! `cargo xtask test netns`, or `cargo test -p tests --test netns -- --test-threads=1` with the binaries built.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod churn;
 mod cluster;
