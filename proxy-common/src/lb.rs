@@ -137,6 +137,19 @@ pub enum Verdict {
     Drop(u32, DropReason),
 }
 
+/// Whether `addr` is certainly not ours, whoever sends: the one cheap test that a hook makes before it finds out who
+/// sends and draws entropy.
+#[inline(always)]
+pub fn is_foreign<L: Lookup>(lookup: &L, addr: Addr) -> bool {
+    !is_own_loopback(addr) && !lookup.may_own(addr)
+}
+
+/// The kernel sends what is addressed to the unspecified address to the sender's own loopback.
+#[inline(always)]
+const fn is_own_loopback(addr: Addr) -> bool {
+    addr.is_loopback() || addr.is_unspecified()
+}
+
 /// Decides where `packet` goes.
 ///
 /// Order of lookup: the exact address; NodePort if the address is the node's own (or the host's loopback); the
@@ -145,14 +158,12 @@ pub enum Verdict {
 #[inline(always)]
 pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
     let Tuple { addr, port, proto } = packet.tuple;
-    // The kernel sends what is addressed to the unspecified address to the sender's own loopback.
-    let loopback = addr.is_loopback() || addr.is_unspecified();
-    if loopback {
-        // A pod's own loopback is nobody else's business, and no packet from outside carries one.
-        if !matches!(packet.origin, Origin::Host) {
-            return Verdict::Pass;
-        }
-    } else if !lookup.may_own(addr) {
+    if is_foreign(lookup, addr) {
+        return Verdict::Pass;
+    }
+    let loopback = is_own_loopback(addr);
+    // A pod's own loopback is nobody else's business, and no packet from outside carries one.
+    if loopback && !matches!(packet.origin, Origin::Host) {
         return Verdict::Pass;
     }
     let mut node = None;

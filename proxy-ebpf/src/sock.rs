@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
-use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, translate};
+use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, is_foreign, translate};
 use proxy_common::socket::TcpRecord;
 
 use crate::maps::{self, HOST_NETNS, Kernel};
@@ -30,6 +30,9 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     }
     let (addr, port) = read_destination(ctx, family);
+    if is_foreign(&Kernel, addr) {
+        return ALLOW;
+    }
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin: origin(ctx) };
     // SAFETY: the helper takes nothing and returns a number.
     let draw = Draw { entropy: unsafe { bpf_get_prandom_u32() } };
