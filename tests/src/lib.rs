@@ -9,6 +9,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod churn;
 pub mod contents;
+pub mod golden;
 pub mod hand;
 pub mod load;
 pub mod manifests;

@@ -127,6 +127,16 @@ impl<S: MapStore> Sync<S> {
         &self.store
     }
 
+    /// The maps, for a fake whose clock or faults a test sets.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// Ends this writer and gives its maps to the next.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
     /// The mirror of the maps and what goes with it.
     pub fn planner(&self) -> &Planner {
         &self.planner

@@ -8,6 +8,7 @@
 mod churn;
 mod cluster;
 mod commands;
+mod golden_store;
 mod netfilter;
 mod node_addresses;
 mod proofs_cgroup;
