@@ -27,8 +27,9 @@ impl Dirty {
     }
 
     /// Both.
-    pub fn merge(&mut self, mut other: Self) {
-        self.services.append(&mut other.services);
+    pub fn merge(&mut self, other: Self) {
+        // Not `append`, which walks both sets: a listing merges its events one by one.
+        self.services.extend(other.services);
         self.node |= other.node;
         self.all |= other.all;
     }
