@@ -39,7 +39,13 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
     }
     let store = KernelStore::open(maps)?;
     let actual = adopt::adopt(&store)?.actual;
-    let dump = Dump { store: &store, actual: &actual, names: &names, filter: args.service.as_ref() };
+    let dump = Dump {
+        store: &store,
+        actual: &actual,
+        names: &names,
+        filter: args.service.as_ref(),
+        shards: counter_shards(),
+    };
     let form = args.output.output;
     match args.table {
         DumpTable::Services => print(form, &dump.services()?, |rows| services_table(rows))?,
@@ -67,6 +73,8 @@ struct Dump<'a> {
     actual: &'a Actual,
     names: &'a Names,
     filter: Option<&'a ServiceFilter>,
+    /// Shards of each counter.
+    shards: u32,
 }
 
 /// A service port.
@@ -182,7 +190,7 @@ impl Dump<'_> {
         let mut entries = Vec::new();
         if self.filter.is_none() {
             for reason in DropReason::ALL {
-                let first = counter::reason_element(reason as u8, counter_shards(), 0);
+                let first = counter::reason_element(reason as u8, self.shards, 0);
                 entries.push(CounterEntry {
                     counter: format!("reason {}", reason.name()),
                     value: self.sum(first)?,
@@ -200,13 +208,13 @@ impl Dump<'_> {
     }
 
     fn service_count(&self, service: u32, counter: ServiceCounter) -> anyhow::Result<u64> {
-        self.sum(counter::service_element(service, counter, counter_shards(), 0))
+        self.sum(counter::service_element(service, counter, self.shards, 0))
     }
 
     /// Adds a counter up over its shards.
     fn sum(&self, first: u32) -> anyhow::Result<u64> {
         let mut sum = 0_u64;
-        for element in first..first + counter_shards() {
+        for element in first..first + self.shards {
             sum = sum.wrapping_add(self.store.load(WordTable::Counters, u64::from(element))?);
         }
         Ok(sum)

@@ -156,18 +156,8 @@ impl KernelStore {
     }
 }
 
-fn table_name(table: WordTable) -> &'static str {
-    match table {
-        WordTable::Services => names::SERVICES.name,
-        WordTable::Slots => names::SLOTS.name,
-        WordTable::Backends => names::BACKENDS.name,
-        WordTable::Counters => names::COUNTERS.name,
-        WordTable::Filter => names::FILTER,
-    }
-}
-
 fn missing(table: WordTable, word: u64) -> StoreError {
-    StoreError::Missing { map: table_name(table), element: word }
+    StoreError::Missing { map: table.name(), element: word }
 }
 
 fn kernel(call: &'static str, map: &'static str) -> impl Fn(io::Error) -> StoreError {
