@@ -4,12 +4,13 @@ use core::fmt;
 use core::net::SocketAddr;
 
 use crate::addr::{Addr, Port, Proto};
+use crate::owned;
 
 /// Key of `FRONTENDS`.
 ///
 /// Three forms: `{VIP, port, proto}` is a service port; `{0.0.0.0, port, proto}` or `{::, port, proto}` is a
-/// NodePort on whichever address of the node and of that family is selected; `{VIP, 0, 0}` marks the VIP as owned,
-/// so that a port it does not serve is refused. A NodePort has one key per family because each family of a Service
+/// NodePort on whichever address of the node and of that family is selected; `{first address, 0, 0}` names the block of
+/// owned VIPs that starts there, see [`crate::owned`]. A NodePort has one key per family because each family of a Service
 /// has its own cell and its own backends.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
@@ -38,13 +39,19 @@ impl FrontendKey {
         Self::new(addr.to_unspecified(), port, proto)
     }
 
-    /// The entry that marks a VIP as owned.
+    /// A VIP as such, without a port: what a writer plans with. The map has [`FrontendKey::owned_block`] instead.
     #[inline(always)]
     pub const fn owned_vip(addr: Addr) -> Self {
         Self::new(addr, Port::ANY, Proto::ANY)
     }
 
-    /// Whether this is the entry that marks a VIP as owned.
+    /// The entry that names the block of owned VIPs that `addr` is in.
+    #[inline(always)]
+    pub const fn owned_block(addr: Addr) -> Self {
+        Self::owned_vip(owned::block(addr))
+    }
+
+    /// Whether this stands for VIPs as such and not for a port.
     #[inline(always)]
     pub const fn is_owned_vip(&self) -> bool {
         self.proto.0 == 0
@@ -70,7 +77,7 @@ pub enum FrontendKind {
     LoadBalancer = 3,
     /// `spec.externalIPs`.
     ExternalIp = 4,
-    /// The VIP itself, for ports that it does not serve.
+    /// VIPs as such, for ports that they do not serve.
     OwnedVip = 5,
 }
 
@@ -95,7 +102,7 @@ impl FrontendKind {
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrontendValue {
-    /// Index of the service's cell; zero for an owned VIP.
+    /// Index of the service's cell; of the block's element in `OWNED` for a block of owned VIPs.
     pub service: u32,
     /// A [`FrontendKind`].
     pub kind: u8,

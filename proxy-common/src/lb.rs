@@ -7,6 +7,7 @@ use crate::addr::{Addr, Port, Proto};
 use crate::backend::Backend;
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::node::NodeAddrFlags;
+use crate::owned;
 use crate::service::{Half, Head, View, ViewKind, ViewWord};
 
 /// Read access to the tables. Every method returns a small copy; a missing element is `None`, never a panic.
@@ -19,6 +20,8 @@ pub trait Lookup {
     fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags>;
     /// Whether a ServiceCIDR covers `addr`.
     fn in_service_cidr(&self, addr: Addr) -> bool;
+    /// One word of a block of owned VIPs, see [`crate::owned`].
+    fn owned_word(&self, block: u32, word: usize) -> Option<u64>;
     /// The head of a service's cell, loaded once per decision.
     fn head(&self, service: u32) -> Option<Head>;
     /// One view word of a service's cell.
@@ -180,13 +183,23 @@ pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict
     if loopback || node.is_some() {
         return Verdict::Pass;
     }
-    if lookup.frontend(&FrontendKey::owned_vip(addr)).is_some() {
+    if owns_vip(lookup, addr) {
         return Verdict::Reject(0, DropReason::UnknownPort);
     }
     if lookup.in_service_cidr(addr) {
         return Verdict::Drop(0, DropReason::UnassignedAddress);
     }
     Verdict::Pass
+}
+
+/// Whether some Service holds `addr` as its cluster IP.
+#[inline(always)]
+pub fn owns_vip<L: Lookup>(lookup: &L, addr: Addr) -> bool {
+    let Some(block) = lookup.frontend(&FrontendKey::owned_block(addr)) else {
+        return false;
+    };
+    let (word, mask) = owned::position(addr);
+    lookup.owned_word(block.service, word).is_some_and(|bits| bits & mask != 0)
 }
 
 /// The view through which a frontend of `kind` (a [`FrontendKind`] as stored) serves a sender at `origin`.
@@ -204,6 +217,11 @@ pub const fn view_for(kind: u8, origin: Origin) -> View {
 #[inline(always)]
 fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &Draw) -> Verdict {
     let service = frontend.service;
+    // The ranges are not in the maps of this version. The load balancer itself, where routing sends the connection,
+    // holds them; serving it here would let everybody in.
+    if frontend.flags & FrontendValue::CHECK_SOURCE != 0 {
+        return Verdict::Pass;
+    }
     let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
     let view = view_for(frontend.kind, origin);
     // The head is loaded once, then exactly one word of the half that it names: a switch in between shows this

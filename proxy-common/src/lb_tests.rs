@@ -15,6 +15,7 @@ struct Tables {
     slots: HashMap<u32, u32>,
     backends: HashMap<u32, Backend>,
     filter: HashSet<u32>,
+    owned: HashMap<(u32, usize), u64>,
 }
 
 impl Lookup for Tables {
@@ -29,6 +30,9 @@ impl Lookup for Tables {
     }
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.cidr == Some(addr)
+    }
+    fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
+        self.owned.get(&(block, word)).copied()
     }
     fn head(&self, service: u32) -> Option<Head> {
         self.heads.get(&service).copied()
@@ -54,6 +58,19 @@ impl Tables {
     fn frontend_at(mut self, key: FrontendKey, kind: FrontendKind) -> Self {
         self.filter.insert(filter::bit(key.addr));
         self.frontends.insert(key, FrontendValue::new(SERVICE, kind, 0));
+        self
+    }
+
+    fn owning(mut self, text: &str) -> Self {
+        const BLOCK: u32 = 3;
+        let (word, mask) = owned::position(addr(text));
+        self.filter.insert(filter::bit(addr(text)));
+        let value = FrontendValue::new(BLOCK, FrontendKind::OwnedVip, 0);
+        self.frontends.insert(FrontendKey::owned_block(addr(text)), value);
+        for index in 0..owned::BLOCK_WORDS {
+            let bits = self.owned.entry((BLOCK, index)).or_insert(0);
+            *bits |= if index == word { mask } else { 0 };
+        }
         self
     }
 
@@ -141,9 +158,10 @@ fn an_address_outside_the_filter_passes() {
 
 #[test]
 fn an_unknown_port_of_an_owned_vip_is_rejected() {
-    let tables = cluster_ip().frontend_at(FrontendKey::owned_vip(addr("10.96.0.1")), FrontendKind::OwnedVip);
+    let tables = cluster_ip().owning("10.96.0.1");
     let rejected = Verdict::Reject(0, DropReason::UnknownPort);
     assert_eq!(tables.ask("10.96.0.1", 81, Origin::Pod, 0), rejected);
+    assert_eq!(tables.ask("10.96.0.2", 80, Origin::Pod, 0), Verdict::Pass, "a neighbour in the block");
     let own = tables.node_at("10.96.0.1", NodeAddrFlags::LOCAL);
     assert_eq!(own.ask("10.96.0.1", 81, Origin::Pod, 0), Verdict::Pass);
 }

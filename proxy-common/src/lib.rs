@@ -18,6 +18,7 @@ pub mod frontend;
 pub mod lb;
 pub mod names;
 pub mod node;
+pub mod owned;
 mod pod;
 pub mod service;
 pub mod socket;

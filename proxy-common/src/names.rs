@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate; part of the pin directory's name (`<pin-dir>/v<SCHEMA>`). It goes up
 /// when an agent of one version cannot read the maps of the other.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
@@ -56,6 +56,9 @@ pub const SLOTS: Chunked = Chunked { name: "SLOTS", element_bytes: 8, max_chunks
 pub const BACKENDS: Chunked = Chunked { name: "BACKENDS", element_bytes: 32, max_chunks: 512 };
 /// Counters; element = one `u64`, see [`crate::counter`].
 pub const COUNTERS: Chunked = Chunked { name: "COUNTERS", element_bytes: 8, max_chunks: 256 };
+
+/// Blocks of owned VIPs; element = [`crate::owned`] block.
+pub const OWNED: Chunked = Chunked { name: "OWNED", element_bytes: 32, max_chunks: 256 };
 
 /// Slots of one chunk; an extent never spans two.
 pub const CHUNK_SLOTS: u32 = SLOTS.chunk_elements() * 2;

@@ -4,6 +4,8 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod sock;
@@ -15,7 +17,8 @@ mod entry {
     use aya_ebpf::macros::cgroup_sock_addr;
     use aya_ebpf::programs::SockAddrContext;
 
-    use crate::sock::{self, Family};
+    use crate::context::Family;
+    use crate::sock;
 
     #[cgroup_sock_addr(connect4)]
     pub fn shunt_connect4(ctx: SockAddrContext) -> i32 {

@@ -16,6 +16,7 @@ use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{DropReason, Lookup};
 use proxy_common::names;
 use proxy_common::node::NodeAddrFlags;
+use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use proxy_common::socket::TcpRecord;
 
@@ -30,6 +31,7 @@ const SERVICES_CHUNK: usize = names::SERVICES.chunk_elements() as usize;
 const SLOTS_CHUNK: usize = names::SLOTS.chunk_elements() as usize;
 const BACKENDS_CHUNK: usize = names::BACKENDS.chunk_elements() as usize;
 const COUNTERS_CHUNK: usize = names::COUNTERS.chunk_elements() as usize;
+const OWNED_CHUNK: usize = names::OWNED.chunk_elements() as usize;
 
 #[btf_map]
 static SERVICES: Chunks<[u64; CELL_WORDS], SERVICES_CHUNK, { names::SERVICES.max_chunks as usize }> =
@@ -41,6 +43,8 @@ static BACKENDS: Chunks<[u64; ROW_WORDS], BACKENDS_CHUNK, { names::BACKENDS.max_
     Chunks::new();
 #[btf_map]
 static COUNTERS: Chunks<u64, COUNTERS_CHUNK, { names::COUNTERS.max_chunks as usize }> = Chunks::new();
+#[btf_map]
+static OWNED: Chunks<[u64; BLOCK_WORDS], OWNED_CHUNK, { names::OWNED.max_chunks as usize }> = Chunks::new();
 #[btf_map]
 static FRONTENDS: ArrayOfMaps<
     HashMap<FrontendKey, FrontendValue, { names::FRONTENDS_INITIAL as usize }, NO_PREALLOC>,
@@ -91,6 +95,13 @@ impl Lookup for Kernel {
     #[inline(always)]
     fn in_service_cidr(&self, addr: Addr) -> bool {
         CIDRS.get(&Key::new(128, addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
+        let bits = OWNED.get_value_ptr_mut(names::OWNED.chunk(block), &names::OWNED.offset(block))?;
+        // SAFETY: a block is BLOCK_WORDS aligned words and the index is masked below that.
+        Some(unsafe { bits.cast::<u64>().add(word % BLOCK_WORDS).read_volatile() })
     }
 
     #[inline(always)]

@@ -5,11 +5,9 @@ use aya_log_ebpf::{debug, info};
 use proxy_common::counter::ServiceCounter;
 use proxy_common::lb::{DropReason, Pick, Verdict};
 
+use crate::context::{ALLOW, REFUSE};
 use crate::{maps, sock};
 
-/// Let the system call go on.
-pub const ALLOW: i32 = 1;
-const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 
 /// Carries out a verdict on a connect; `forward` rewrites the context.

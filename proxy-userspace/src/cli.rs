@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServiceFilter;
+use crate::plan::node::NodePortAddresses;
 
 /// Shunt: Kubernetes Services by eBPF at the socket, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -26,6 +27,8 @@ pub enum Command {
     Status(StatusArgs),
     /// List what the maps hold
     Dump(DumpArgs),
+    /// Compare the maps with what the source says; exit code 1 and the differences where they differ
+    Verify(Box<VerifyArgs>),
     /// Detach and unpin everything of a pin directory; leaves no trace
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
@@ -40,10 +43,10 @@ pub struct PinArgs {
     pub pin_dir: PathBuf,
 }
 
-/// Where the agent answers for itself.
+/// Where the agent is asked.
 #[derive(Clone, Debug, Args)]
 pub struct MetricsArgs {
-    /// Address of /proxyMode, /status and /healthz, for this node only
+    /// Address of /metrics, /status, /proxyMode, /configz and /healthz, for this node only
     #[arg(long, env = "SHUNT_METRICS_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_address: SocketAddr,
 }
@@ -54,31 +57,77 @@ pub struct AgentArgs {
     /// Name of this node's Node object [default: $NODE_NAME, else the host name; trimmed, in lower case]
     #[arg(long, env = "SHUNT_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Directory of Service, EndpointSlice, Node and ServiceCIDR manifests (*.yaml, *.yml, *.json), followed as they
-    /// change
+    /// Kubeconfig with the credentials for the API server, and with its address if --api-server does not say
+    #[arg(long, env = "SHUNT_KUBECONFIG", value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Addresses of API servers, tried in turn; with the kubeconfig's credentials, or in a pod its service account's
+    #[arg(
+        long,
+        env = "SHUNT_API_SERVER",
+        value_name = "URL",
+        value_delimiter = ',',
+        conflicts_with = "manifests"
+    )]
+    pub api_server: Vec<String>,
+    /// Instead of an API server: a directory of Service, EndpointSlice, Node and ServiceCIDR manifests (*.yaml, *.yml,
+    /// *.json), followed as they change
     #[arg(long, env = "SHUNT_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1, YAML or JSON), read once; flags and variables win over
+    /// it. What it says in vain is named in the log
+    #[arg(long, env = "SHUNT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Cgroup v2 directory whose processes are served [default: the true root, recognised by inode 1]
     #[arg(long, env = "SHUNT_CGROUP", value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
     /// Where maps and links are pinned.
     #[command(flatten)]
     pub pin: PinArgs,
-    /// Node addresses that serve NodePorts: primary, all, localhost and CIDRs, separated by commas
-    #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST", default_value = "primary")]
-    pub nodeport_addresses: String,
-    /// Address of /healthz, /livez and /readyz
-    #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:10256")]
-    pub healthz_address: SocketAddr,
-    /// Where the agent answers for itself.
-    #[command(flatten)]
-    pub metrics: MetricsArgs,
-    /// Form of the log on standard error; SHUNT_LOG filters it, e.g. `info,shunt::source=debug`
-    #[arg(long, env = "SHUNT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
+    /// Node addresses that serve NodePorts: primary, all, localhost and CIDRs, separated by commas [default: primary;
+    /// with --config and a mode other than nftables: all]
+    #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST")]
+    pub nodeport_addresses: Option<NodePortAddresses>,
+    /// Address of /healthz, /livez and /readyz [default: 0.0.0.0:10256]
+    #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT")]
+    pub healthz_address: Option<SocketAddr>,
+    /// Address of /metrics, /status, /proxyMode, /configz and /healthz, for this node only [default: 127.0.0.1:10249]
+    #[arg(long, env = "SHUNT_METRICS_ADDRESS", value_name = "IP:PORT")]
+    pub metrics_address: Option<SocketAddr>,
+    /// Service ports with counters of their own in /metrics; the rest is added up; 0: none, and no sum
+    #[arg(long, env = "SHUNT_METRICS_SERVICES", value_name = "COUNT", default_value_t = 1000)]
+    pub metrics_services: usize,
+    /// Form of the log on standard error; SHUNT_LOG filters it, e.g. `info,shunt::source=debug` [default: text]
+    #[arg(long, env = "SHUNT_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// What the eBPF programs log of single connections; costs nothing while off
     #[arg(long, env = "SHUNT_BPF_LOG_LEVEL", value_name = "LEVEL", default_value = "off")]
     pub bpf_log_level: BpfLogLevel,
+}
+
+/// `shunt verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// What the agent runs with; those that name the source, the node, its addresses and the pins matter here.
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    /// Seconds within which the source must list, and differences must go
+    #[arg(long, env = "SHUNT_WITHIN", value_name = "SECONDS", default_value = "10")]
+    pub within: u64,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+impl AgentArgs {
+    /// What the environment alone says, for a process that was started under the name of kube-proxy.
+    pub fn of_environment() -> Result<Self, clap::Error> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: AgentArgs,
+        }
+        Alone::try_parse_from(["kube-proxy"]).map(|alone| alone.args)
+    }
 }
 
 /// `shunt status`.
@@ -217,6 +266,7 @@ mod tests {
         for command in [
             Alone::<AgentArgs>::command(),
             Alone::<StatusArgs>::command(),
+            Alone::<VerifyArgs>::command(),
             Alone::<DumpArgs>::command(),
             Alone::<CleanupArgs>::command(),
         ] {
@@ -227,26 +277,28 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 11, "{seen:?}");
+        assert_eq!(seen.len(), 16, "{seen:?}");
     }
 
     #[test]
     fn defaults_are_those_of_the_contract() {
         let args = agent(&["--manifests", "/m"]).unwrap();
         assert_eq!(args.pin.pin_dir, PathBuf::from("/sys/fs/bpf/shunt"));
-        assert_eq!(args.healthz_address.to_string(), "0.0.0.0:10256");
-        assert_eq!(args.metrics.metrics_address.to_string(), "127.0.0.1:10249");
-        assert_eq!((args.node_name, args.cgroup), (None, None));
-        assert_eq!((args.log_format, args.bpf_log_level), (LogFormat::Text, BpfLogLevel::Off));
-        assert_eq!(args.nodeport_addresses, "primary");
+        // The rest of the defaults depends on what a configuration file says.
+        assert_eq!((args.healthz_address, args.metrics_address, args.log_format), (None, None, None));
+        assert_eq!((args.node_name, args.cgroup, args.nodeport_addresses), (None, None, None));
+        assert_eq!((args.bpf_log_level, args.metrics_services), (BpfLogLevel::Off, 1000));
+        let status = Alone::<StatusArgs>::try_parse_from(["status"]).unwrap().args;
+        assert_eq!(status.metrics.metrics_address.to_string(), "127.0.0.1:10249");
     }
 
     #[test]
     fn errors_name_the_flag() {
         for (words, flag) in [
-            (&[][..], "--manifests"),
+            (&["--manifests", "/m", "--api-server", "https://192.0.2.1"][..], "--api-server"),
             (&["--manifests", "/m", "--healthz-address", "10256"], "--healthz-address"),
             (&["--manifests", "/m", "--log-format", "xml"], "--log-format"),
+            (&["--manifests", "/m", "--nodeport-addresses", "primary,eth0"], "--nodeport-addresses"),
             (&["--manifests", "/m", "--bpf-log-level", "5"], "--bpf-log-level"),
             (&["--manifests", "/m", "--kubeconfig", "/k"], "--kubeconfig"),
         ] {
@@ -274,7 +326,7 @@ mod tests {
     fn flags_win_over_the_environment() {
         if let Ok(words) = std::env::var(CHILD) {
             let args = agent(&words.split_whitespace().collect::<Vec<_>>()).unwrap();
-            println!("node={:?} healthz={}", args.node_name, args.healthz_address);
+            println!("node={:?} healthz={:?}", args.node_name, args.healthz_address);
             return;
         }
         let parse_in_child = |words: &str| {
@@ -289,8 +341,8 @@ mod tests {
             String::from_utf8(output.stdout).unwrap()
         };
         let from_env = parse_in_child("");
-        assert!(from_env.contains(r#"node=Some("from-env") healthz=127.0.0.1:1"#), "{from_env}");
+        assert!(from_env.contains(r#"node=Some("from-env") healthz=Some(127.0.0.1:1)"#), "{from_env}");
         let from_flag = parse_in_child("--node-name from-flag --healthz-address 127.0.0.1:2");
-        assert!(from_flag.contains(r#"node=Some("from-flag") healthz=127.0.0.1:2"#), "{from_flag}");
+        assert!(from_flag.contains(r#"node=Some("from-flag") healthz=Some(127.0.0.1:2)"#), "{from_flag}");
     }
 }

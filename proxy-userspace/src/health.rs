@@ -1,8 +1,9 @@
-//! The agent's HTTP endpoints: `/healthz`, `/livez` and `/readyz` for whoever asks, `/proxyMode` and `/status` for
-//! this node. They only read; what they say comes from [`crate::status`].
+//! The agent's HTTP endpoints: `/healthz`, `/livez` and `/readyz` for whoever asks, `/metrics`, `/status`, `/proxyMode`
+//! and `/configz` for this node. They only read; what they say comes from [`crate::status`] and [`crate::metrics`].
 //!
 //! They run on a thread of their own, so that they answer while the agent's loop is busy, and say so.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,7 +23,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::status::{Health, Reporter};
+use crate::metrics::Scraper;
+use crate::metrics::family::Form;
+use crate::status::{Health, Probe, Reporter};
 
 /// How long until a port that was taken is tried again, as kube-proxy does.
 const BIND_RETRY: Duration = Duration::from_secs(5);
@@ -32,6 +35,8 @@ const CONNECTIONS: usize = 64;
 const CONNECTION_LIFE: Duration = Duration::from_secs(10);
 /// How long [`get`] waits.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Go's zero time, 0001-01-01T00:00:00Z, which kube-proxy shows for what has not happened.
+const NEVER: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 /// Bytes that [`get`] reads at most.
 const ANSWER_BYTES: usize = 16 << 20;
 
@@ -44,25 +49,60 @@ pub enum Port {
     Metrics,
 }
 
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Of [`Port::Healthz`].
+    pub healthz: SocketAddr,
+    /// Of [`Port::Metrics`].
+    pub metrics: SocketAddr,
+    /// Whether an address that is taken is an error, instead of being tried again (kube-proxy's bindAddressHardFail).
+    pub must_bind: bool,
+}
+
+/// What the endpoints tell.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// Health and status.
+    pub reporter: Reporter,
+    /// `/metrics`.
+    pub metrics: Arc<Scraper>,
+    /// `/configz`.
+    pub configz: Arc<serde_json::Value>,
+}
+
 /// Serves both ports from a new thread for as long as the process lives. The sockets belong to the network
 /// namespace of the calling thread.
-pub fn start(healthz: SocketAddr, metrics: SocketAddr, reporter: Reporter) -> io::Result<()> {
+pub fn start(listen: Listen, pages: Pages) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let held = |address: SocketAddr| listen.must_bind.then(|| hold(address)).transpose();
+    let (healthz, metrics) = (held(listen.healthz)?, held(listen.metrics)?);
     std::thread::Builder::new().name("shunt-http".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::join!(
-                serve(Port::Healthz, healthz, reporter.clone()),
-                serve(Port::Metrics, metrics, reporter.clone())
+                serve(Port::Healthz, (listen.healthz, healthz), pages.clone()),
+                serve(Port::Metrics, (listen.metrics, metrics), pages.clone())
             )
         })
     })?;
     Ok(())
 }
 
+/// Listens at once.
+fn hold(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("listen on {address}: {error}"));
+    let listener = std::net::TcpListener::bind(address).map_err(named)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 /// Serves one port for ever; a port that is taken is tried again until it is free.
-pub async fn serve(port: Port, address: SocketAddr, reporter: Reporter) {
-    let listener = bind(port, address, BIND_RETRY).await;
-    accept(port, &listener, reporter).await;
+async fn serve(port: Port, (address, held): (SocketAddr, Option<std::net::TcpListener>), pages: Pages) {
+    let listener = match held.and_then(|held| TcpListener::from_std(held).ok()) {
+        Some(listener) => listener,
+        None => bind(port, address, BIND_RETRY).await,
+    };
+    accept(port, &listener, pages).await;
 }
 
 async fn bind(port: Port, address: SocketAddr, retry: Duration) -> TcpListener {
@@ -83,15 +123,15 @@ async fn bind(port: Port, address: SocketAddr, retry: Duration) -> TcpListener {
     }
 }
 
-async fn accept(port: Port, listener: &TcpListener, reporter: Reporter) {
+async fn accept(port: Port, listener: &TcpListener, pages: Pages) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let reporter = reporter.clone();
+                let pages = pages.clone();
                 tokio::spawn(async move {
-                    serve_connection(port, stream, reporter).await;
+                    serve_connection(port, stream, pages).await;
                     drop(permit);
                 });
             }
@@ -101,10 +141,10 @@ async fn accept(port: Port, listener: &TcpListener, reporter: Reporter) {
     }
 }
 
-async fn serve_connection(port: Port, stream: TcpStream, reporter: Reporter) {
+async fn serve_connection(port: Port, stream: TcpStream, pages: Pages) {
     let answer = service_fn(|request: Request<hyper::body::Incoming>| {
-        let response = respond(port, request.method(), request.uri().path(), &reporter);
-        async { Ok::<_, Infallible>(response) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(respond(port, &request, pages).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -114,17 +154,30 @@ async fn serve_connection(port: Port, stream: TcpStream, reporter: Reporter) {
     let _ = timeout(CONNECTION_LIFE, connection).await;
 }
 
-fn respond(port: Port, method: &Method, path: &str, reporter: &Reporter) -> Response<Full<Bytes>> {
+async fn respond(
+    port: Port,
+    request: &Request<hyper::body::Incoming>,
+    pages: Pages,
+) -> Response<Full<Bytes>> {
+    let method = request.method();
     if method != Method::GET && method != Method::HEAD {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
-    match (port, path) {
-        (Port::Healthz, "/healthz") => healthz(reporter.health(Instant::now()), true),
-        (Port::Healthz, "/livez") => healthz(reporter.health(Instant::now()), false),
+    let reporter = &pages.reporter;
+    match (port, request.uri().path()) {
+        (Port::Healthz, "/healthz") => probe(reporter, Probe::Healthz),
+        (Port::Healthz, "/livez") => probe(reporter, Probe::Livez),
         (Port::Healthz, "/readyz") => readyz(&reporter.snapshot().reasons_not_ready()),
+        (Port::Metrics, "/configz") => json(StatusCode::OK, &*pages.configz),
         (Port::Metrics, "/healthz") => text(StatusCode::OK, "ok"),
+        (Port::Metrics, "/metrics") => {
+            // A scraper may repeat the header; its parts are as good as one list.
+            let accepted = request.headers().get_all(header::ACCEPT).iter();
+            let accepted: Vec<&str> = accepted.filter_map(|value| value.to_str().ok()).collect();
+            metrics(pages.metrics, Form::accepted(&accepted.join(","))).await
+        }
         (Port::Metrics, "/proxyMode") => text(StatusCode::OK, "shunt"),
         (Port::Metrics, "/names") => json(StatusCode::OK, &reporter.names()),
         (Port::Metrics, "/status") => json(StatusCode::OK, &reporter.snapshot()),
@@ -132,28 +185,59 @@ fn respond(port: Port, method: &Method, path: &str, reporter: &Reporter) -> Resp
     }
 }
 
+/// A scrape reads maps for as long as it takes; meanwhile health is told.
+async fn metrics(scraper: Arc<Scraper>, form: Form) -> Response<Full<Bytes>> {
+    match tokio::task::spawn_blocking(move || scraper.scrape(form)).await {
+        Ok(body) => response(StatusCode::OK, form.media_type(), body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
 /// Body of `/healthz` and `/livez`, in kube-proxy's words.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct HealthBody {
-    last_updated: Option<Timestamp>,
+    last_updated: Timestamp,
     current_time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_eligible: Option<bool>,
+    healthy: bool,
+    /// By IP family; empty before the first batch. One batch writes both.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<&'static str, FamilyHealth>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyHealth {
+    last_updated: Timestamp,
+    healthy: bool,
 }
 
 /// `/healthz` asks for the node too, so that load balancers drain one that is going; `/livez` does not, since a
 /// restart of the agent would not help.
-fn healthz(health: Health, with_node: bool) -> Response<Full<Bytes>> {
-    let is_healthy = health.keeps_up && (health.node_eligible || !with_node);
-    let current_time = Timestamp::now();
-    let body = HealthBody {
+fn probe(reporter: &Reporter, probe: Probe) -> Response<Full<Bytes>> {
+    let health = reporter.health(Instant::now());
+    let is_healthy = health.keeps_up && (health.node_eligible || probe == Probe::Livez);
+    reporter.measure(|measures| measures.answered(probe, is_healthy));
+    let status = if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &health_body(health, probe, Timestamp::now()))
+}
+
+fn health_body(health: Health, probe: Probe, now: Timestamp) -> HealthBody {
+    let node_eligible = (probe == Probe::Healthz).then_some(health.node_eligible);
+    let is_healthy = health.keeps_up && node_eligible.unwrap_or(true);
+    let of_family =
+        health.last_updated.map(|last_updated| FamilyHealth { last_updated, healthy: health.keeps_up });
+    let families = of_family.into_iter().flat_map(|family| ["IPv4", "IPv6"].map(|name| (name, family)));
+    HealthBody {
         // kube-proxy calls a healthy proxy just updated, even if nothing has changed for hours; probes rely on it.
-        last_updated: if is_healthy { Some(current_time) } else { health.last_updated },
-        current_time,
-        node_eligible: with_node.then_some(health.node_eligible),
-    };
-    json(if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+        last_updated: if is_healthy { now } else { health.last_updated.unwrap_or(NEVER) },
+        current_time: now,
+        node_eligible,
+        healthy: health.keeps_up,
+        status: families.collect(),
+    }
 }
 
 fn readyz(reasons: &[String]) -> Response<Full<Bytes>> {

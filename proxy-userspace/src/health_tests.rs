@@ -11,12 +11,17 @@ fn reporter() -> Reporter {
     Reporter::new(agent, &[Listing::Services, Listing::EndpointSlices])
 }
 
+fn pages(reporter: &Reporter) -> Pages {
+    let metrics = Arc::new(Scraper::new(reporter.clone(), None, 10));
+    Pages { reporter: reporter.clone(), metrics, configz: Arc::new(serde_json::json!({ "shunt": {} })) }
+}
+
 /// Serves `port` on a free port of the loopback.
 async fn serving(port: Port, reporter: &Reporter) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let reporter = reporter.clone();
-    tokio::spawn(async move { accept(port, &listener, reporter).await });
+    let pages = pages(reporter);
+    tokio::spawn(async move { accept(port, &listener, pages).await });
     address
 }
 
@@ -72,10 +77,78 @@ async fn healthz_speaks_as_kube_proxy_does() {
 }
 
 #[test]
-fn an_agent_that_does_not_keep_up_is_neither_healthy_nor_alive() {
-    let late = Health { keeps_up: false, node_eligible: true, last_updated: Some(Timestamp::UNIX_EPOCH) };
-    assert_eq!(healthz(late, true).status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(healthz(late, false).status(), StatusCode::SERVICE_UNAVAILABLE);
+fn bodies_have_the_fields_and_the_meaning_of_kube_proxy() {
+    let now: Timestamp = "2030-01-02T03:04:05.5Z".parse().unwrap();
+    let then: Timestamp = "2030-01-02T03:00:00Z".parse().unwrap();
+    let body = |keeps_up, node_eligible, last_updated, probe| {
+        let health = Health { keeps_up, node_eligible, last_updated };
+        serde_json::to_string(&health_body(health, probe, now)).unwrap()
+    };
+    let family = |healthy| format!(r#"{{"lastUpdated":"2030-01-02T03:00:00Z","healthy":{healthy}}}"#);
+    let status = |healthy| format!(r#""status":{{"IPv4":{0},"IPv6":{0}}}"#, family(healthy));
+    let current = r#""currentTime":"2030-01-02T03:04:05.5Z""#;
+    assert_eq!(
+        body(true, true, Some(then), Probe::Healthz),
+        format!(
+            r#"{{"lastUpdated":"2030-01-02T03:04:05.5Z",{current},"nodeEligible":true,"healthy":true,{}}}"#,
+            status(true)
+        )
+    );
+    // The proxy is healthy, its node is not to be chosen.
+    assert_eq!(
+        body(true, false, Some(then), Probe::Healthz),
+        format!(
+            r#"{{"lastUpdated":"2030-01-02T03:00:00Z",{current},"nodeEligible":false,"healthy":true,{}}}"#,
+            status(true)
+        )
+    );
+    assert_eq!(
+        body(false, false, Some(then), Probe::Livez),
+        format!(r#"{{"lastUpdated":"2030-01-02T03:00:00Z",{current},"healthy":false,{}}}"#, status(false))
+    );
+    assert_eq!(
+        body(false, true, None, Probe::Livez),
+        format!(r#"{{"lastUpdated":"0001-01-01T00:00:00Z",{current},"healthy":false}}"#)
+    );
+}
+
+#[tokio::test]
+async fn answers_of_the_health_port_are_counted() {
+    let reporter = reporter();
+    let address = serving(Port::Healthz, &reporter).await;
+    page(address, "/healthz").await;
+    reporter.update(|status| status.node_eligible = false);
+    page(address, "/healthz").await;
+    page(address, "/livez").await;
+    assert_eq!(reporter.measures().answers, [[1, 1], [1, 0]]);
+}
+
+#[tokio::test]
+async fn metrics_are_told_in_the_format_that_is_asked_for() {
+    let reporter = reporter();
+    let address = serving(Port::Metrics, &reporter).await;
+    let (code, body) = page(address, "/metrics").await;
+    assert!(
+        code == 200 && body.contains("\n# TYPE shunt_batches_total counter\nshunt_batches_total 0\n"),
+        "{body}"
+    );
+    assert!(body.contains("shunt_maps_readable 0\n"), "{body}");
+    assert_eq!(page(address, "/configz").await, (200, r#"{"shunt":{}}"#.to_owned()));
+    let accept =
+        "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: application/openmetrics-text;version=1.0.0\r\n\r\n";
+    let answer = raw(address, accept).await;
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
+    assert!(answer.contains("# TYPE shunt_batches counter\n") && answer.ends_with("\n# EOF\n"), "{answer}");
+}
+
+#[test]
+fn an_address_that_must_be_had_and_is_taken_is_an_error() {
+    let holder = std::net::TcpListener::bind("127.1.0.5:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let free = SocketAddr::new(taken.ip(), 0);
+    let listen = Listen { healthz: free, metrics: taken, must_bind: true };
+    let error = start(listen, pages(&reporter())).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("listen on {taken}: ")), "{error}");
 }
 
 #[tokio::test]
@@ -95,7 +168,7 @@ async fn each_port_answers_its_own_paths_only() {
     let healthz = serving(Port::Healthz, &reporter).await;
     let metrics = serving(Port::Metrics, &reporter).await;
     for (address, path) in
-        [(healthz, "/status"), (healthz, "/proxyMode"), (metrics, "/readyz"), (healthz, "/")]
+        [(healthz, "/status"), (healthz, "/proxyMode"), (metrics, "/readyz"), (healthz, "/metrics")]
     {
         assert_eq!(page(address, path).await.0, 404, "{path}");
     }
@@ -132,7 +205,7 @@ fn a_thread_of_its_own_serves_both_ports() {
     let [healthz, metrics] = [(); 2]
         .map(|()| std::net::TcpListener::bind("127.1.0.1:0").unwrap())
         .map(|held| held.local_addr().unwrap());
-    start(healthz, metrics, reporter()).unwrap();
+    start(Listen { healthz, metrics, must_bind: false }, pages(&reporter())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         for (address, path) in [(healthz, "/livez"), (metrics, "/proxyMode")] {

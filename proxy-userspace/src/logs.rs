@@ -27,11 +27,10 @@ pub enum LogError {
     Twice,
 }
 
-/// Sends this process's log to standard error in the form `format`, from level info on unless `SHUNT_LOG` says
-/// otherwise.
-pub fn init(format: LogFormat) -> Result<(), LogError> {
-    let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
-    let subscriber = subscriber(format, &wanted, io::stderr().is_terminal(), io::stderr)?;
+/// Sends this process's log to standard error in the form `format`, as far as the filter `wanted` lets it through; an
+/// empty one is `info`.
+pub fn init(format: LogFormat, wanted: &str) -> Result<(), LogError> {
+    let subscriber = subscriber(format, wanted, io::stderr().is_terminal(), io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)
 }
 

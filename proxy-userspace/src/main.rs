@@ -7,13 +7,8 @@ use shunt::cli::{Cli, Command};
 use shunt::cmd::{self, Exit};
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Agent(args) => cmd::agent::run(args),
-        Command::Status(args) => cmd::status::run(&args),
-        Command::Dump(args) => cmd::dump::run(&args),
-        Command::Cleanup(args) => cmd::cleanup::run(&args),
-        Command::Completions(args) => cmd::completions::run(&args),
-    };
+    let mut words = std::env::args_os().peekable();
+    let outcome = if cmd::kube_proxy::is_meant(words.peek()) { cmd::kube_proxy::run(words) } else { run() };
     let exit = outcome.unwrap_or_else(|error| {
         let exit = Exit::of(&error);
         if exit != Exit::Done {
@@ -22,4 +17,15 @@ fn main() -> ExitCode {
         exit
     });
     exit.into()
+}
+
+fn run() -> anyhow::Result<Exit> {
+    match Cli::parse().command {
+        Command::Agent(args) => cmd::agent::run(args),
+        Command::Status(args) => cmd::status::run(&args),
+        Command::Dump(args) => cmd::dump::run(&args),
+        Command::Verify(args) => cmd::verify::run(*args),
+        Command::Cleanup(args) => cmd::cleanup::run(&args),
+        Command::Completions(args) => cmd::completions::run(&args),
+    }
 }

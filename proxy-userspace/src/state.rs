@@ -67,6 +67,8 @@ pub struct State {
     node_name: Arc<str>,
     node: Node,
     node_run: Run,
+    /// Whether there is a Node object.
+    has_node: bool,
     entries: BTreeMap<ObjectName, Entry>,
     /// Every slice by its own name, to find the Service that it belonged to when it moves or goes.
     slices: BTreeMap<ObjectName, Seen<Arc<EndpointSlice>>>,
@@ -87,6 +89,7 @@ impl State {
             node: bare_node(&node_name),
             node_name,
             node_run: 0,
+            has_node: false,
             entries: BTreeMap::new(),
             slices: BTreeMap::new(),
             cidrs: BTreeMap::new(),
@@ -104,7 +107,11 @@ impl State {
             Event::SliceApplied(slice) => self.apply_slice(slice),
             Event::SliceDeleted(name) => self.delete_slice(&name),
             Event::NodeApplied(node) => self.apply_node(node),
-            Event::NodeDeleted => self.set_node(bare_node(&self.node_name)),
+            Event::ServiceKept(name) => self.keep_service(&name),
+            Event::SliceKept(name) => self.keep_slice(&name),
+            Event::NodeKept => self.keep_node(),
+            Event::ServiceCidrKept(name) => self.keep_cidr(&name),
+            Event::NodeDeleted => self.delete_node(),
             Event::ServiceCidrApplied(cidr) => self.apply_cidr(cidr),
             Event::ServiceCidrDeleted(name) => node_dirty(self.cidrs.remove(&name).is_some()),
             Event::NodeAddresses(addresses) => self.apply_addresses(addresses),
@@ -142,7 +149,7 @@ impl State {
         self.entries.get(service).into_iter().flat_map(|entry| entry.slices.iter().map(|slice| &**slice))
     }
 
-    /// The own node: without a Node object only its name.
+    /// The own node: without a Node object only its name, and whether there was one.
     pub fn node(&self) -> &Node {
         &self.node
     }
@@ -224,7 +231,15 @@ impl State {
 
     fn apply_node(&mut self, node: Node) -> Dirty {
         self.node_run = self.run(Listing::Node);
+        self.has_node = true;
         self.set_node(node)
+    }
+
+    /// A Node that was never there is no Node that went.
+    fn delete_node(&mut self) -> Dirty {
+        let is_leaving = self.has_node || self.node.is_leaving;
+        self.has_node = false;
+        self.set_node(Node { is_leaving, ..bare_node(&self.node_name) })
     }
 
     fn set_node(&mut self, node: Node) -> Dirty {
@@ -248,6 +263,35 @@ impl State {
         let is_new = self.addresses.object != addresses;
         self.addresses = Seen { object: addresses, run: self.run(Listing::NodeAddresses) };
         node_dirty(is_new)
+    }
+
+    fn keep_service(&mut self, name: &ObjectName) -> Dirty {
+        let run = self.run(Listing::Services);
+        if let Some(seen) = self.entries.get_mut(name).and_then(|entry| entry.service.as_mut()) {
+            seen.run = run;
+        }
+        Dirty::default()
+    }
+
+    fn keep_slice(&mut self, name: &ObjectName) -> Dirty {
+        let run = self.run(Listing::EndpointSlices);
+        if let Some(seen) = self.slices.get_mut(name) {
+            seen.run = run;
+        }
+        Dirty::default()
+    }
+
+    fn keep_node(&mut self) -> Dirty {
+        self.node_run = self.run(Listing::Node);
+        Dirty::default()
+    }
+
+    fn keep_cidr(&mut self, name: &str) -> Dirty {
+        let run = self.run(Listing::ServiceCidrs);
+        if let Some(seen) = self.cidrs.get_mut(name) {
+            seen.run = run;
+        }
+        Dirty::default()
     }
 
     /// A listing that starts again before it has ended starts from nothing.

@@ -40,6 +40,7 @@ fn slice(text: &str, service: &str, last: u8) -> Event {
         family: Family::V4,
         endpoints: vec![endpoint],
         ports: vec![],
+        triggered_at: None,
     }))
 }
 
@@ -135,7 +136,26 @@ fn the_node_keeps_its_name() {
     assert_eq!(state.apply(Event::NodeApplied(moved)), node_dirty(true));
     let gone = state.apply(Event::NodeDeleted);
     assert_eq!(gone, Dirty { node: true, all: true, ..Dirty::default() });
-    assert_eq!(state.node(), &Node { name: "a".into(), ..Node::default() });
+    assert_eq!(state.node(), &Node { name: "a".into(), is_leaving: true, ..Node::default() });
+}
+
+#[test]
+fn a_node_that_leaves_stays_served_and_one_that_was_never_there_does_not_leave() {
+    let mut state = empty();
+    for event in [Event::ListStarted(Listing::Node), Event::ListEnded(Listing::Node), Event::NodeDeleted] {
+        assert!(state.apply(event).is_empty() && !state.node().is_leaving);
+    }
+    state.apply(Event::NodeApplied(node("z")));
+    let leaving = Node { is_leaving: true, ..node("z") };
+    assert!(state.apply(Event::NodeApplied(leaving)).is_empty(), "nothing is to be planned again");
+    assert!(state.node().is_leaving);
+    state.apply(Event::NodeApplied(node("z")));
+    assert!(!state.node().is_leaving, "the mark was taken off");
+    // A second end of the same Node changes nothing.
+    for _ in 0..2 {
+        state.apply(Event::NodeDeleted);
+        assert!(state.node().is_leaving);
+    }
 }
 
 #[test]
@@ -161,6 +181,30 @@ fn what_a_relist_does_not_name_is_gone_at_its_end() {
     assert_eq!(state.apply(Event::ListEnded(Listing::NodeAddresses)), node_dirty(true));
     assert_eq!(state.service_names().collect::<Vec<_>>(), [&name("a")]);
     assert_eq!((state.slices(&name("b")).count(), state.slices(&name("a")).count()), (1, 0));
+}
+
+#[test]
+fn what_a_relist_keeps_stands_as_it_was() {
+    let mut state = empty();
+    for event in [service("a", 1), slice("a-1", "a", 1), Event::NodeApplied(node("z"))] {
+        state.apply(event);
+    }
+    state.apply(cidr("k", "10.96.0.0/12"));
+    let kept = [
+        (Listing::Services, Event::ServiceKept(name("a"))),
+        (Listing::EndpointSlices, Event::SliceKept(name("a-1"))),
+        (Listing::Node, Event::NodeKept),
+        (Listing::ServiceCidrs, Event::ServiceCidrKept("k".into())),
+    ];
+    for (listing, event) in kept {
+        for event in [Event::ListStarted(listing), event, Event::ListEnded(listing)] {
+            assert!(state.apply(event).is_empty(), "{listing:?}");
+        }
+    }
+    assert!(state.service(&name("a")).is_some() && state.slices(&name("a")).count() == 1);
+    assert!(state.node().zone.is_some() && state.cidrs().count() == 1);
+    // What was never known does not come into being.
+    assert!(state.apply(Event::ServiceKept(name("b"))).is_empty() && state.service(&name("b")).is_none());
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Rig {
         pin_dir.create()?;
         let loaded = load(&pin_dir)?;
         let mut store = KernelStore::open(loaded.kernel_maps()?)?;
-        for table in [WordTable::Services, WordTable::Slots, WordTable::Backends, WordTable::Counters] {
+        for table in WordTable::CHUNKED {
             store.grow(table)?;
         }
         let head = Head::default();

@@ -4,11 +4,15 @@
 //! what a killed run left behind is removed by the next one ([`sweep`]). Nothing here asserts: the tests do.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bench;
 pub mod bpffs;
 pub mod cgroup;
 pub mod churn;
+pub mod cluster;
 pub mod contents;
+pub mod deployment;
+pub mod exposition;
 pub mod golden;
 pub mod hand;
 pub mod load;
@@ -20,5 +24,6 @@ pub mod report;
 pub mod skip;
 pub mod sweep;
 pub mod topology;
+pub mod wait;
 
 pub use skip::skip;

@@ -53,6 +53,13 @@ impl Place<'_> {
         Ok(Servers { process, unread: 0 })
     }
 
+    /// Starts a prober.
+    pub fn prober(&self) -> Result<Prober> {
+        let mut process = Process::spawn("peer until", self.peer("until")?)?;
+        process.wait_line(SOON, |line| line == "ready")?;
+        Ok(Prober { process })
+    }
+
     /// Starts connecting to `target` without end, with the further `options` of `peer connects`.
     pub fn connects(&self, target: SocketAddr, options: &[&str]) -> Result<Load> {
         let mut command = self.peer("connects")?;
@@ -60,6 +67,28 @@ impl Place<'_> {
         let mut process = Process::spawn("peer connects", command)?;
         process.wait_line(SOON, |line| line == "ready")?;
         Ok(Load { process })
+    }
+}
+
+/// Connects to one target after another until each is let in.
+#[derive(Debug)]
+pub struct Prober {
+    process: Process,
+}
+
+impl Prober {
+    /// Starts to connect to a target that refuses so far; returns once it has been refused.
+    pub fn aim(&mut self, target: SocketAddr) -> Result<()> {
+        self.process.send(&target.to_string())?;
+        let said = self.process.next_line(SOON)?;
+        ensure!(said == "refused", "{target} is served before it should be: {said}");
+        Ok(())
+    }
+
+    /// When the target let it in, in nanoseconds of the monotonic clock.
+    pub fn hit(&mut self) -> Result<u64> {
+        let said = self.process.next_line(Duration::from_mins(1))?;
+        said.strip_prefix("connected ").and_then(|time| time.parse().ok()).with_context(|| said.clone())
     }
 }
 

@@ -88,13 +88,20 @@ impl Cluster {
         let mut cluster = Self { nodes: Vec::new(), switch };
         for ordinal in 1..=nodes {
             let mut node = Node::new(ordinal)?;
-            node.plug_into(&cluster.switch, nodes)?;
+            plug(&node.netns, &cluster.switch, (ordinal, nodes))?;
             for pod in 1..=pods {
                 node.add_pod(pod)?;
             }
             cluster.nodes.push(node);
         }
         Ok(cluster)
+    }
+
+    /// Connects a further host, with routes to all pods; its addresses, which are those of a node numbered `host`.
+    pub fn plug(&self, netns: &Netns, host: u8) -> Result<[IpAddr; 2]> {
+        // A topology has fewer nodes than numbers.
+        plug(netns, &self.switch, (host, u8::try_from(self.nodes.len()).unwrap_or(u8::MAX)))?;
+        Ok(node_addresses(host))
     }
 
     /// A pod, both counted from 1 as in its name.
@@ -154,21 +161,6 @@ impl Node {
         Place { netns: &self.netns, cgroup: &self.agent }
     }
 
-    /// Connects the node to the switch, with routes to the pods of all others.
-    fn plug_into(&self, switch: &Netns, nodes: u8) -> Result<()> {
-        let port = format!("port{}", self.ordinal);
-        self.netns.veth("eth0", switch, &port)?;
-        switch.ip(&format!("link set {port} master br0"))?;
-        let [v4, v6] = self.addresses();
-        let mut lines = vec![address_line("eth0", v4, 24), address_line("eth0", v6, 64)];
-        for other in (1..=nodes).filter(|other| *other != self.ordinal) {
-            let [v4, v6] = node_addresses(other);
-            lines.push(format!("route add 10.244.{other}.0/24 via {v4}"));
-            lines.push(format!("route add fd00:10:244:{other}::/64 via {v6}"));
-        }
-        self.netns.ip_batch(&lines)
-    }
-
     fn add_pod(&mut self, ordinal: u8) -> Result<()> {
         let node = self.ordinal;
         let netns = Netns::create(&format!("pod_{node}_{ordinal}"))?;
@@ -222,6 +214,21 @@ impl Pod {
     pub fn place(&self) -> Place<'_> {
         Place { netns: &self.netns, cgroup: &self.cgroup }
     }
+}
+
+/// Connects host `ordinal` to the switch, with routes to the pods of all `nodes` but its own.
+fn plug(netns: &Netns, switch: &Netns, (ordinal, nodes): (u8, u8)) -> Result<()> {
+    let port = format!("port{ordinal}");
+    netns.veth("eth0", switch, &port)?;
+    switch.ip(&format!("link set {port} master br0"))?;
+    let [v4, v6] = node_addresses(ordinal);
+    let mut lines = vec![address_line("eth0", v4, 24), address_line("eth0", v6, 64)];
+    for other in (1..=nodes).filter(|other| *other != ordinal) {
+        let [v4, v6] = node_addresses(other);
+        lines.push(format!("route add 10.244.{other}.0/24 via {v4}"));
+        lines.push(format!("route add fd00:10:244:{other}::/64 via {v6}"));
+    }
+    netns.ip_batch(&lines)
 }
 
 fn node_addresses(node: u8) -> [IpAddr; 2] {

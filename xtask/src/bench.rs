@@ -5,13 +5,29 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::peers;
+use crate::toolchain;
 use crate::tree::Tree;
 
 /// Runs the bench program with `arguments`.
 pub(crate) fn run(tree: &Tree, arguments: &[OsString]) -> Result<()> {
-    let build = ["build", "--release", "--package", "tests", "--bin", "bench"];
-    run_to_end(Command::new(env!("CARGO")).args(build))?;
-    run_to_end(Command::new(tree.target.join("release/bench")).args(arguments))
+    run_to_end(toolchain::cargo().args([
+        "build",
+        "--release",
+        "--workspace",
+        "--bin",
+        "bench",
+        "--bin",
+        "peer",
+        "--bin",
+        "shunt",
+    ]))?;
+    let mut bench = Command::new(tree.target.join("release/bench"));
+    // Only `sync` needs real Kubernetes; it says so itself where there is none.
+    if let Ok(directories) = peers::find(tree, &peers::KUBERNETES_PARTS) {
+        bench.env(peers::DIRECTORIES, directories);
+    }
+    run_to_end(bench.args(arguments))
 }
 
 fn run_to_end(command: &mut Command) -> Result<()> {

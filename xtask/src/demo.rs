@@ -5,16 +5,18 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::setup;
+use crate::toolchain;
 use crate::tree::Tree;
 
 /// Runs the demo from nothing; false if something went otherwise than it should.
 pub(crate) fn run(tree: &Tree) -> Result<bool> {
     setup::run(tree, setup::Purpose::Demo)?;
-    // Quiet but for the progress of a first build, which takes a few minutes.
+    // Quiet but for the progress of a first build, which takes a few minutes. The whole workspace, as in the tests: another
+    // choice of packages is another choice of features, and would build much of it again.
     let bins = ["--bin", "shunt", "--bin", "peer", "--bin", "demo"];
-    let built = Command::new(env!("CARGO"))
+    let built = toolchain::cargo()
         .current_dir(&tree.root)
-        .args(["build", "--package", "shunt", "--package", "tests"])
+        .args(["build", "--workspace"])
         .args(bins)
         .status()
         .context("run cargo build")?;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use object::build::elf::{Builder, SectionData};
 
 use crate::record::{self, Record};
-use crate::toolchain::Toolchain;
+use crate::toolchain::{self, Toolchain};
 use crate::tree::Tree;
 use crate::wrapper;
 
@@ -116,7 +116,7 @@ fn command(tree: &Tree, toolchain: &Toolchain) -> Command {
         ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_"].iter().any(|prefix| name.starts_with(prefix))
             || name == "RUSTFLAGS"
     };
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = toolchain::cargo();
     for (name, _) in env::vars_os().filter(|(name, _)| foreign(name)) {
         command.env_remove(name);
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod peers;
 mod record;
 mod setup;
 mod tally;

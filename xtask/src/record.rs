@@ -78,7 +78,7 @@ fn list_files(root: &Path, directory: &Path, files: &mut Vec<PathBuf>) -> Result
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
 
     bytes.iter().fold(String::new(), |mut text, byte| {

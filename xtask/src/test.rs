@@ -1,6 +1,5 @@
 //! `cargo xtask test`: runs the tiers and closes with one line of counts.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -10,9 +9,10 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::ebpf::{self, Check};
+use crate::peers;
 use crate::setup::{self, Purpose};
 use crate::tally::Tally;
-use crate::toolchain;
+use crate::toolchain::{self, PINNED_RUST};
 use crate::tree::Tree;
 
 /// A tier of tests, least powerful first.
@@ -54,15 +54,29 @@ impl Tier {
     fn needs_kernel(self) -> bool {
         !matches!(self, Self::Unit | Self::Golden | Self::Lint)
     }
+
+    /// Whether the tier runs real parts of Kubernetes.
+    fn needs_peers(self) -> bool {
+        matches!(self, Self::Cluster | Self::Versus)
+    }
+
+    /// What the tier needs to be installed, if anything.
+    fn purpose(self) -> Option<Purpose> {
+        match self {
+            Self::Unit | Self::Golden => None,
+            tier if tier.needs_peers() => Some(Purpose::Test),
+            _ => Some(Purpose::Local),
+        }
+    }
 }
 
 /// Runs `tiers`, or all of them; true if nothing failed and something passed.
 pub(crate) fn run(tree: &Tree, tiers: &[Tier]) -> Result<bool> {
     let tiers = if tiers.is_empty() { Tier::value_variants() } else { tiers };
     let mut run = Run { tree, path: toolchain::search_path(tree)?, tally: Tally::default() };
-    if tiers.iter().any(|tier| tier.needs_kernel() || *tier == Tier::Lint) {
+    if let Some(purpose) = tiers.iter().filter_map(|tier| tier.purpose()).max() {
         // What is still missing is named again by each check that would have needed it.
-        if let Err(error) = setup::run(tree, Purpose::Test) {
+        if let Err(error) = setup::run(tree, purpose) {
             println!("set-up: {error:#}; going on without");
         }
     }
@@ -100,25 +114,41 @@ impl Run<'_> {
     fn unit(&mut self) -> Result<()> {
         let mut tests = self.cargo(&["test", "--no-fail-fast", "--workspace", "--lib", "--bins"]);
         self.tally.tests(self.tree, "unit", &mut tests)?;
+        let mut source = self.cargo(&["test", "--no-fail-fast", "--workspace", "--test", "source"]);
+        self.tally.tests(self.tree, "unit, the Kubernetes source against a stand-in", &mut source)?;
         let mut examples = self.cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]);
         self.tally.tests(self.tree, "unit, examples in the documentation", &mut examples)
     }
 
     fn lint(&mut self) -> Result<()> {
-        let steps: [(&str, &[&str]); 5] = [
+        let judged: [(&str, &[&str]); 3] = [
             ("fmt", &["fmt", "--all", "--check"]),
             ("fmt of proxy-ebpf", &["fmt", "--manifest-path", "proxy-ebpf/Cargo.toml", "--check"]),
             ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        ];
+        for (name, arguments) in judged {
+            let Some(cargo) = toolchain::lint_cargo() else {
+                self.tally.skip(format!("{name}: needs rustfmt and clippy of Rust {PINNED_RUST}"));
+                continue;
+            };
+            let mut command = self.prepare(cargo, arguments);
+            self.tally.step(name, &mut command);
+        }
+        let deny: [(&str, &[&str]); 2] = [
             ("deny", &["deny", "--all-features", "check", "licenses", "bans", "sources"]),
             (
                 "deny of proxy-ebpf",
                 &["deny", "--manifest-path", "proxy-ebpf/Cargo.toml", "check", "licenses", "bans", "sources"],
             ),
         ];
-        for (name, arguments) in steps {
+        for (name, arguments) in deny {
             let mut command = self.cargo(arguments);
             self.tally.step(name, &mut command);
         }
+        let mut chart = self.cargo(&["test", "--no-fail-fast", "--workspace", "--test", "chart"]);
+        // Without helm its tests say so, and are counted.
+        chart.envs(peers::find(self.tree, &peers::HELM).ok().map(|path| (peers::DIRECTORIES, path)));
+        self.tally.tests(self.tree, "lint, the Helm chart", &mut chart)?;
         self.target(Tier::Lint)
     }
 
@@ -138,6 +168,18 @@ impl Run<'_> {
             self.tally.skip(format!("tier {name}: needs root"));
             return Ok(());
         }
+        let peers = if tier.needs_peers() {
+            peers::find(self.tree, &peers::KUBERNETES_PARTS).map(Some)
+        } else {
+            Ok(None)
+        };
+        let peers = match peers {
+            Ok(peers) => peers,
+            Err(error) => {
+                self.tally.skip(format!("tier {name}: real parts of Kubernetes: {error:#}"));
+                return Ok(());
+            }
+        };
         // Always the whole workspace: another choice of packages is another choice of features, and builds the world anew.
         let mut helpers = self.cargo(&["build", "--workspace", "--bins"]);
         if !self.tally.require("helper programs of the tests", &mut helpers) {
@@ -149,6 +191,7 @@ impl Run<'_> {
                 ["test", "--no-fail-fast", "--workspace", "--test", name, "--", "--test-threads=1"];
             let mut tests = self.cargo(&arguments);
             tests.envs(object.map(|path| ("SHUNT_TEST_OBJECT", path)));
+            tests.envs(peers.as_ref().map(|path| (peers::DIRECTORIES, path)));
             tests.env("SHUNT_PROOFS_OBJECT", self.tree.fresh_object("proofs"));
             self.tally.tests(self.tree, &title, &mut tests)?;
         }
@@ -175,8 +218,11 @@ impl Run<'_> {
     }
 
     fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(arguments).current_dir(&self.tree.root).env("PATH", &self.path);
-        command
+        self.prepare(toolchain::cargo(), arguments)
+    }
+
+    fn prepare(&self, mut cargo: Command, arguments: &[&str]) -> Command {
+        cargo.args(arguments).current_dir(&self.tree.root).env("PATH", &self.path);
+        cargo
     }
 }

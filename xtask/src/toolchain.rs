@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::tree::Tree;
 
-/// The stable Rust release whose compiler builds the object where the distribution has none.
+/// The stable Rust release whose compiler builds the object where the distribution has none, and whose rustfmt and
+/// clippy judge this repository: a later clippy has further lints.
 pub(crate) const PINNED_RUST: &str = "1.95.0";
 /// The major version of LLVM that compiler and linker must agree on.
 pub(crate) const LLVM_MAJOR: &str = "22";
@@ -58,11 +60,49 @@ impl Toolchain {
 /// The compiler: the distribution's, because its sources come with it, else the pinned one of rustup.
 pub(crate) fn rustc() -> Option<PathBuf> {
     let distribution = PathBuf::from("/usr/bin/rustc");
-    let rustup = || {
-        let toolchain = ["which", "--toolchain", PINNED_RUST, "rustc"];
-        first_line(Command::new("rustup").args(toolchain)).ok().map(PathBuf::from)
+    let pinned = pinned_rust().map(|toolchain| toolchain.join("bin/rustc"));
+    [Some(distribution), pinned].into_iter().flatten().find(|rustc| is_usable(rustc))
+}
+
+/// The pinned release, where rustup keeps it.
+///
+/// Looks for the directory itself, because `rustup which` installs a toolchain that it is asked for and does not find.
+pub(crate) fn pinned_rust() -> Option<PathBuf> {
+    let home = env::var_os("RUSTUP_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".rustup")))?;
+    let prefix = format!("{PINNED_RUST}-{}-unknown-linux-", env::consts::ARCH);
+    let toolchains = fs::read_dir(home.join("toolchains")).ok()?;
+    toolchains
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+}
+
+/// Cargo with the rustfmt and the clippy of the pinned release: the cargo that runs this, else rustup's.
+pub(crate) fn lint_cargo() -> Option<Command> {
+    let own = PathBuf::from(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let pinned = pinned_rust().map(|toolchain| toolchain.join("bin/cargo"));
+    [Some(own), pinned].into_iter().flatten().find(|cargo| can_lint(cargo)).map(|cargo| lint_command(&cargo))
+}
+
+fn can_lint(cargo: &Path) -> bool {
+    let says = |arguments: &[&str], start: &str| {
+        first_line(lint_command(cargo).args(arguments)).is_ok_and(|line| line.starts_with(start))
     };
-    [Some(distribution), rustup()].into_iter().flatten().find(|rustc| is_usable(rustc))
+    // rustup puts a stub in the place of a component that is not installed, so only running it tells.
+    says(&["--version"], &format!("cargo {PINNED_RUST} "))
+        && says(&["fmt", "--version"], "rustfmt ")
+        && says(&["clippy", "--version"], "clippy ")
+}
+
+/// `cargo`, which finds its subcommands and compiler through rustup if it is one of rustup's.
+fn lint_command(cargo: &Path) -> Command {
+    let mut command = without_package(Command::new(cargo));
+    if let Some(toolchain) = pinned_rust().filter(|toolchain| cargo.starts_with(toolchain)) {
+        command.env("RUSTUP_TOOLCHAIN", toolchain.file_name().unwrap_or_default());
+    }
+    command
 }
 
 /// The installed bpf-linker, if it is of the version that the object is built with.
@@ -74,6 +114,30 @@ pub(crate) fn linker(tree: &Tree) -> Result<PathBuf> {
         bail!("{version} is installed, but the object is built with {BPF_LINKER}");
     }
     Ok(linker)
+}
+
+/// A cargo command, as it would be from the user's shell.
+///
+/// `cargo run` tells a program of which package it is, and `ring` is built anew, with all that stands on it, whenever
+/// that differs: a command from here and one from the shell would undo each other's work.
+pub(crate) fn cargo() -> Command {
+    without_package(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())))
+}
+
+/// The command without what `cargo run` has told xtask of its own package.
+fn without_package(mut command: Command) -> Command {
+    let names = env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| is_of_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Whether `cargo run` sets the variable for the package whose program it runs.
+fn is_of_package(variable: &str) -> bool {
+    let heads = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    heads.iter().any(|head| variable.starts_with(head))
+        || ["CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
 }
 
 /// The first executable called `name` on `path`.
@@ -108,11 +172,25 @@ fn first_line(command: &mut Command) -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-fn output(command: &mut Command) -> Result<String> {
+/// What `command` prints; it must succeed.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_owned();
     let output = command.output().with_context(|| format!("run {}", program.display()))?;
     if !output.status.success() {
         bail!("{} ended with {}", program.display(), output.status);
     }
     String::from_utf8(output.stdout).context("a version is text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_package;
+
+    #[test]
+    fn settings_of_the_user_are_not_of_the_package() {
+        assert!(["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "OUT_DIR"].into_iter().all(is_of_package));
+        for setting in ["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_PROFILE_DEV_OPT_LEVEL", "CARGO", "PATH"] {
+            assert!(!is_of_package(setting), "{setting}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 #![cfg_attr(target_arch = "bpf", no_main)]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../context.rs"]
 mod context;
 #[cfg(target_arch = "bpf")]
 mod layout;

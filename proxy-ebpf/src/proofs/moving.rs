@@ -11,10 +11,12 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_set
 use aya_ebpf::macros::{btf_map, cgroup_sock_addr};
 use aya_ebpf::programs::SockAddrContext;
 
-use crate::context::{self, ALLOW, Family, REFUSE};
+use crate::context::{self, ALLOW, Family, REFUSE, read_destination, write_destination};
 use crate::layout::{Backend, Listed, Record, Vip};
+use crate::registry::tgid;
 
 const ENOBUFS: i32 = 105;
+const IPPROTO_UDP: u32 = 17;
 
 #[btf_map]
 static PROOF_VIPS: HashMap<Vip, u32, 64> = HashMap::new();
@@ -49,10 +51,11 @@ pub fn proof_move_getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
-    if !context::is_udp(ctx) {
+    if context::protocol(ctx) != IPPROTO_UDP {
         return ALLOW;
     }
-    let frontend = context::destination(ctx, family);
+    let (addr, port) = read_destination(ctx, family);
+    let frontend = Vip { addr, port, pad: 0 };
     let owner = take_owner(ctx);
     // SAFETY: the value is copied at once; the test never deletes a VIP under a connect.
     let Some(id) = (unsafe { PROOF_VIPS.get(frontend).copied() }) else {
@@ -75,8 +78,8 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         unsafe { bpf_set_retval(-ENOBUFS) };
         return REFUSE;
     }
-    if id != 0 {
-        context::set_destination(ctx, family, backend.addr, backend.port);
+    if id != 0 && !write_destination(ctx, family, backend.addr, backend.port) {
+        return REFUSE;
     }
     ALLOW
 }
@@ -84,7 +87,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
 /// Removes the socket's record and returns whose socket it is: the mover's connects keep the owner.
 #[inline(always)]
 fn take_owner(ctx: &SockAddrContext) -> u32 {
-    let caller = context::tgid();
+    let caller = tgid();
     // SAFETY: as in `connect`; the field is read before the record is deleted, and the socket is null-checked.
     unsafe {
         let stored = PROOF_UDP_SOCKETS.get_ptr_mut(ctx);
@@ -107,10 +110,10 @@ fn getpeername(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(record) = (unsafe { PROOF_UDP_SOCKETS.get_ptr_mut(ctx).as_ref().copied() }) else {
         return ALLOW;
     };
-    let peer = context::destination(ctx, family);
+    let (addr, port) = read_destination(ctx, family);
     // A socket that was disconnected and connected to something else keeps its real peer.
-    if PROOF_BACKENDS.get(record.backend).is_some_and(|it| it.addr == peer.addr && it.port == peer.port) {
-        context::set_destination(ctx, family, record.frontend.addr, record.frontend.port);
+    if PROOF_BACKENDS.get(record.backend).is_some_and(|it| it.addr == addr && it.port == port) {
+        write_destination(ctx, family, record.frontend.addr, record.frontend.port);
     }
     ALLOW
 }

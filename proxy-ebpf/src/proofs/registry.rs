@@ -1,6 +1,7 @@
 //! Network namespaces found by event: the first hook that runs in an unknown one says so once.
 
 use aya_ebpf::btf_maps::{HashMap, RingBuf};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::macros::{btf_map, cgroup_sock_addr};
 use aya_ebpf::programs::SockAddrContext;
@@ -31,6 +32,12 @@ pub fn proof_netns_connect6(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
+/// The calling process.
+#[inline(always)]
+pub fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
 #[inline(always)]
 fn report_unknown(ctx: &SockAddrContext) {
     let netns = context::netns(ctx);
@@ -43,7 +50,7 @@ fn report_unknown(ctx: &SockAddrContext) {
     }
     // SAFETY: the helper takes nothing and returns a number.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let event = Unknown { netns, cgroup, tgid: u64::from(context::tgid()) };
+    let event = Unknown { netns, cgroup, tgid: u64::from(tgid()) };
     if PROOF_EVENTS.output(event, 0).is_err() {
         // The ring is full: without the mark the next hook reports again.
         let _ = PROOF_NETNS.remove(netns);

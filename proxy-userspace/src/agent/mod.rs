@@ -1,31 +1,37 @@
 //! The agent: one loop over one closed enum of triggers. Everything with an effect happens here or below `maps` and
 //! `datapath`; what the effects are is decided elsewhere.
 
+pub mod follow;
+pub mod pacing;
+pub mod programming;
 mod start;
 pub mod sync;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::probe::Missing;
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
+use crate::maps::fill::HashCounts;
+use crate::model::Family;
 use crate::plan::claims::Conflict;
 use crate::plan::diff::Refused;
-use crate::source::manifests::Manifests;
-use crate::source::node::NodeAddresses;
+use crate::source::kube::{self, Bounds};
 use crate::source::{Batch, SourceError};
 use crate::status::{self, Reporter};
+use follow::Source;
+use pacing::{Ended, Intervals, Pacer, Turn};
 use start::Node;
 use sync::{AdoptError, Outcome};
 
-/// A failed batch is tried again after this.
-const RETRY: Duration = Duration::from_secs(1);
 /// Batches of events that may wait; a source that fills this waits in turn.
 const BATCHES: usize = 1024;
 
@@ -58,6 +64,14 @@ pub enum AgentError {
     /// A source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// An address is taken, and the configuration says that this is the end.
+    #[error("listen on {address} (bindAddressHardFail): {source}")]
+    Bind {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// The answer.
+        source: std::io::Error,
+    },
     /// The system refused something else.
     #[error("{step}: {source}")]
     System {
@@ -72,8 +86,8 @@ pub enum AgentError {
 enum Trigger {
     /// A source said something.
     Batch(Batch),
-    /// What failed or was refused is due again.
-    Retry,
+    /// A turn is due: what came in a burst, failed or was refused, or the comparison of everything.
+    Due,
     /// The process is asked to end.
     Stop(&'static str),
 }
@@ -88,17 +102,22 @@ pub fn run(config: &AgentConfig, variant: &Variant) -> Result<(), AgentError> {
 }
 
 async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentError> {
+    if let SourceConfig::Api { access, patience: Some(limit) } = &config.source {
+        kube::reach(access, Bounds::default(), *limit).await?;
+    }
     let mut node = Node::start(config, variant)?;
     let (sender, mut batches) = mpsc::channel(BATCHES);
-    let _addresses = NodeAddresses::follow(sender.clone())?;
-    let _manifests = Manifests::follow(&config.manifests, &config.node_name, sender)?;
+    let source = Source::follow(config, sender)?;
+    if let Some(connections) = source.connections() {
+        node.reporter.connect(connections.clone());
+    }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let mut retry_at: Option<Instant> = None;
+    let mut pacer = Pacer::new(Intervals::default(), epoch.elapsed());
     loop {
         let trigger = tokio::select! {
             batch = batches.recv() => batch.map_or(Trigger::Stop("every source has ended"), Trigger::Batch),
-            () = sleep_until(retry_at) => Trigger::Retry,
+            () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
         };
         match trigger {
@@ -106,17 +125,23 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
                 info!(why, "ending; what is attached stays in force");
                 return Ok(());
             }
-            Trigger::Retry => {}
+            Trigger::Due => {}
             Trigger::Batch(batch) => {
                 take(&mut node, batch);
                 // What has queued up meanwhile is merged: no intermediate state is worth a store.
                 while let Ok(batch) = batches.try_recv() {
                     take(&mut node, batch);
                 }
+                if node.sync.is_due() {
+                    node.reporter.queued(node.sync.waiting());
+                    pacer.want();
+                }
             }
         }
-        let is_settled = write(&mut node, epoch)?;
-        retry_at = (!is_settled).then(|| Instant::now() + RETRY);
+        if let Some(turn) = pacer.start(epoch.elapsed()) {
+            let how = write(&mut node, turn, epoch)?;
+            pacer.ended(epoch.elapsed(), how);
+        }
     }
 }
 
@@ -125,8 +150,17 @@ fn take(node: &mut Node, batch: Batch) {
         warn!(%warning, "skipped");
         node.reporter.warn(warning.to_string());
     }
-    node.sync.take(batch.events);
+    let taken = node.sync.take(batch.events);
+    node.programming.changed(taken.dated.iter().map(|slice| &**slice));
+    node.reporter.measure(|measures| {
+        let changes = &mut measures.changes;
+        changes.services += taken.services;
+        changes.services_pending += taken.services;
+        changes.slices += taken.slices;
+        changes.slices_pending += taken.slices;
+    });
     let state = node.sync.state();
+    node.reporter.update(|status| status.node_eligible = !state.node().is_leaving);
     for listing in
         node.expected.iter().filter(|listing| !state.unlisted().any(|missing| missing == **listing))
     {
@@ -134,21 +168,47 @@ fn take(node: &mut Node, batch: Batch) {
     }
 }
 
-/// Writes what has changed; returns whether nothing is left to do.
-fn write(node: &mut Node, epoch: Instant) -> Result<bool, AgentError> {
+/// Writes what has changed, or compares everything.
+fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentError> {
+    if turn == Turn::Full {
+        node.sync.recheck();
+    }
     if !node.sync.is_due() {
-        return Ok(true);
+        return Ok(Ended::Settled);
     }
     let started = Instant::now();
     let outcome = node.sync.sync(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
-    report(&node.reporter, &outcome, started.elapsed());
+    let planner = node.sync.planner();
+    node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
+    report(&node.reporter, &outcome, &planner.conflicts(), started.elapsed());
+    if outcome.error.is_none() {
+        measure_programming(node, &outcome);
+    }
     if node.sync.is_ready() {
         node.attach()?;
     }
-    Ok(outcome.is_settled)
+    Ok(match (outcome.is_settled, outcome.executed.ops) {
+        (true, _) => Ended::Settled,
+        (false, 0) => Ended::Stuck,
+        (false, _) => Ended::GotOn,
+    })
 }
 
-fn report(reporter: &Reporter, outcome: &Outcome, took: Duration) {
+/// Services of which a port was refused are not in force; their changes go on waiting.
+fn measure_programming(node: &mut Node, outcome: &Outcome) {
+    let refused: HashSet<&str> =
+        outcome.refused.iter().filter_map(|refused| Some(refused.label.split_once(':')?.0)).collect();
+    let now = Timestamp::now().as_millisecond();
+    let took = node.programming.ended(now, |service| refused.contains(service.as_str()));
+    node.reporter.measure(|measures| {
+        for one in &took {
+            measures.programming_seconds[usize::from(one.family == Family::V6)]
+                .observe(one.duration.as_secs_f64());
+        }
+    });
+}
+
+fn report(reporter: &Reporter, outcome: &Outcome, conflicts: &[Conflict], took: Duration) {
     for warning in &outcome.warnings {
         reporter.warn(warning);
     }
@@ -164,7 +224,7 @@ fn report(reporter: &Reporter, outcome: &Outcome, took: Duration) {
     reporter.rename(&outcome.named, &outcome.forgotten);
     reporter.update(|status| {
         status.refused = outcome.refused.iter().map(refusal).collect();
-        status.conflicts = outcome.conflicts.iter().map(conflict).collect();
+        status.conflicts = conflicts.iter().map(conflict).collect();
     });
     match &outcome.error {
         None => reporter.applied(batch),
@@ -184,13 +244,6 @@ fn conflict(conflict: &Conflict) -> status::Conflict {
         service: conflict.loser.to_string(),
         frontend: conflict.key.to_string(),
         holder: conflict.winner.to_string(),
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,13 +1,17 @@
 //! Brings the datapath up: judge the host, adopt or make the maps, load the programs; attach once the maps are right.
 
 use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use proxy_common::names::SCHEMA;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use super::programming::Programming;
 use super::sync::{Sync, SyncOptions};
 use super::{AgentError, Variant};
 use crate::config::AgentConfig;
@@ -18,8 +22,11 @@ use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
 use crate::datapath::pin::PinDir;
 use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
-use crate::health;
+use crate::health::{self, Listen, Pages};
+use crate::kubeproxy;
+use crate::maps::reading::MapsReader;
 use crate::maps::store::KernelStore;
+use crate::metrics::Scraper;
 use crate::model::Listing;
 use crate::plan::rules::Rules;
 use crate::status::{CgroupStatus, Identity, Reporter};
@@ -28,6 +35,7 @@ use crate::sys;
 /// An agent whose programs are loaded.
 pub(super) struct Node {
     pub(super) sync: Sync<KernelStore>,
+    pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) expected: Vec<Listing>,
     loaded: Loaded,
@@ -50,6 +58,9 @@ impl Node {
         let missing = probe::missing(&probe::gather(config.cgroup.is_some()));
         if !missing.is_empty() {
             return Err(AgentError::Unfit(missing));
+        }
+        if config.bind_address_hard_fail {
+            can_listen([config.healthz_address, config.metrics_address])?;
         }
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pin_dir = prepare_pins(&config.pin_dir, variant.schema.unwrap_or(SCHEMA))?;
@@ -81,9 +92,12 @@ impl Node {
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
         let sync = Sync::adopt(store, options)?;
-        health::start(config.healthz_address, config.metrics_address, reporter.clone())
+        // Only now: the writer has made what the reader looks for.
+        let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
+        health::start(listen(config), pages(config, &reporter, reader))
             .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
-        Ok(Self { sync, reporter, expected, loaded, cgroup, pin_dir, links: None })
+        let programming = Programming::new(Timestamp::now().as_millisecond());
+        Ok(Self { sync, programming, reporter, expected, loaded, cgroup, pin_dir, links: None })
     }
 
     /// Attaches the hooks, or puts the programs under the links that are there; once.
@@ -121,6 +135,15 @@ impl Cgroup {
     }
 }
 
+/// Finds out before anything else is done. Between this and the servers' own start somebody may still come first; they
+/// then try again, as without `bindAddressHardFail`.
+fn can_listen(addresses: [SocketAddr; 2]) -> Result<(), AgentError> {
+    for address in addresses {
+        TcpListener::bind(address).map_err(|source| AgentError::Bind { address, source })?;
+    }
+    Ok(())
+}
+
 /// Makes the pin directory, or explains why there will be none.
 fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathError> {
     if !PinDir::is_on_bpffs(root) {
@@ -134,6 +157,16 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
         warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
     }
     Ok(Some(pin_dir))
+}
+
+fn listen(config: &AgentConfig) -> Listen {
+    Listen { healthz: config.healthz_address, metrics: config.metrics_address, must_bind: false }
+}
+
+fn pages(config: &AgentConfig, reporter: &Reporter, reader: MapsReader) -> Pages {
+    let scraper = Scraper::new(reporter.clone(), Some(reader), config.metrics_services);
+    let configz = Arc::new(kubeproxy::configz(&config.configuration));
+    Pages { reporter: reporter.clone(), metrics: Arc::new(scraper), configz }
 }
 
 fn identity(config: &AgentConfig, variant: &Variant, object: &[u8]) -> Identity {
@@ -157,4 +190,19 @@ fn describe(reporter: &Reporter, cgroup: &Cgroup, is_pinned: bool) {
             );
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_address_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        can_listen([free, free]).unwrap();
+        let error = can_listen([free, address]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("listen on {address} (bindAddressHardFail): ")), "{error}");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! The agent drives it with the kernel store; the golden tier and the benches drive the very same code with others.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -9,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::maps::apply::{self, Executed, StoreOrder};
 use crate::maps::{MapStore, StoreError, adopt};
-use crate::model::{Event, Listing, ObjectName};
+use crate::model::{EndpointSlice, Event, Listing, ObjectName, Service};
 use crate::plan::claims::Conflict;
 use crate::plan::desired::{desired_ports, port_tags};
 use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
@@ -18,6 +19,27 @@ use crate::plan::quarantine::Millis;
 use crate::plan::rules::Rules;
 use crate::plan::tables::OwnerTag;
 use crate::state::{Dirty, State};
+
+/// Service ports that are planned and written at a time.
+const SLICE: usize = 2_000;
+
+/// What one [`Sync::sync`] has to do.
+struct Work {
+    /// Services left to plan.
+    names: VecDeque<ObjectName>,
+    /// Frontends that all of it will need, or some more or less: so that the hash grows once.
+    frontends: usize,
+    node: bool,
+    all: bool,
+}
+
+impl Work {
+    /// What an aborted run has left.
+    fn rest(self) -> Dirty {
+        let services = self.names.into_iter().collect();
+        Dirty { services, node: self.node, all: self.all }
+    }
+}
 
 /// Why the maps cannot be written to.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +92,7 @@ pub struct Outcome {
     pub is_settled: bool,
     /// Service ports that the maps have no room for.
     pub refused: Vec<Refused>,
-    /// Frontends that two service ports claim.
+    /// Frontends of this batch that two service ports claim; [`Planner::conflicts`] has all there are.
     pub conflicts: Vec<Conflict>,
     /// What could not be had as asked for.
     pub warnings: Vec<String>,
@@ -80,6 +102,57 @@ pub struct Outcome {
     pub forgotten: Vec<OwnerTag>,
     /// Why the batch ended early; the next one goes on from there.
     pub error: Option<String>,
+}
+
+/// What [`Sync::take`] has found to be new.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Services that came, changed or went.
+    pub services: u64,
+    /// Slices that came, changed or went.
+    pub slices: u64,
+    /// Those that came or changed, for a reason that the API dates.
+    pub dated: Vec<Arc<EndpointSlice>>,
+}
+
+/// What an event speaks of, as far as changes of it are counted.
+enum Kind {
+    Service,
+    Slice(Option<Arc<EndpointSlice>>),
+    Services,
+    Slices,
+    Other,
+}
+
+impl Kind {
+    fn of(event: &Event) -> Self {
+        match event {
+            Event::ServiceApplied(_) | Event::ServiceDeleted(_) => Self::Service,
+            Event::SliceApplied(slice) => {
+                Self::Slice(slice.triggered_at.is_some().then(|| Arc::clone(slice)))
+            }
+            Event::SliceDeleted(_) => Self::Slice(None),
+            Event::ListEnded(Listing::Services) => Self::Services,
+            Event::ListEnded(Listing::EndpointSlices) => Self::Slices,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Taken {
+    /// Something is new; the end of a listing may have taken several away.
+    fn count(&mut self, kind: Kind, services: usize) {
+        match kind {
+            Kind::Service => self.services += 1,
+            Kind::Services => self.services += services as u64,
+            Kind::Slice(dated) => {
+                self.slices += 1;
+                self.dated.extend(dated);
+            }
+            Kind::Slices => self.slices += services as u64,
+            Kind::Other => {}
+        }
+    }
 }
 
 impl<S: MapStore> Sync<S> {
@@ -100,11 +173,27 @@ impl<S: MapStore> Sync<S> {
     }
 
     /// Takes changes in; nothing is written yet.
-    pub fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+    pub fn take(&mut self, events: impl IntoIterator<Item = Event>) -> Taken {
+        let mut taken = Taken::default();
         for event in events {
+            let kind = Kind::of(&event);
             let dirty = self.state.apply(event);
+            if !dirty.is_empty() {
+                taken.count(kind, dirty.services.len());
+            }
             self.dirty.merge(dirty);
         }
+        taken
+    }
+
+    /// Compares everything the next time, whether it has changed or not.
+    pub fn recheck(&mut self) {
+        self.dirty.all = true;
+    }
+
+    /// Services that wait to be planned; at least one where there is anything to do.
+    pub fn waiting(&self) -> u64 {
+        if self.is_due() { self.dirty.services.len().max(1) as u64 } else { 0 }
     }
 
     /// Whether there may be something to write.
@@ -143,43 +232,54 @@ impl<S: MapStore> Sync<S> {
     }
 
     /// Writes what has changed. `now` is any clock in milliseconds that never goes back.
+    ///
+    /// Much is written in slices of some thousand service ports, each planned when the one before is in the maps: a
+    /// large listing takes half the time and memory of one plan for all.
     pub fn sync(&mut self, now: Millis) -> Outcome {
         if !self.is_due() {
             return Outcome { is_settled: true, ..Outcome::default() };
         }
+        let mut outcome = Outcome::default();
         if self.must_adopt
             && let Err(error) = self.adopt_again()
         {
-            return Outcome { error: Some(error.to_string()), ..Outcome::default() };
+            outcome.error = Some(error.to_string());
+            return outcome;
         }
-        let (changes, warnings) = self.collect();
-        let named = changes.upsert.iter().map(|port| (port.tag, Arc::clone(&port.label))).collect();
-        let forgotten = changes.remove.clone();
-        let batch = self.planner.plan(changes, now);
-        let mut outcome = Outcome {
-            refused: batch.refused,
-            conflicts: batch.conflicts,
-            warnings,
-            named,
-            forgotten,
-            ..Outcome::default()
-        };
+        let mut work = self.take_work();
+        while outcome.error.is_none() {
+            let changes = self.collect(&mut work, &mut outcome);
+            self.write(changes, now, &mut outcome);
+            if work.names.is_empty() {
+                break;
+            }
+        }
+        if outcome.error.is_none() {
+            self.note_complete(outcome.executed);
+        } else {
+            self.dirty.merge(work.rest());
+        }
+        outcome.is_settled = self.planner.is_in_sync() && self.dirty.is_empty();
+        outcome
+    }
+
+    fn write(&mut self, changes: Changes, now: Millis, outcome: &mut Outcome) {
         let Self { planner, store, options, .. } = self;
+        let batch = planner.plan(changes, now);
+        outcome.refused = batch.refused;
+        outcome.conflicts.extend(batch.conflicts);
         match apply::run(store, &batch.ops, |op| planner.settle(op), options.order) {
             Ok(executed) => {
-                self.planner.finish(now);
-                outcome.executed = executed;
-                self.note_complete(executed);
+                planner.finish(now);
+                outcome.executed += executed;
             }
             Err(error) => {
-                self.planner.fail(&batch.ops[error.at], now);
+                planner.fail(&batch.ops[error.at], now);
                 self.must_adopt = error.unsure;
-                outcome.executed = error.done;
+                outcome.executed += error.done;
                 outcome.error = Some(format!("{error}: {}", error.source));
             }
         }
-        outcome.is_settled = self.planner.is_in_sync();
-        outcome
     }
 
     fn note_complete(&mut self, executed: Executed) {
@@ -202,27 +302,38 @@ impl<S: MapStore> Sync<S> {
         Ok(())
     }
 
-    fn collect(&mut self) -> (Changes, Vec<String>) {
+    fn take_work(&mut self) -> Work {
         let dirty = std::mem::take(&mut self.dirty);
         let all = dirty.all || !self.is_pruned;
-        let mut changes = Changes::default();
-        let mut warnings = Vec::new();
         let mut names: Vec<ObjectName> = dirty.services.into_iter().collect();
         if all {
             names.extend(self.state.service_names().cloned());
             names.sort_unstable();
             names.dedup();
         }
-        for name in names {
-            self.collect_service(&name, &mut changes, &mut warnings);
+        let ports = names.iter().filter_map(|name| self.state.service(name)).map(Service::count_ports).sum();
+        Work { names: names.into(), frontends: ports, node: dirty.node || all, all }
+    }
+
+    /// The next slice of `work`; the last one has what belongs to the node, and prunes.
+    fn collect(&mut self, work: &mut Work, outcome: &mut Outcome) -> Changes {
+        let mut changes = Changes { expected_frontends: work.frontends, ..Changes::default() };
+        while changes.upsert.len() < SLICE
+            && let Some(name) = work.names.pop_front()
+        {
+            self.collect_service(&name, &mut changes, &mut outcome.warnings);
         }
-        if dirty.node || all {
-            let cidrs = self.state.cidrs();
-            let node = self.state.node();
-            changes.node = Some(desired_node(self.state.addresses(), node, cidrs, &self.options.node_ports));
+        outcome.named.extend(changes.upsert.iter().map(|port| (port.tag, Arc::clone(&port.label))));
+        outcome.forgotten.extend(&changes.remove);
+        if work.names.is_empty() {
+            if work.node {
+                let (node, cidrs) = (self.state.node(), self.state.cidrs());
+                let addresses = self.state.addresses();
+                changes.node = Some(desired_node(addresses, node, cidrs, &self.options.node_ports));
+            }
+            changes.prune = work.all;
         }
-        changes.prune = all;
-        (changes, warnings)
+        changes
     }
 
     fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, warnings: &mut Vec<String>) {

@@ -3,18 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use proxy_common::counter::{self, ServiceCounter};
 use proxy_common::lb::DropReason;
-use proxy_common::names::SCHEMA;
 use proxy_common::service::{View, ViewKind};
 use serde::Serialize;
 
-use super::{Exit, columns, print};
+use super::{Exit, columns, open_store, print};
 use crate::cli::{DumpArgs, DumpTable};
 use crate::config::ServiceFilter;
-use crate::datapath::load::open_pinned_maps;
-use crate::datapath::pin::PinDir;
 use crate::datapath::probe::counter_shards;
 use crate::health::get;
 use crate::maps::render::{self, ServiceRow, ViewRow};
@@ -30,14 +26,7 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
         eprintln!("shunt: service ports are shown by their hash: no names from the agent: {reason}");
         Names::default()
     });
-    let root = &args.pin.pin_dir;
-    let maps = open_pinned_maps(&PinDir::new(root, SCHEMA))
-        .with_context(|| format!("no maps in {}", root.display()))?;
-    // Opening makes the first frontend hash where there is none, and that is the agent's to do.
-    if maps.frontends.inner(0)?.is_none() {
-        anyhow::bail!("the maps in {} are not filled yet", root.display());
-    }
-    let store = KernelStore::open(maps)?;
+    let store = open_store(&args.pin.pin_dir)?;
     let actual = adopt::adopt(&store)?.actual;
     let dump = Dump {
         store: &store,

@@ -5,18 +5,25 @@ pub mod agent;
 pub mod cleanup;
 pub mod completions;
 pub mod dump;
+pub mod kube_proxy;
 pub mod status;
+pub mod verify;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use comfy_table::Table;
+use proxy_common::names::SCHEMA;
 use serde::Serialize;
 
 use crate::cli::OutputForm;
 use crate::config::ConfigError;
+use crate::datapath::load::open_pinned_maps;
+use crate::datapath::pin::PinDir;
 use crate::logs::LogError;
+use crate::maps::store::KernelStore;
 
 /// How a command ends. An error says so by carrying one of these as context, e.g.
 /// `.context(Exit::Unfit)`; `main` turns it into the process's exit code.
@@ -71,6 +78,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Opens the maps pinned below `root`, for commands that only look.
+pub fn open_store(root: &Path) -> anyhow::Result<KernelStore> {
+    let maps = open_pinned_maps(&PinDir::new(root, SCHEMA))
+        .with_context(|| format!("no maps in {}", root.display()))?;
+    // Opening makes the first frontend hash where there is none, and that is the agent's to do.
+    if maps.frontends.inner(0)?.is_none() {
+        anyhow::bail!("the maps in {} are not filled yet", root.display());
+    }
+    Ok(KernelStore::open(maps)?)
+}
+
 /// Prints `found` in the form asked for; `table` makes the one for people.
 pub fn print<T: Serialize>(
     form: OutputForm,
@@ -123,7 +141,7 @@ mod tests {
             format!("{unfit:#}"),
             "start the agent: this host cannot run shunt: no cgroup v2 hierarchy"
         );
-        let usage = anyhow::Error::new(ConfigError::NodeName { name: "_".to_owned() });
+        let usage = anyhow::Error::new(ConfigError::NodeName { origin: "--node-name", name: "_".to_owned() });
         assert_eq!(Exit::of(&usage), Exit::Usage);
         let closed = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("write");
         assert_eq!(Exit::of(&closed), Exit::Done);

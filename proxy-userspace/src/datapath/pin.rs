@@ -153,6 +153,7 @@ fn pinned_maps() -> Vec<Pinned> {
         chunked(names::SLOTS),
         chunked(names::BACKENDS),
         chunked(names::COUNTERS),
+        chunked(names::OWNED),
         Pinned {
             name: names::FRONTENDS,
             shape: Shape::array_of_maps(1),

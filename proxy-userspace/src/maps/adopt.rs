@@ -16,12 +16,14 @@ pub struct Adopted {
 /// Reads a store as a whole; writes nothing.
 pub fn adopt(store: &impl MapStore) -> Result<Adopted, StoreError> {
     let mut actual = Actual::new(store.frontend_capacity());
-    for table in [WordTable::Services, WordTable::Slots, WordTable::Backends, WordTable::Counters] {
+    for table in WordTable::CHUNKED {
         while actual.words(table) < store.words(table) {
             actual.apply(&MapOp::GrowChunk(table));
         }
     }
-    for table in [WordTable::Services, WordTable::Slots, WordTable::Backends, WordTable::Filter] {
+    for table in
+        [WordTable::Services, WordTable::Slots, WordTable::Backends, WordTable::Owned, WordTable::Filter]
+    {
         for word in 0..store.words(table) {
             actual.set_word(table, word, store.load(table, word)?);
         }

@@ -91,6 +91,8 @@ fn execute(store: &mut impl MapStore, op: &MapOp, stores: &mut u64) -> Result<()
         MapOp::InsertCidr(key) => store.insert_cidr(*key),
         MapOp::DeleteCidr(key) => store.delete_cidr(*key),
         MapOp::StoreFilter { .. }
+        | MapOp::StoreOwned { .. }
+        | MapOp::ClearCounters { .. }
         | MapOp::StoreOwner { .. }
         | MapOp::StoreRow { .. }
         | MapOp::StoreSlots { .. }

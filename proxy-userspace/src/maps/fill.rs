@@ -7,6 +7,7 @@ use proxy_common::names::{self, Chunked};
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use super::{Hashes, StoreError, WordTable, Words};
+use crate::plan::actual::Actual;
 
 /// How full one map is.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -23,21 +24,68 @@ pub struct MapFill {
     pub bytes: Option<u64>,
 }
 
+/// Elements of the hashes, which cost a walk to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HashCounts {
+    /// Entries of the frontend hash.
+    pub frontends: u64,
+    /// Entries that it can hold.
+    pub frontend_capacity: u64,
+    /// Blocks of owned VIPs.
+    pub blocks: u64,
+    /// Addresses of the node.
+    pub node_addrs: u64,
+    /// Ranges of Services.
+    pub cidrs: u64,
+}
+
+impl HashCounts {
+    /// As the mirror of the maps has them, in no time.
+    pub fn of_mirror(actual: &Actual) -> Self {
+        Self {
+            frontends: actual.frontends().len() as u64,
+            frontend_capacity: u64::from(actual.frontend_capacity()),
+            blocks: actual.block_count() as u64,
+            node_addrs: actual.node_addrs().len() as u64,
+            cidrs: actual.cidrs().len() as u64,
+        }
+    }
+
+    fn of_store(store: &impl Hashes) -> Result<Self, StoreError> {
+        let entries = store.frontends()?;
+        Ok(Self {
+            frontends: entries.len() as u64,
+            frontend_capacity: u64::from(store.frontend_capacity()),
+            blocks: entries.iter().filter(|(key, _)| key.is_owned_vip()).count() as u64,
+            node_addrs: store.node_addrs()?.len() as u64,
+            cidrs: store.cidrs()?.len() as u64,
+        })
+    }
+}
+
 /// The fill of every map that grows with the cluster.
 pub fn fill<S: Words + Hashes>(store: &S) -> Result<Vec<MapFill>, StoreError> {
-    let hash = |map, used: usize, limit: u32| {
-        let limit = u64::from(limit);
-        MapFill { map, used: Some(used as u64), allocated: limit, limit: Some(limit), bytes: None }
+    fill_counted(store, HashCounts::of_store(store)?)
+}
+
+/// The same, with the hashes counted already.
+pub fn fill_counted(words: &impl Words, counts: HashCounts) -> Result<Vec<MapFill>, StoreError> {
+    let hash = |map, used, limit: u64| MapFill {
+        map,
+        used: Some(used),
+        allocated: limit,
+        limit: Some(limit),
+        bytes: None,
     };
-    let frontends = hash(names::FRONTENDS, store.frontends()?.len(), store.frontend_capacity());
+    let frontends = hash(names::FRONTENDS, counts.frontends, counts.frontend_capacity);
     let mut fills = vec![MapFill { limit: None, ..frontends }];
-    fills.extend(words_fill(store)?);
-    fills.push(hash(names::NODE_ADDRS, store.node_addrs()?.len(), names::NODE_ADDRS_MAX));
-    fills.push(hash(names::CIDRS, store.cidrs()?.len(), names::CIDRS_MAX));
+    fills.extend(words_fill(words, counts.blocks)?);
+    fills.push(hash(names::NODE_ADDRS, counts.node_addrs, u64::from(names::NODE_ADDRS_MAX)));
+    fills.push(hash(names::CIDRS, counts.cidrs, u64::from(names::CIDRS_MAX)));
     Ok(fills)
 }
 
-fn words_fill(words: &impl Words) -> Result<[MapFill; 4], StoreError> {
+fn words_fill(words: &impl Words, blocks: u64) -> Result<[MapFill; 5], StoreError> {
     let chunked = |layout: Chunked, table, used| {
         let bytes = words.words(table) * 8;
         let allocated = bytes / u64::from(layout.element_bytes);
@@ -52,6 +100,7 @@ fn words_fill(words: &impl Words) -> Result<[MapFill; 4], StoreError> {
         MapFill { allocated: two(slots.allocated), limit: slots.limit.map(two), ..slots },
         chunked(names::BACKENDS, WordTable::Backends, Some(used_rows(words)?)),
         chunked(names::COUNTERS, WordTable::Counters, None),
+        chunked(names::OWNED, WordTable::Owned, Some(blocks)),
     ])
 }
 
@@ -141,10 +190,11 @@ mod tests {
             let word = row * ROW_WORDS as u64 + STATE_WORD as u64;
             store.store(WordTable::Backends, word, join(state, 9)).unwrap();
         }
-        let [services, slots, backends, counters] = words_fill(&store).unwrap();
+        let [services, slots, backends, counters, owned] = words_fill(&store, 1).unwrap();
         assert_eq!((services.used, services.allocated), (Some(2), 8192));
         assert_eq!((slots.used, slots.allocated, slots.limit), (Some(5), 131_072, Some(67_108_864)));
         assert_eq!((backends.used, backends.bytes), (Some(2), Some(524_288)));
         assert_eq!((counters.map, counters.used), ("COUNTERS", None));
+        assert_eq!((owned.map, owned.used, owned.allocated), ("OWNED", Some(1), 16_384));
     }
 }

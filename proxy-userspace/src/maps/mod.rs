@@ -2,10 +2,13 @@
 
 pub mod adopt;
 pub mod apply;
+pub mod compare;
 pub mod fill;
 pub mod memory;
+pub mod nowhere;
 #[cfg(test)]
 mod properties;
+pub mod reading;
 pub mod render;
 pub mod store;
 

@@ -72,12 +72,18 @@ pub fn services(actual: &Actual) -> Vec<ServiceRow> {
     cells.into_iter().map(|(tag, service)| service_row(actual, tag, service)).collect()
 }
 
-/// Every frontend, sorted by address as people read it.
+/// Every frontend and every owned VIP, sorted by address as people read it.
 pub fn frontends(actual: &Actual) -> Vec<FrontendRow> {
     let mut rows: Vec<FrontendRow> = actual
         .frontends()
+        .filter(|(key, _)| !key.is_owned_vip())
         .map(|(key, value)| FrontendRow { key, value, tag: actual.owner(value.service) })
         .collect();
+    rows.extend(actual.owned_vips().map(|addr| FrontendRow {
+        key: FrontendKey::owned_vip(addr),
+        value: FrontendValue::new(0, FrontendKind::OwnedVip, 0),
+        tag: OwnerTag(0),
+    }));
     rows.sort_unstable_by_key(|row| (row.key.addr.to_ip(), row.key.port.get(), row.key.proto));
     rows
 }

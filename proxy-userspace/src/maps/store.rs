@@ -75,6 +75,8 @@ pub struct KernelMaps {
     pub backends: Map,
     /// Outer array of the counters.
     pub counters: Map,
+    /// Outer array of the blocks of owned VIPs.
+    pub owned: Map,
     /// One-entry array that holds the frontend hash.
     pub frontends: Map,
     /// The node's addresses.
@@ -85,6 +87,23 @@ pub struct KernelMaps {
     pub filter: Map,
 }
 
+impl KernelMaps {
+    /// Further handles on the same maps.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            services: self.services.try_clone()?,
+            slots: self.slots.try_clone()?,
+            backends: self.backends.try_clone()?,
+            counters: self.counters.try_clone()?,
+            owned: self.owned.try_clone()?,
+            frontends: self.frontends.try_clone()?,
+            node_addrs: self.node_addrs.try_clone()?,
+            cidrs: self.cidrs.try_clone()?,
+            filter: self.filter.try_clone()?,
+        })
+    }
+}
+
 /// The kernel's maps as a [`MapStore`].
 #[derive(Debug)]
 pub struct KernelStore {
@@ -92,13 +111,14 @@ pub struct KernelStore {
     slots: Chunks,
     backends: Chunks,
     counters: Chunks,
+    owned: Chunks,
     filter: Mapping,
     frontends_outer: Map,
     frontends: Map,
     node_addrs: Map,
     cidrs: Map,
-    grace: Map,
-    grace_inner: Map,
+    /// An array of one map, and that map; none in a store that only looks.
+    grace: Option<(Map, Map)>,
 }
 
 impl KernelStore {
@@ -111,20 +131,31 @@ impl KernelStore {
         // An update of an array of maps waits for all running programs, which is the grace period we need and the
         // only way to ask for one that works for every kernel configuration.
         let word = Shape::mapped_array(8, 1);
-        let grace_inner = Map::create("GRACE_INNER", &word).map_err(kernel("create", "GRACE"))?;
-        let grace = create_outer("GRACE", 1, &grace_inner)?;
+        let inner = Map::create("GRACE_INNER", &word).map_err(kernel("create", "GRACE"))?;
+        let grace = create_outer("GRACE", 1, &inner)?;
+        Self::assemble(maps, frontends, Some((grace, inner)))
+    }
+
+    /// Opens what `maps` hold to look at it; `None` while nobody has filled them. Nothing is made, and such a store
+    /// cannot wait for a grace period, which only a writer needs.
+    pub fn open_to_look(maps: KernelMaps) -> Result<Option<Self>, StoreError> {
+        let frontends = maps.frontends.inner(0).map_err(kernel("open hash", names::FRONTENDS))?;
+        frontends.map(|frontends| Self::assemble(maps, frontends, None)).transpose()
+    }
+
+    fn assemble(maps: KernelMaps, frontends: Map, grace: Option<(Map, Map)>) -> Result<Self, StoreError> {
         Ok(Self {
             services: Chunks::open(names::SERVICES, maps.services)?,
             slots: Chunks::open(names::SLOTS, maps.slots)?,
             backends: Chunks::open(names::BACKENDS, maps.backends)?,
             counters: Chunks::open(names::COUNTERS, maps.counters)?,
+            owned: Chunks::open(names::OWNED, maps.owned)?,
             filter: Mapping::new(&maps.filter).map_err(kernel("map", names::FILTER))?,
             frontends_outer: maps.frontends,
             frontends,
             node_addrs: maps.node_addrs,
             cidrs: maps.cidrs,
             grace,
-            grace_inner,
         })
     }
 
@@ -134,6 +165,7 @@ impl KernelStore {
             WordTable::Slots => Some(&self.slots),
             WordTable::Backends => Some(&self.backends),
             WordTable::Counters => Some(&self.counters),
+            WordTable::Owned => Some(&self.owned),
             WordTable::Filter => None,
         }
     }
@@ -144,6 +176,7 @@ impl KernelStore {
             WordTable::Slots => Some(&mut self.slots),
             WordTable::Backends => Some(&mut self.backends),
             WordTable::Counters => Some(&mut self.counters),
+            WordTable::Owned => Some(&mut self.owned),
             WordTable::Filter => None,
         }
     }
@@ -273,7 +306,9 @@ impl Hashes for KernelStore {
 
 impl MapStore for KernelStore {
     fn grace(&mut self) -> Result<(), StoreError> {
-        self.grace.set_inner(0, &self.grace_inner).map_err(kernel("wait for readers", "GRACE"))
+        let missing = || StoreError::Missing { map: "GRACE", element: 0 };
+        let (outer, inner) = self.grace.as_ref().ok_or_else(missing)?;
+        outer.set_inner(0, inner).map_err(kernel("wait for readers", "GRACE"))
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::{Family, ObjectName, Protocol};
 
 /// One `EndpointSlice` of a Service; slices of type FQDN never get here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Two slices are equal if they mean the same: when they came to mean it does not count.
+#[derive(Clone, Debug, Eq)]
 pub struct EndpointSlice {
     /// Namespace and name of the slice.
     pub name: ObjectName,
@@ -18,6 +20,21 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     /// `ports`, those with a name and a number.
     pub ports: Vec<SlicePort>,
+    /// When the change that made the slice what it is began, in milliseconds since 1970 (annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`); none where the API does not say.
+    pub triggered_at: Option<i64>,
+}
+
+impl PartialEq for EndpointSlice {
+    fn eq(&self, other: &Self) -> bool {
+        // Taken apart, so that a field that is added must be judged here.
+        let Self { name, service, family, endpoints, ports, triggered_at: _ } = self;
+        *name == other.name
+            && *service == other.service
+            && *family == other.family
+            && *endpoints == other.endpoints
+            && *ports == other.ports
+    }
 }
 
 /// One endpoint, which may be ready or not.

@@ -68,21 +68,29 @@ pub enum Event {
     ServiceApplied(Arc<Service>),
     /// A Service went, or is no longer served by a node.
     ServiceDeleted(ObjectName),
+    /// A Service is there, but what it says makes no sense: what is known of it stands.
+    ServiceKept(ObjectName),
     /// A slice came or changed.
     SliceApplied(Arc<EndpointSlice>),
     /// A slice went.
     SliceDeleted(ObjectName),
+    /// A slice is there, but what it says makes no sense: what is known of it stands.
+    SliceKept(ObjectName),
     /// The own Node came or changed.
     NodeApplied(Node),
     /// The own Node went.
     NodeDeleted,
+    /// The own Node is there, but what it says makes no sense: what is known of it stands.
+    NodeKept,
     /// A ServiceCIDR came or changed.
     ServiceCidrApplied(ServiceCidr),
     /// A ServiceCIDR went.
     ServiceCidrDeleted(Box<str>),
+    /// A ServiceCIDR is there, but what it says makes no sense: what is known of it stands.
+    ServiceCidrKept(Box<str>),
     /// The addresses on the node's own interfaces, all of them.
     NodeAddresses(Vec<IpAddr>),
-    /// A listing starts: objects of this kind that are not applied until it ends are gone.
+    /// A listing starts: objects of this kind that are neither applied nor kept until it ends are gone.
     ListStarted(Listing),
     /// A listing ended.
     ListEnded(Listing),

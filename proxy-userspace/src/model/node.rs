@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-/// The own Node, as far as it changes what is served.
+/// The own Node, as far as it changes what is served, and whether load balancers may choose it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Node {
     /// Name, as endpoints name it.
@@ -16,6 +16,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether it is on its way out (KEP-3836): it is being deleted, the cluster autoscaler has marked it, or it was
+    /// there and is gone. Load balancers are not to choose it; what it serves stays as it is.
+    pub is_leaving: bool,
 }
 
 /// A ServiceCIDR: an address in it that no Service holds must not leave the node.

@@ -83,6 +83,13 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
 }
 
+impl Service {
+    /// Its service ports: one for each port in each family.
+    pub fn count_ports(&self) -> usize {
+        self.ports.len() * self.cluster_ips.len()
+    }
+}
+
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendKind};
 
@@ -55,12 +55,12 @@ impl Claims {
     /// The claims that follow from what the maps hold: each cell claims what it has.
     pub fn adopt(actual: &Actual) -> Self {
         let mut held: HashMap<u32, Vec<DesiredFrontend>> = HashMap::new();
-        let mut adopted_vips = HashSet::new();
+        let adopted_vips = actual.owned_vips().collect();
+        let mut strays = Touched::new();
         for (key, value) in actual.frontends() {
             match FrontendKind::from_raw(value.kind) {
-                Some(FrontendKind::OwnedVip) | None => {
-                    adopted_vips.insert(key.addr);
-                }
+                Some(FrontendKind::OwnedVip) => {}
+                None => strays.push(key),
                 Some(kind) => {
                     held.entry(value.service).or_default().push(DesiredFrontend {
                         key,
@@ -76,7 +76,7 @@ impl Claims {
             more: HashMap::new(),
             vips: HashMap::new(),
             adopted_vips,
-            strays: Touched::new(),
+            strays,
         };
         for (tag, service) in actual.cells() {
             let mut frontends = held.remove(&service).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Claims {
             let port = PortClaims { label, frontends: frontends.into(), adopted: true };
             claims.insert(tag, port, &mut Touched::new());
         }
-        claims.strays = held.into_values().flatten().map(|frontend| frontend.key).collect();
+        claims.strays.extend(held.into_values().flatten().map(|frontend| frontend.key));
         claims
     }
 
@@ -153,6 +153,16 @@ impl Claims {
                 conflicts.push(Conflict { key: *key, winner: Arc::clone(winner), loser: Arc::clone(loser) });
             }
         }
+    }
+
+    /// Frontends that more than one service port claims, in no order.
+    pub fn contested(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.more.keys()
+    }
+
+    /// What a service port claims.
+    pub fn frontends(&self, tag: OwnerTag) -> &[DesiredFrontend] {
+        self.ports.get(&tag).map_or(&[], |port| &port.frontends)
     }
 
     /// The label of a service port that has claims.

@@ -56,7 +56,7 @@ impl fmt::Display for PlanWarning {
 /// `slices` are the slices that name the Service, in any order; those of a family without a cluster IP play no
 /// part.
 pub fn desired_ports<S: Borrow<EndpointSlice>>(service: &Service, slices: &[S], node: &Node) -> ServicePlan {
-    let mut plan = ServicePlan { ports: Vec::with_capacity(count_ports(service)), warnings: Vec::new() };
+    let mut plan = ServicePlan { ports: Vec::with_capacity(service.count_ports()), warnings: Vec::new() };
     let mut candidates = Vec::new();
     for (port, cluster_ip) in each_port(service) {
         let family = Family::of(cluster_ip);
@@ -121,10 +121,6 @@ pub fn port_label(service: &ObjectName, port: &ServicePort, family: Family) -> A
     } else {
         format!("{service}:{}/{proto}{suffix}", port.name).into()
     }
-}
-
-fn count_ports(service: &Service) -> usize {
-    service.ports.len() * service.cluster_ips.len()
 }
 
 fn each_port(service: &Service) -> impl Iterator<Item = (&ServicePort, IpAddr)> {

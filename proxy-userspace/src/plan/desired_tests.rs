@@ -44,6 +44,7 @@ fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
         family: Family::of(endpoints[0].addr),
         endpoints,
         ports: ports.map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port }).into(),
+        triggered_at: None,
     }
 }
 

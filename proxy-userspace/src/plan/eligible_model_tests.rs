@@ -160,6 +160,7 @@ fn slices() -> impl Strategy<Value = Vec<EndpointSlice>> {
             .into_iter()
             .map(|(name, port)| SlicePort { name: name.into(), protocol: Protocol::Tcp, port })
             .collect(),
+        triggered_at: None,
     });
     proptest::collection::vec(one, 0..4)
 }

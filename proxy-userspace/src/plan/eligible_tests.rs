@@ -57,6 +57,7 @@ fn slice(endpoints: &[&str], port: u16) -> EndpointSlice {
         family: Family::V4,
         endpoints: endpoints.iter().map(|text| endpoint(text)).collect(),
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port }],
+        triggered_at: None,
     }
 }
 

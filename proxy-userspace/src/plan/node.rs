@@ -1,6 +1,7 @@
 //! What the maps should know of the node itself: its own addresses, which of them serve NodePorts, and the ranges
 //! that cluster IPs come from.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -81,6 +82,15 @@ impl NodePortAddresses {
         }
     }
 
+    /// The entries of a list that says the same.
+    pub fn entries(&self) -> Vec<NodePortEntry> {
+        match self {
+            Self::All => vec![NodePortEntry::All],
+            Self::Primary => vec![NodePortEntry::Primary],
+            Self::List(entries) => entries.clone(),
+        }
+    }
+
     fn selects(&self, ip: IpAddr, node: &Node) -> bool {
         match self {
             Self::All => true,
@@ -126,6 +136,15 @@ impl NodePortEntry {
             Self::Primary => is_primary(ip, node),
             Self::Localhost => ip.is_loopback(),
             Self::Net(net) => net.contains(&ip),
+        }
+    }
+}
+
+impl fmt::Display for NodePortEntry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(net) => net.fmt(out),
+            keyword => out.write_str(keyword.keyword().unwrap_or_default()),
         }
     }
 }

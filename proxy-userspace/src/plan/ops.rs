@@ -5,9 +5,11 @@
 
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, BackendState, ROW_WORDS, STATE_WORD, join};
+use proxy_common::counter::{ROW_COUNTERS, ServiceCounter, service_element};
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::names::{self, CHUNK_BYTES};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, OWNER_WORD, View, ViewWord};
 
 use super::tables::OwnerTag;
@@ -26,11 +28,16 @@ pub enum WordTable {
     Backends,
     /// Counters, one word each; written by the kernel only.
     Counters,
+    /// Blocks of owned VIPs, 4 words each.
+    Owned,
     /// The filter of owned ranges; of fixed size.
     Filter,
 }
 
 impl WordTable {
+    /// Those that grow by chunks.
+    pub const CHUNKED: [Self; 5] = [Self::Services, Self::Slots, Self::Backends, Self::Counters, Self::Owned];
+
     /// The map's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -38,6 +45,7 @@ impl WordTable {
             Self::Slots => names::SLOTS.name,
             Self::Backends => names::BACKENDS.name,
             Self::Counters => names::COUNTERS.name,
+            Self::Owned => names::OWNED.name,
             Self::Filter => names::FILTER,
         }
     }
@@ -61,6 +69,20 @@ pub enum MapOp {
         word: u32,
         /// Its bits.
         value: u64,
+    },
+    /// Replaces a word of a block of owned VIPs.
+    StoreOwned {
+        /// Index of the word in [`WordTable::Owned`].
+        word: u64,
+        /// Its bits.
+        value: u64,
+    },
+    /// Starts the counters of a cell from zero, before the cell is given to a service port.
+    ClearCounters {
+        /// The cell.
+        service: u32,
+        /// Shards of each counter.
+        shards: u32,
     },
     /// Gives a cell to a service port, or frees it (tag zero).
     StoreOwner {
@@ -159,6 +181,12 @@ impl MapOp {
     ) -> Result<(), E> {
         match self {
             Self::StoreFilter { word, value } => store(WordTable::Filter, u64::from(*word), *value),
+            Self::StoreOwned { word, value } => store(WordTable::Owned, *word, *value),
+            Self::ClearCounters { service, shards } => {
+                let first = service_element(*service, ServiceCounter::Picked, *shards, 0);
+                (first..first + ROW_COUNTERS * shards)
+                    .try_for_each(|element| store(WordTable::Counters, u64::from(element), 0))
+            }
             Self::StoreOwner { service, tag } => {
                 store(WordTable::Services, cell_word(*service, OWNER_WORD), tag.0)
             }
@@ -192,6 +220,11 @@ impl MapOp {
 /// Index of a cell's word in [`WordTable::Services`].
 pub fn cell_word(service: u32, word: usize) -> u64 {
     u64::from(service) * CELL_WORDS as u64 + word as u64
+}
+
+/// Index of a word of a block of owned VIPs in [`WordTable::Owned`].
+pub fn block_word(id: u32, index: usize) -> u64 {
+    u64::from(id) * BLOCK_WORDS as u64 + index as u64
 }
 
 /// Index of a row's word in [`WordTable::Backends`].

@@ -22,6 +22,8 @@ pub enum Resource {
     Row(u32),
     /// An extent.
     Extent(Extent),
+    /// A block of owned VIPs.
+    Block(u32),
 }
 
 /// Resources at rest, oldest first.

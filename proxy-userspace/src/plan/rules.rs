@@ -15,6 +15,8 @@ pub struct Limits {
     pub slots: u32,
     /// Frontends.
     pub frontends: u32,
+    /// Blocks of owned VIPs.
+    pub blocks: u32,
     /// Node addresses.
     pub node_addrs: u32,
     /// Service ranges.
@@ -28,6 +30,7 @@ impl Limits {
         rows: names::BACKENDS.capacity() as u32 - 1,
         slots: names::SLOTS.capacity() as u32 * 2,
         frontends: 1 << 23,
+        blocks: names::OWNED.capacity() as u32 - 1,
         node_addrs: names::NODE_ADDRS_MAX,
         cidrs: names::CIDRS_MAX,
     };

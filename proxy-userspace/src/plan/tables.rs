@@ -35,7 +35,7 @@ pub struct DesiredPort {
 /// One frontend of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DesiredFrontend {
-    /// Key in `FRONTENDS`.
+    /// Key in `FRONTENDS`, or a VIP as such.
     pub key: FrontendKey,
     /// Kind; [`FrontendKind::OwnedVip`] entries belong to all service ports that claim them and name no service.
     pub kind: FrontendKind,

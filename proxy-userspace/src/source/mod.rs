@@ -1,17 +1,19 @@
 //! In: whoever says what the cluster wants. A source turns what it reads into [`Event`]s and never learns what becomes
 //! of them.
 //!
-//! `api` holds the shapes that are decoded, `convert` gives them meaning, `manifests` reads a directory, `node` the
-//! addresses of this node's interfaces.
+//! `api` holds the shapes that are decoded, `convert` gives them meaning, `kube` follows an API server, `manifests` reads
+//! a directory, `node` the addresses of this node's interfaces.
 
 pub mod api;
 pub mod convert;
+pub mod kube;
 pub mod manifests;
 pub mod node;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::model::Event;
 
@@ -79,6 +81,19 @@ pub enum SourceError {
         name: &'static str,
         /// Why.
         source: io::Error,
+    },
+    /// No API server answered in time.
+    #[error(
+        "no API server answered at {servers} (KUBERNETES_SERVICE_HOST) within {limit:?}: {last}; name its own address with \
+         --api-server: a cluster IP is an address that this agent itself is here to serve"
+    )]
+    Unreached {
+        /// The addresses that were tried.
+        servers: String,
+        /// How long.
+        limit: Duration,
+        /// What the last attempt met.
+        last: String,
     },
     /// No netlink socket for the addresses of the node.
     #[error("netlink socket for interface addresses")]

@@ -1,6 +1,8 @@
 //! What the agent says of itself: the nouns of `/status`, and the [`Reporter`] through which its loop keeps them up
 //! to date. It reads nothing from the kernel; `shunt status` sets that beside this.
 
+mod histogram;
+mod measures;
 mod reporter;
 
 use std::collections::VecDeque;
@@ -8,8 +10,11 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::histogram::Histogram;
+pub use self::measures::{Changes, Measures, Probe};
 pub use self::reporter::{Batch, Health, OVERDUE, Reporter};
 use crate::model::Listing;
+use crate::source::kube::Connection;
 
 /// Items of a [`Sample`] that are kept.
 const SAMPLE_KEPT: usize = 100;
@@ -76,6 +81,9 @@ pub struct SourceStatus {
     pub name: String,
     /// When it was first complete.
     pub listed_at: Option<Timestamp>,
+    /// How its watch stands, if it comes from an API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
 }
 
 /// The way from events into the maps.

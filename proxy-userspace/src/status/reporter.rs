@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::measures::Measures;
 use super::{AgentStatus, Identity, Sample, SourceStatus, SyncStatus, Warning, Warnings, listing_name};
 use crate::model::Listing;
 use crate::plan::tables::OwnerTag;
+use crate::source::kube::Connections;
 
 /// An update that waits longer than this is a fault: twice kube-proxy's default sync period.
 pub const OVERDUE: Duration = Duration::from_mins(1);
@@ -54,6 +56,9 @@ struct Kept {
     started: Instant,
     /// The same moment as `sync.pending_since`, by a clock that is never set: health must not depend on wall time.
     pending_since: Option<Instant>,
+    /// Kept up to date by the source itself.
+    connections: Connections,
+    measures: Measures,
 }
 
 impl Reporter {
@@ -68,15 +73,22 @@ impl Reporter {
             node_eligible: true,
             cgroup: None,
             hooks: Vec::new(),
-            sources: sources.map(|name| SourceStatus { name, listed_at: None }).collect(),
+            sources: sources.map(|name| SourceStatus { name, listed_at: None, connection: None }).collect(),
             sync: SyncStatus::default(),
             refused: Sample::default(),
             conflicts: Sample::default(),
             warnings: Warnings::default(),
             limitations: Vec::new(),
         };
-        let kept = Arc::new(Mutex::new(Kept { status, started: Instant::now(), pending_since: None }));
-        Self { kept, names: Arc::default() }
+        let connections = Connections::default();
+        let kept = Kept {
+            status,
+            started: Instant::now(),
+            pending_since: None,
+            connections,
+            measures: Measures::default(),
+        };
+        Self { kept: Arc::new(Mutex::new(kept)), names: Arc::default() }
     }
 
     /// Learns the labels of service ports, and forgets those that went.
@@ -94,10 +106,37 @@ impl Reporter {
         names.iter().map(|(tag, label)| (format!("{tag:016x}"), label.to_string())).collect()
     }
 
+    /// The label of a service port.
+    pub fn label(&self, tag: OwnerTag) -> Option<Arc<str>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&tag.0).cloned()
+    }
+
+    /// Counts something. `change` runs under the lock, so it should only count.
+    pub fn measure(&self, change: impl FnOnce(&mut Measures)) {
+        change(&mut self.lock().measures);
+    }
+
+    /// A copy of what has been counted.
+    pub fn measures(&self) -> Measures {
+        self.lock().measures.clone()
+    }
+
+    /// The watches of an API server stand like this from now on.
+    pub fn connect(&self, connections: Connections) {
+        self.lock().connections = connections;
+    }
+
     /// A copy of all there is to tell.
     pub fn snapshot(&self) -> AgentStatus {
         let kept = self.lock();
-        AgentStatus { uptime_seconds: kept.started.elapsed().as_secs(), ..kept.status.clone() }
+        let mut status = kept.status.clone();
+        status.uptime_seconds = kept.started.elapsed().as_secs();
+        for listing in Listing::ALL {
+            if let Some(source) = status.sources.iter_mut().find(|it| it.name == listing_name(listing)) {
+                source.connection = kept.connections.get(listing);
+            }
+        }
+        status
     }
 
     /// Changes fields that have no method of their own here: hooks, cgroup, refusals, conflicts, limitations,
@@ -117,7 +156,9 @@ impl Reporter {
 
     /// `pending` service ports wait to be written.
     pub fn queued(&self, pending: u64) {
-        self.lock().set_pending(pending);
+        let mut kept = self.lock();
+        kept.measures.last_queued = Some(Timestamp::now());
+        kept.set_pending(pending);
     }
 
     /// A batch ended well. The first one that leaves nothing to write after every source has listed makes the
@@ -125,6 +166,10 @@ impl Reporter {
     pub fn applied(&self, batch: Batch) {
         let mut kept = self.lock();
         let now = kept.count(batch);
+        kept.measures.batch(batch.took, false);
+        kept.measures.last_applied = Some(now);
+        kept.measures.changes.services_pending = 0;
+        kept.measures.changes.slices_pending = 0;
         kept.status.sync.last_error = None;
         // What had waited is written; anything that still waits came since.
         kept.pending_since = None;
@@ -140,6 +185,7 @@ impl Reporter {
     pub fn failed(&self, batch: Batch, error: &dyn std::fmt::Display) {
         let mut kept = self.lock();
         kept.count(batch);
+        kept.measures.batch(batch.took, true);
         kept.status.sync.last_error = Some(error.to_string());
         kept.set_pending(batch.pending);
     }

@@ -135,6 +135,11 @@ impl Map {
         Self::from_fd(bpf::map_by_id(id)?)
     }
 
+    /// A second handle on the same map.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, shape: self.shape, id: self.id })
+    }
+
     /// What the kernel says the map is.
     pub fn shape(&self) -> Shape {
         self.shape

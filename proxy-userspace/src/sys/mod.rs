@@ -8,5 +8,6 @@ pub mod link;
 pub mod map;
 pub mod mapping;
 pub mod netns;
+pub mod oom;
 pub mod pidfd;
 pub mod socket;

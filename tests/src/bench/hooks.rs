@@ -80,7 +80,7 @@ fn cases(site: &Site) -> Vec<Case> {
     for (index, (hook, peer_hook, service)) in families.into_iter().enumerate() {
         let (vip, direct) = (service.vip, service.backends[0]);
         let mut add = |hook, what, goal, way| cases.push(Case { hook, what, goal, way });
-        add(hook, "left alone at the second test (bound to a device)", Goal::None, Way::Bound(direct));
+        add(hook, "bound to a device, to a foreign address", Goal::None, Way::Bound(direct));
         add(hook, "not ours, outside every owned range", NOT_OURS, Way::Connect(direct));
         add(hook, "not ours, a pod's own loopback", NOT_OURS, Way::Connect(site.loopbacks[index]));
         add(hook, "not ours, filter hit", NOT_OURS, Way::Connect(site.neighbours[index]));

@@ -10,6 +10,7 @@ mod pairs;
 mod runs;
 mod scale;
 mod site;
+mod sync;
 mod table;
 
 use anyhow::Result;
@@ -27,6 +28,8 @@ pub struct BenchArguments {
 enum BenchCommand {
     /// Cost of a hook run, and of a connect to a ClusterIP against one to its backends.
     Connect(connect::ConnectArguments),
+    /// Start, updates and memory of an agent that follows an API server, beside a real kube-proxy.
+    Sync(sync::SyncArguments),
     /// Time and memory of many services, from model objects to real maps.
     Scale(scale::ScaleArguments),
     /// One run of `scale` in a process of its own; prints its sample as JSON.
@@ -39,6 +42,7 @@ pub fn run(arguments: BenchArguments) -> Result<()> {
     match arguments.command {
         BenchCommand::Connect(arguments) => connect::run(&arguments),
         BenchCommand::Scale(arguments) => scale::run(&arguments),
+        BenchCommand::Sync(arguments) => sync::run(&arguments),
         BenchCommand::ScaleOnce(size) => scale::run_once(size),
     }
 }

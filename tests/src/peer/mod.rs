@@ -5,6 +5,7 @@
 mod connects;
 mod get;
 mod serve;
+mod until;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
 
 use crate::netns;
+
+pub use until::monotonic_nanoseconds;
 
 /// A server or client for tests, in a namespace and a cgroup.
 #[derive(Parser)]
@@ -41,6 +44,8 @@ enum PeerCommand {
     Get(get::GetArguments),
     /// Connect and reset as fast as possible, report as JSON; ends early when standard input does.
     Connects(connects::ConnectsArguments),
+    /// Connect to each target of standard input until it is let in, and say when.
+    Until(until::UntilArguments),
 }
 
 /// How a client makes its socket.
@@ -101,6 +106,7 @@ pub fn run(arguments: PeerArguments) -> Result<u8> {
         PeerCommand::Serve(arguments) => serve::run(&arguments).map(|()| 0),
         PeerCommand::Get(arguments) => get::run(&arguments),
         PeerCommand::Connects(arguments) => connects::run(&arguments),
+        PeerCommand::Until(arguments) => until::run(&arguments),
     }
 }
 

@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 15] = [
+pub(crate) const TABLE: [Row; 19] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -120,11 +120,48 @@ pub(crate) const TABLE: [Row; 15] = [
         reason: "loading and attaching programs needs no Service: neither model nor plan",
     },
     Row {
-        module: "proxy-userspace/src/pace",
+        module: "proxy-userspace/src/agent/pacing",
         modules: Names::Only(&[]),
         crates: Names::Only(&["std"]),
         is_pure: true,
         reason: "pacing is handed its clock",
+    },
+    Row {
+        module: "proxy-userspace/src/agent/programming",
+        modules: Names::Only(&["model"]),
+        crates: Names::Only(&["std"]),
+        is_pure: true,
+        reason: "latencies are worked out from the moments that it is told",
+    },
+    Row {
+        module: "proxy-userspace/src/metrics/services",
+        modules: Names::Only(&["maps", "plan"]),
+        crates: Names::Only(&["std", "foldhash"]),
+        is_pure: true,
+        reason: "who has series of its own follows from what was counted",
+    },
+    Row {
+        module: "proxy-userspace/src/metrics/family",
+        modules: Names::Only(&["status"]),
+        crates: Names::Only(&["std"]),
+        is_pure: true,
+        reason: "a text format is a function of the data",
+    },
+    Row {
+        module: "proxy-userspace/src/kubeproxy",
+        modules: Names::Only(&["cli", "plan", "source"]),
+        crates: Names::Only(&[
+            "std",
+            "clap",
+            "ipnet",
+            "serde",
+            "serde_json",
+            "serde_path_to_error",
+            "serde_saphyr",
+            "thiserror",
+        ]),
+        is_pure: false,
+        reason: "kube-proxy's configuration is read and judged; what is done with it is decided elsewhere",
     },
     Row {
         module: "proxy-userspace/src/cmd",

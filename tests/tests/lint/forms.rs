@@ -5,12 +5,13 @@ use proc_macro2::{Delimiter, TokenTree};
 use crate::source::{Source, is_sign, is_word, walk};
 
 /// The files and folders that may hold unsafe code.
-const UNSAFE: [&str; 8] = [
+const UNSAFE: [&str; 9] = [
     "proxy-common/src/pod.rs",
     "proxy-ebpf/src/maps.rs",
     "proxy-ebpf/src/packet.rs",
     "proxy-ebpf/src/proofs/",
     "proxy-ebpf/src/rewrite.rs",
+    "proxy-ebpf/src/context.rs",
     "proxy-ebpf/src/sock.rs",
     "proxy-userspace/src/maps/store.rs",
     "proxy-userspace/src/sys/",

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use super::{ObservedHook, StatusReport};
 use crate::cmd::columns;
 use crate::maps::fill::MapFill;
+use crate::source::kube::Connection;
 use crate::status::{AgentStatus, SyncStatus};
 
 /// The whole report.
@@ -118,7 +119,32 @@ fn sources(status: &AgentStatus) -> String {
         let listed = source.listed_at.map_or_else(|| "not yet".to_owned(), |at| format!("{at:.3}"));
         [source.name.clone(), listed]
     };
-    columns(["SOURCE", "LISTED"], status.sources.iter().map(row))
+    if status.sources.iter().all(|source| source.connection.is_none()) {
+        return columns(["SOURCE", "LISTED"], status.sources.iter().map(row));
+    }
+    let rows = status.sources.iter().map(|source| {
+        let [name, listed] = row(source);
+        let mut watch = String::new();
+        if let Some(connection) = &source.connection {
+            push_plain(&mut watch, &connection_words(connection));
+        }
+        [name, listed, watch]
+    });
+    columns(["SOURCE", "LISTED", "WATCH"], rows)
+}
+
+fn connection_words(connection: &Connection) -> String {
+    let Connection { server, watching_since, lost_since, last_error, listings, faults, absent } = connection;
+    let counts = format!("{listings} listings, {faults} faults");
+    let state = match (absent, watching_since, lost_since) {
+        (Some(reason), ..) => format!("none: {reason}"),
+        (None, Some(since), _) => format!("watching since {since:.3}"),
+        (None, None, Some(since)) => {
+            format!("LOST since {since:.3}: {}", last_error.as_deref().unwrap_or("no answer yet"))
+        }
+        (None, None, None) => "not tried yet".to_owned(),
+    };
+    format!("{server} {state} ({counts})")
 }
 
 fn troubles(text: &mut String, status: &AgentStatus) {

@@ -87,6 +87,33 @@ node-addresses  2026-07-29T08:00:00.000Z
 }
 
 #[test]
+fn watches_say_since_when_they_stand_and_why_not() {
+    let mut status = running();
+    status.sources.iter_mut().for_each(|source| source.listed_at = Some(at(0)));
+    let server = "https://192.0.2.1:6443/".to_owned();
+    let lost = Connection {
+        server,
+        lost_since: Some(at(2)),
+        last_error: Some("watch services: nothing came for 90s".to_owned()),
+        listings: 1,
+        faults: 3,
+        ..Connection::default()
+    };
+    let watched = Connection { lost_since: None, watching_since: Some(at(5)), ..lost.clone() };
+    status.sources[0].connection = Some(lost);
+    let expected = "\
+SOURCE          LISTED                    WATCH
+services        2026-07-29T08:00:00.000Z  https://192.0.2.1:6443/ LOST since 2026-07-29T08:00:02.000Z: watch services: nothing came for 90s (1 listings, 3 faults)
+node-addresses  2026-07-29T08:00:00.000Z
+";
+    assert_eq!(sources(&status), expected);
+    status.sources[0].connection = Some(watched);
+    assert!(
+        sources(&status).contains("6443/ watching since 2026-07-29T08:00:05.000Z (1 listings, 3 faults)")
+    );
+}
+
+#[test]
 fn a_node_in_trouble() {
     let mut status = running();
     status.hooks = vec!["connect6".to_owned()];

@@ -10,7 +10,7 @@ use proxy_common::service::{Half, Head, View, ViewWord};
 
 use super::Memory;
 use crate::maps::{WordTable, Words};
-use crate::plan::ops::{cell_word, row_word};
+use crate::plan::ops::{block_word, cell_word, row_word};
 
 impl Memory {
     fn existing(&self, table: WordTable, word: u64) -> Option<u64> {
@@ -34,6 +34,10 @@ impl Lookup for Memory {
 
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.cidrs.iter().any(|key| covers(key, addr))
+    }
+
+    fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
+        self.existing(WordTable::Owned, block_word(block, word))
     }
 
     fn head(&self, service: u32) -> Option<Head> {

@@ -20,7 +20,7 @@ use self::watch::Watch;
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
 use crate::plan::ops::CHUNK_WORDS;
 
-const TABLES: usize = 5;
+const TABLES: usize = 6;
 const FILTER: usize = WordTable::Filter as usize;
 
 /// Maps in memory.
@@ -103,9 +103,9 @@ impl Memory {
         self.watch.take_element(names::FRONTENDS)?;
         self.step()?;
         self.frontends.insert(key, value);
-        self.watch.count_frontend(value.service, 1);
+        self.watch.count_frontend(value, 1);
         if let Some(before) = before {
-            self.watch.count_frontend(before.service, -1);
+            self.watch.count_frontend(before, -1);
             self.watch.free_element();
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Hashes for Memory {
         for key in keys {
             self.step()?;
             if let Some(value) = self.frontends.remove(key) {
-                self.watch.count_frontend(value.service, -1);
+                self.watch.count_frontend(value, -1);
                 self.watch.free_element();
             }
         }

@@ -3,11 +3,12 @@
 
 use foldhash::{HashMap, HashSet};
 use proxy_common::backend::{STATE_WORD, split};
-use proxy_common::names::{BACKENDS, SERVICES, SLOTS};
+use proxy_common::frontend::{FrontendKind, FrontendValue};
+use proxy_common::names::{BACKENDS, OWNED, SERVICES, SLOTS};
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use crate::maps::{StoreError, WordTable};
-use crate::plan::ops::{cell_word, row_word};
+use crate::plan::ops::{block_word, cell_word, row_word};
 
 /// How long whatever a reader could reach must rest, besides a grace period.
 const REST: u64 = 1000;
@@ -35,6 +36,8 @@ pub(super) struct Watch {
     rows_left: HashMap<u32, Left>,
     cells_left: HashMap<u32, Left>,
     frontends_of: HashMap<u32, i64>,
+    blocks_named: HashSet<u32>,
+    blocks_left: HashMap<u32, Left>,
 }
 
 impl Watch {
@@ -55,6 +58,11 @@ impl Watch {
                 let before = load(WordTable::Backends, row_word(id, STATE_WORD));
                 let is_state = word == row_word(id, STATE_WORD);
                 (BACKENDS.name, id, self.breaks_row(id, before, is_state.then_some(value)))
+            }
+            WordTable::Owned => {
+                let block = (word / block_word(1, 0)) as u32;
+                let is_named = self.blocks_named.contains(&block);
+                (OWNED.name, block, !is_named && self.rests(self.blocks_left.get(&block)))
             }
             WordTable::Counters | WordTable::Filter => return Ok(()),
         };
@@ -112,8 +120,15 @@ impl Watch {
         Ok(())
     }
 
-    pub(super) fn count_frontend(&mut self, service: u32, by: i64) {
-        *self.frontends_of.entry(service).or_insert(0) += by;
+    pub(super) fn count_frontend(&mut self, value: FrontendValue, by: i64) {
+        if value.kind != FrontendKind::OwnedVip as u8 {
+            *self.frontends_of.entry(value.service).or_insert(0) += by;
+        } else if by > 0 {
+            self.blocks_named.insert(value.service);
+        } else {
+            self.blocks_named.remove(&value.service);
+            self.blocks_left.insert(value.service, Left { at: self.now, graces: self.graces });
+        }
     }
 
     fn breaks_cell(&self, load: impl Fn(WordTable, u64) -> u64, service: u32, store: Store) -> bool {

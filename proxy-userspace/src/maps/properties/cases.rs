@@ -127,6 +127,7 @@ pub(super) fn any_step() -> impl Strategy<Value = (Changes, u64)> {
     let remove = prop::collection::vec((1..=PORTS).prop_map(OwnerTag), 0..3);
     let node = prop::option::weighted(0.3, any_node());
     let pause = prop::sample::select(vec![0, 1, 400, 1000, 1500]);
-    (upsert, remove, node, pause)
-        .prop_map(|(upsert, remove, node, pause)| (Changes { upsert, remove, node, prune: false }, pause))
+    (upsert, remove, node, pause).prop_map(|(upsert, remove, node, pause)| {
+        (Changes { upsert, remove, node, ..Changes::default() }, pause)
+    })
 }

@@ -35,7 +35,7 @@ fn a_full_table_refuses_the_new_whole_and_keeps_the_old() {
         ("SERVICES", Limits { cells: 2, ..RULES.limits }),
         ("BACKENDS", Limits { rows: 5, ..RULES.limits }),
         ("SLOTS", Limits { slots: 4, ..RULES.limits }),
-        ("FRONTENDS", Limits { frontends: 5, ..RULES.limits }),
+        ("FRONTENDS", Limits { frontends: 4, ..RULES.limits }),
     ] {
         let mut world = world(limits);
         world.sync(upsert(vec![vip_port(1, &TWO), vip_port(2, &TWO)])).unwrap();
@@ -55,6 +55,50 @@ fn a_full_table_refuses_the_new_whole_and_keeps_the_old() {
         assert!(world.store.memory.frontend(&cluster_ip(3)).is_some(), "{table}");
         assert_eq!(world.store.readers.violations, Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_block_without_room_is_named_and_holds_up_no_service() {
+    for (table, limits) in [
+        ("OWNED", Limits { blocks: 1, ..RULES.limits }),
+        ("FRONTENDS", Limits { frontends: 3, ..RULES.limits }),
+    ] {
+        let mut world = world(limits);
+        // The VIPs lie in different blocks.
+        let planned = world.sync(upsert(vec![vip_port(1, &TWO), vip_port(2, &TWO)])).unwrap();
+        assert_eq!(refused(&planned), [("refusal of unknown ports of 10.96.1.1", table)]);
+        assert!(world.store.memory.frontend(&cluster_ip(1)).is_some(), "the port itself is served");
+        assert!(!world.planner.is_in_sync());
+        world.sync(Changes { remove: vec![OwnerTag(2)], ..Changes::default() }).unwrap();
+        world.rest();
+        world.check_converged();
+    }
+}
+
+/// A batch that dies after the owner, then growth that fails: the port is refused with a cell that says nothing yet.
+#[test]
+fn a_refused_port_whose_cell_has_just_an_owner_gets_no_frontend() {
+    let mut refusals = 0;
+    for first in 0..16 {
+        for second in 0..6 {
+            let mut world = world(RULES.limits);
+            world.store.memory.faults = Faults::fail_after(first);
+            let _ = world.sync(upsert(vec![vip_port(1, &[])]));
+            world.store.memory.faults = Faults::fail_after(second);
+            let _ = world.sync(upsert(vec![vip_port(1, &TWO)]));
+            world.store.memory.faults = Faults::default();
+            refusals += world.sync(Changes::default()).unwrap().refused.len();
+            assert_eq!(
+                world.store.readers.violations,
+                Vec::<String>::new(),
+                "faults at {first} and {second}"
+            );
+            world.store.memory.advance(20_000);
+            world.sync(Changes::default()).unwrap();
+            world.check_converged();
+        }
+    }
+    assert!(refusals > 0, "no growth failed");
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Readers {
                 candidates.entry(tag).or_insert_with(|| (versions.from..versions.all.len()).collect());
             for (index, origin) in origins(store, key) {
                 let seen = outcomes(store, key, origin);
-                agreeing.retain(|version| promised(&versions.all[*version], value.kind, origin) == seen);
+                agreeing.retain(|version| promised(&versions.all[*version], value, origin) == seen);
                 if agreeing.is_empty() {
                     let text = format!("{key:?} of {tag:?} from origin {index} meets {seen:?}");
                     self.violations.push(text);
@@ -115,7 +115,7 @@ impl Readers {
             for (index, origin) in origins(store, key) {
                 let seen = outcomes(&held, key, origin);
                 let known = self.versions.get(tag).is_some_and(|versions| {
-                    versions.all.iter().any(|version| promised(version, *kind, origin) == seen)
+                    versions.all.iter().any(|version| promised(version, value, origin) == seen)
                 });
                 if !known {
                     let text = format!("held up at {key:?} of {tag:?} from {index}: meets {seen:?}");
@@ -178,9 +178,12 @@ pub(super) fn outcomes(lookup: &impl Lookup, key: &FrontendKey, origin: Origin) 
         .collect()
 }
 
-/// What a version of a service port promises to who comes through a frontend of `kind`.
-pub(super) fn promised(version: &DesiredPort, kind: u8, origin: Origin) -> Outcomes {
-    promised_view(version, view_for(kind, origin))
+/// What a version of a service port promises to who comes through a frontend with this value.
+pub(super) fn promised(version: &DesiredPort, frontend: FrontendValue, origin: Origin) -> Outcomes {
+    if frontend.flags & FrontendValue::CHECK_SOURCE != 0 {
+        return [Outcome::Pass].into();
+    }
+    promised_view(version, view_for(frontend.kind, origin))
 }
 
 fn promised_view(version: &DesiredPort, view: View) -> Outcomes {
@@ -223,6 +226,9 @@ impl Lookup for Held<'_> {
     }
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.store.in_service_cidr(addr)
+    }
+    fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
+        self.store.owned_word(block, word)
     }
     fn head(&self, service: u32) -> Option<Head> {
         self.store.head(service)

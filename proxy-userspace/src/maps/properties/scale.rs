@@ -46,7 +46,7 @@ fn a_change_costs_as_much_as_itself() {
     let upsert = (1..=SERVICES).map(|index| service(index, 0..ENDPOINTS)).collect();
     world.sync(Changes { upsert, ..Changes::default() }).unwrap();
     let actual = world.planner.actual();
-    assert_eq!(actual.frontends().len() as u32, SERVICES * 2);
+    assert_eq!(actual.frontends().len() as u32, SERVICES + (SERVICES + 1).div_ceil(256));
     assert_eq!((actual.cells().count() as u32, world.planner.is_in_sync()), (SERVICES, true));
 
     let changed = Changes { upsert: vec![service(1000, 1..ENDPOINTS + 1)], ..Changes::default() };

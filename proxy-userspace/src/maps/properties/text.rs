@@ -46,7 +46,8 @@ fn the_text_of_the_maps_has_no_ids() {
     let mut world = World::new(RULES);
     let before = port(7, cluster_ip_frontends(7), &[Some(7)]);
     world.sync(Changes { upsert: vec![before.clone()], ..Changes::default() }).unwrap();
-    let changes = Changes { upsert: vec![web], remove: vec![before.tag], node: Some(node), prune: false };
+    let changes =
+        Changes { upsert: vec![web], remove: vec![before.tag], node: Some(node), ..Changes::default() };
     world.sync(changes).unwrap();
     assert_eq!(text(world.planner.actual(), &|_| Some("default/web1".to_owned())), TEXT);
 }

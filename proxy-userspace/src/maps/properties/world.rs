@@ -1,9 +1,9 @@
 //! One agent's world: the fake store under observation, a planner, and what is desired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::frontend::FrontendKey;
-use proxy_common::lb::Lookup;
+use proxy_common::lb::{Lookup, owns_vip};
 
 use super::observed::Observed;
 use super::readers::{Outcomes, Readers, origins, outcomes, promised};
@@ -22,7 +22,15 @@ use crate::plan::tables::{DesiredNode, DesiredPort, OwnerTag};
 const CAPACITY: u32 = 4;
 
 pub(super) const RULES: Rules = Rules {
-    limits: Limits { cells: 60, rows: 600, slots: 2000, frontends: 100, node_addrs: 10, cidrs: 10 },
+    limits: Limits {
+        cells: 60,
+        rows: 600,
+        slots: 2000,
+        frontends: 100,
+        blocks: 50,
+        node_addrs: 10,
+        cidrs: 10,
+    },
     shards: 2,
     quarantine: QUARANTINE,
 };
@@ -152,8 +160,16 @@ impl World {
         for port in self.ports.values() {
             port.frontends.iter().for_each(|frontend| wanted.entry(frontend.key).or_default().push(port));
         }
-        let present: Vec<FrontendKey> = memory.frontends().unwrap().iter().map(|(key, _)| *key).collect();
-        assert_eq!(present, wanted.keys().copied().collect::<Vec<_>>());
+        let present = memory.frontends().unwrap().into_iter().map(|(key, _)| key);
+        let (blocks, present): (Vec<_>, Vec<_>) = present.partition(FrontendKey::is_owned_vip);
+        let (vips, keys): (Vec<_>, Vec<_>) = wanted.keys().copied().partition(FrontendKey::is_owned_vip);
+        assert_eq!(present, keys);
+        let named: BTreeSet<_> = vips.iter().map(|vip| FrontendKey::owned_block(vip.addr)).collect();
+        assert_eq!(blocks, named.into_iter().collect::<Vec<_>>());
+        let mut owned: Vec<_> = self.planner.actual().owned_vips().map(FrontendKey::owned_vip).collect();
+        owned.sort_unstable();
+        assert_eq!(owned, vips);
+        assert!(vips.iter().all(|vip| owns_vip(memory, vip.addr)));
         for (key, claimants) in wanted.iter().filter(|(key, _)| !key.is_owned_vip()) {
             let value = memory.frontend(key).unwrap();
             let holder = self.planner.actual().owner(value.service);
@@ -161,7 +177,7 @@ impl World {
             let claim = port.frontends.iter().find(|frontend| frontend.key == *key).unwrap();
             assert_eq!((value.kind, value.flags), (claim.kind as u8, claim.flags));
             for (_, origin) in origins(memory, key) {
-                assert_eq!(outcomes(memory, key, origin), promised(port, value.kind, origin));
+                assert_eq!(outcomes(memory, key, origin), promised(port, value, origin));
             }
         }
         assert_eq!(memory.node_addrs().unwrap(), self.node.addresses);
@@ -185,6 +201,7 @@ impl World {
         let used: u64 = extents.map(|extent| u64::from(extent.words) * 2).sum();
         let existing = (actual.words(WordTable::Slots) * 2).min(u64::from(limits.slots));
         assert_eq!(free.slots, existing - used);
+        assert_eq!(free.blocks, limits.blocks - actual.blocks().count() as u32);
     }
 
     fn check_rows(&self) {

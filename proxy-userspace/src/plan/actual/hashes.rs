@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
@@ -13,6 +13,8 @@ use crate::plan::owned::OwnedBits;
 #[derive(Clone, Debug)]
 pub(super) struct HashTables {
     pub(super) frontends: HashMap<FrontendKey, FrontendValue>,
+    /// Elements of `OWNED` that entries name.
+    pub(super) named_blocks: HashSet<u32>,
     pub(super) frontend_capacity: u32,
     pub(super) node_addrs: BTreeMap<Addr, NodeAddrFlags>,
     pub(super) cidrs: BTreeSet<CidrKey>,
@@ -23,6 +25,7 @@ impl HashTables {
     pub(super) fn new(frontend_capacity: u32) -> Self {
         Self {
             frontends: HashMap::new(),
+            named_blocks: HashSet::new(),
             frontend_capacity,
             node_addrs: BTreeMap::new(),
             cidrs: BTreeSet::new(),
@@ -52,13 +55,19 @@ impl HashTables {
     }
 
     fn put_frontend(&mut self, key: FrontendKey, value: FrontendValue) {
+        if key.is_owned_vip() {
+            self.named_blocks.insert(value.service);
+        }
         if self.frontends.insert(key, value).is_none() {
             self.owned.add_frontend(&key);
         }
     }
 
     fn drop_frontend(&mut self, key: &FrontendKey) {
-        if self.frontends.remove(key).is_some() {
+        if let Some(value) = self.frontends.remove(key) {
+            if key.is_owned_vip() {
+                self.named_blocks.remove(&value.service);
+            }
             self.owned.remove_frontend(key);
         }
     }

@@ -17,13 +17,14 @@ use proxy_common::backend::{Backend, BackendState, ROW_WORDS, split};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::owned::{self, BLOCK_ADDRS, BLOCK_WORDS};
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use self::hashes::HashTables;
 use self::rows::RowLists;
 use self::words::WordArray;
 use super::extents::Extent;
-use super::ops::{CHUNK_WORDS, MapOp, WordTable, cell_word, row_word};
+use super::ops::{CHUNK_WORDS, MapOp, WordTable, block_word, cell_word, row_word};
 use super::owned::OwnedBits;
 use super::tables::OwnerTag;
 
@@ -33,6 +34,7 @@ pub struct Actual {
     services: WordArray,
     slots: WordArray,
     backends: WordArray,
+    owned: WordArray,
     filter: Box<[u64]>,
     counter_chunks: u64,
     rows: RowLists,
@@ -50,6 +52,7 @@ impl Actual {
             services: WordArray::default(),
             slots: WordArray::default(),
             backends: WordArray::default(),
+            owned: WordArray::default(),
             filter: vec![0; filter::WORDS as usize].into(),
             counter_chunks: 0,
             rows: RowLists::default(),
@@ -85,6 +88,7 @@ impl Actual {
             WordTable::Services => self.set_service_word(word, value),
             WordTable::Slots => self.slots.set(word, value),
             WordTable::Backends => self.backends.set(word, value),
+            WordTable::Owned => self.owned.set(word, value),
             WordTable::Counters => {}
             WordTable::Filter => {
                 if let Some(mirrored) = self.filter.get_mut(word as usize) {
@@ -117,6 +121,7 @@ impl Actual {
             WordTable::Services => self.services.words(),
             WordTable::Slots => self.slots.words(),
             WordTable::Backends => self.backends.words(),
+            WordTable::Owned => self.owned.words(),
             WordTable::Counters => self.counter_chunks * CHUNK_WORDS,
             WordTable::Filter => u64::from(filter::WORDS),
         }
@@ -127,6 +132,7 @@ impl Actual {
         let per_element = match table {
             WordTable::Services => CELL_WORDS as u64,
             WordTable::Backends => ROW_WORDS as u64,
+            WordTable::Owned => BLOCK_WORDS as u64,
             _ => 1,
         };
         (self.words(table) / per_element) as u32
@@ -204,9 +210,39 @@ impl Actual {
         self.hashes.frontends.get(key).copied()
     }
 
-    /// Every frontend, in no order.
+    /// Every frontend, in no order; also the entries that name blocks of owned VIPs.
     pub fn frontends(&self) -> impl ExactSizeIterator<Item = (FrontendKey, FrontendValue)> + '_ {
         self.hashes.frontends.iter().map(|(key, value)| (*key, *value))
+    }
+
+    /// The bits of a block of owned VIPs.
+    pub fn owned_bits(&self, id: u32) -> [u64; BLOCK_WORDS] {
+        std::array::from_fn(|index| self.owned.get(block_word(id, index)))
+    }
+
+    /// The blocks that entries name, in no order, with their first addresses.
+    pub fn blocks(&self) -> impl Iterator<Item = (Addr, u32)> + '_ {
+        let entries = self.hashes.frontends.iter().filter(|(key, _)| key.is_owned_vip());
+        entries.map(|(key, value)| (key.addr, value.service))
+    }
+
+    /// How many blocks entries name.
+    pub fn block_count(&self) -> usize {
+        self.hashes.named_blocks.len()
+    }
+
+    /// Whether an entry names this block.
+    pub fn is_block_named(&self, id: u32) -> bool {
+        self.hashes.named_blocks.contains(&id)
+    }
+
+    /// Every owned VIP, in no order.
+    pub fn owned_vips(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.blocks().flat_map(|(first, id)| {
+            let bits = self.owned_bits(id);
+            let is_set = move |index: &u32| bits[*index as usize / 64] & 1 << (index % 64) != 0;
+            (0..BLOCK_ADDRS).filter(is_set).map(move |index| owned::address(first, index))
+        })
     }
 
     /// Elements the frontend hash can hold.
@@ -278,6 +314,7 @@ impl Actual {
             WordTable::Services => self.services.grow(),
             WordTable::Slots => self.slots.grow(),
             WordTable::Backends => self.backends.grow(),
+            WordTable::Owned => self.owned.grow(),
             WordTable::Counters => self.counter_chunks += 1,
             WordTable::Filter => {}
         }

@@ -18,6 +18,7 @@ impl Planner {
     /// to settle.
     pub(super) fn take_in(&mut self, changes: Changes) -> (Vec<OwnerTag>, Touched) {
         let InFlight { ports, dead, mut touched } = std::mem::take(&mut self.in_flight);
+        touched.append(&mut self.vips_refused);
         let mut dead: HashSet<OwnerTag> = dead.into_iter().collect();
         for port in ports {
             self.waiting.insert(port.tag, port);
@@ -56,7 +57,7 @@ impl Planner {
             (new, &port.label, port.tag).cmp(&(other_new, &other.label, other.tag))
         });
         let mut inserted = HashSet::new();
-        for (is_new, port) in ports {
+        for (_, port) in ports {
             let mark = self.stock.mark();
             match self.admit(batch, &mut inserted, &port) {
                 Ok(()) => {
@@ -65,7 +66,7 @@ impl Planner {
                 }
                 Err(Full(table)) => {
                     self.stock.roll_back(mark);
-                    if is_new {
+                    if !self.is_served(port.tag) {
                         self.claims.remove(port.tag, touched);
                     }
                     refused.push(Refused { label: Arc::clone(&port.label), table });
@@ -75,25 +76,40 @@ impl Planner {
         }
     }
 
+    /// Whether any frontend leads to the cell of a service port. A cell that has just an owner, because a batch was
+    /// aborted there, must get none: its views say nothing yet.
+    fn is_served(&self, tag: OwnerTag) -> bool {
+        let leads_to = |key, cell| self.actual.frontend(key).is_some_and(|value| value.service == cell);
+        self.actual
+            .cell_of(tag)
+            .is_some_and(|cell| self.claims.frontends(tag).iter().any(|claim| leads_to(&claim.key, cell)))
+    }
+
     fn admit(
         &mut self,
         batch: &mut Batch,
         inserted: &mut HashSet<FrontendKey>,
         port: &DesiredPort,
     ) -> Result<(), Full> {
-        let is_absent = |key: &&FrontendKey| self.actual.frontend(key).is_none() && !inserted.contains(*key);
+        // Blocks of owned VIPs are few, and what they lack holds up no service.
+        let is_absent = |key: &&FrontendKey| {
+            !key.is_owned_vip() && self.actual.frontend(key).is_none() && !inserted.contains(*key)
+        };
         let absent: Vec<FrontendKey> =
             port.frontends.iter().map(|frontend| &frontend.key).filter(is_absent).copied().collect();
         let taken = self.actual.frontends().len() + inserted.len();
         if !absent.is_empty() && taken + absent.len() > self.frontend_limit() as usize {
             return Err(Full(names::FRONTENDS));
         }
-        diff_port(&self.actual, &mut self.stock, batch, port)?;
+        let (ops, new_cell) = diff_port(&self.actual, &mut self.stock, port)?;
+        batch.add(ops);
+        batch.new_cells.extend(new_cell.map(|service| (port.tag, service)));
         inserted.extend(absent);
         Ok(())
     }
 
-    fn frontend_limit(&self) -> u32 {
+    /// Entries that the frontend hash may hold.
+    pub(super) fn frontend_limit(&self) -> u32 {
         if self.stock.is_blocked(names::FRONTENDS) {
             self.actual.frontend_capacity()
         } else {

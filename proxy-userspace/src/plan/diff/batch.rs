@@ -8,6 +8,7 @@ use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::service::{View, ViewWord};
 
 use super::node::{NodeChanges, count_in, count_out};
+use super::owned::OwnedChanges;
 use super::port::{diff_head, free_rows};
 use crate::plan::actual::Actual;
 use crate::plan::ops::MapOp;
@@ -21,23 +22,40 @@ pub(super) struct FrontendChanges {
     pub(super) deletes: Vec<FrontendKey>,
 }
 
-/// The ops of one batch by phase.
+/// The ops of one service port by phase.
+#[derive(Debug, Default)]
+pub(super) struct PortOps {
+    /// The owner of a new cell. It comes first, so that whatever is written after it belongs to a cell in use: a writer
+    /// that dies halfway leaves nothing that its successor could not find.
+    pub(super) owner: Vec<MapOp>,
+    pub(super) rows: Vec<MapOp>,
+    pub(super) slots: Vec<MapOp>,
+    pub(super) half: Option<MapOp>,
+    /// State bits that join.
+    pub(super) widen: Vec<MapOp>,
+    pub(super) head: Option<MapOp>,
+    /// State bits that leave, and rows that are freed.
+    pub(super) narrow: Vec<MapOp>,
+}
+
+impl PortOps {
+    /// What nothing names yet comes first, then the head, then state that only the old head needed.
+    fn into_ops(self) -> impl Iterator<Item = MapOp> {
+        let new = self.owner.into_iter().chain(self.rows).chain(self.slots);
+        new.chain(self.half).chain(self.widen).chain(self.head).chain(self.narrow)
+    }
+}
+
+/// The ops of one batch.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Grace periods owed, chunks and hashes that grow.
     pub(super) room: Vec<MapOp>,
-    /// Owners of new cells. They come first, so that whatever is written after them belongs to a cell in use: a writer
-    /// that dies halfway leaves nothing that its successor could not find.
-    pub(super) owners: Vec<MapOp>,
-    pub(super) rows: Vec<MapOp>,
-    pub(super) slots: Vec<MapOp>,
-    pub(super) halves: Vec<MapOp>,
-    /// State bits that join.
-    pub(super) widen: Vec<MapOp>,
-    pub(super) heads: Vec<MapOp>,
-    /// State bits that leave, and rows that are freed.
-    pub(super) narrow: Vec<MapOp>,
+    /// All of each service port, one after the other: what of it is in the maps stays there if a later op fails, however
+    /// long the batch.
+    pub(super) ports: Vec<MapOp>,
     pub(super) frontends: FrontendChanges,
+    pub(super) owned: OwnedChanges,
     pub(super) node: NodeChanges,
     /// Cells of service ports that are gone.
     pub(super) dead: Vec<u32>,
@@ -46,23 +64,29 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// Adds a service port.
+    pub(super) fn add(&mut self, port: PortOps) {
+        self.ports.extend(port.into_ops());
+    }
+
     /// All ops in order.
     ///
-    /// What nothing names yet comes first, then the heads, then state that only the old heads needed. Frontends come
-    /// when all they lead to is in force, and go before it is taken away. A reader may hold what it read for as long
+    /// Frontends come when all they lead to is in force, and go before it is taken away. A reader may hold what it read for as long
     /// as it runs, so a grace period lies between the last frontend that went and the cells it led to, and between a
     /// hash element that was freed and the next one that is taken.
     pub(super) fn into_ops(mut self, actual: &Actual) -> Vec<MapOp> {
         let (filter_sets, filter_clears) = self.filter_changes(actual);
         let mut sequence = Sequence { ops: std::mem::take(&mut self.room), unsettled: false, frees: false };
         sequence.unsettled = actual.is_unsettled() && sequence.ops.first() != Some(&MapOp::Grace);
-        for phase in [self.owners, self.rows, self.slots, self.halves, self.widen, self.heads, self.narrow] {
-            sequence.ops.extend(phase);
-        }
+        sequence.ops.extend(self.ports);
         sequence.ops.extend(filter_sets);
-        let FrontendChanges { inserts, replaces, deletes } = self.frontends;
+        let FrontendChanges { inserts, replaces, mut deletes } = self.frontends;
         if !inserts.is_empty() {
             sequence.push(MapOp::InsertFrontends(inserts));
+        }
+        sequence.ops.extend(self.owned.sets);
+        if !self.owned.inserts.is_empty() {
+            sequence.push(MapOp::InsertFrontends(self.owned.inserts));
         }
         self.node.inserts.into_iter().for_each(|op| sequence.push(op));
         for (key, value) in replaces {
@@ -70,6 +94,8 @@ impl Batch {
         }
         self.node.replaces.into_iter().for_each(|op| sequence.push(op));
         self.node.deletes.into_iter().for_each(|op| sequence.push(op));
+        sequence.ops.extend(self.owned.clears);
+        deletes.splice(0..0, self.owned.deletes);
         if !deletes.is_empty() {
             sequence.push(MapOp::DeleteFrontends(deletes));
         }
@@ -84,7 +110,7 @@ impl Batch {
     /// Bits to set before anything is inserted, and bits to clear once everything has been deleted.
     fn filter_changes(&self, actual: &Actual) -> (Vec<MapOp>, Vec<MapOp>) {
         let mut owned = Cow::Borrowed(actual.owned());
-        for (key, _) in &self.frontends.inserts {
+        for (key, _) in self.frontends.inserts.iter().chain(&self.owned.inserts) {
             owned.to_mut().add_frontend(key);
         }
         for op in &self.node.inserts {
@@ -97,7 +123,7 @@ impl Batch {
         };
         let set = |word| store(word, actual.filter_word(word) | owned.word(word));
         let sets = (0..filter::WORDS).filter_map(set).collect();
-        for key in &self.frontends.deletes {
+        for key in self.frontends.deletes.iter().chain(&self.owned.deletes) {
             owned.to_mut().remove_frontend(key);
         }
         for op in &self.node.deletes {
@@ -110,14 +136,16 @@ impl Batch {
 
 /// What empties the cells of service ports that are gone: no reader can reach them any more.
 fn take_down(actual: &Actual, dead: &[u32]) -> Vec<MapOp> {
-    let mut down = Batch::default();
+    let mut ops = Vec::new();
     for service in dead.iter().copied() {
+        let mut down = PortOps::default();
         let reject = ([ViewWord::REJECT; View::COUNT], 0);
         diff_head(actual, &mut down, service, reject);
         free_rows(actual, &mut down.narrow, actual.rows_of(service));
-        down.owners.push(MapOp::StoreOwner { service, tag: OwnerTag(0) });
+        ops.extend(down.into_ops());
+        ops.push(MapOp::StoreOwner { service, tag: OwnerTag(0) });
     }
-    [down.halves, down.heads, down.narrow, down.owners].concat()
+    ops
 }
 
 /// Ops in order, with a grace period between the last hash element freed and the next one taken.

@@ -1,38 +1,32 @@
 //! Who gets which frontend, compared with the maps.
 
-use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
+use proxy_common::frontend::{FrontendKey, FrontendValue};
 
 use super::batch::{Batch, FrontendChanges};
 use crate::plan::actual::Actual;
 use crate::plan::claims::{Claims, Conflict, Touched};
 
-/// Settles the touched frontends. The order of the lists: an owned VIP is inserted after the ports of that VIP and
-/// deleted before them, or a port that is served would be refused as unknown for a moment.
+/// Settles the touched frontends; owned VIPs are for [`super::owned`].
 pub(super) fn settle_frontends(
     actual: &Actual,
     claims: &Claims,
     batch: &mut Batch,
     touched: &mut Touched,
 ) -> Vec<Conflict> {
-    touched.sort_unstable_by_key(|key| (key.is_owned_vip(), *key));
+    touched.sort_unstable();
     touched.dedup();
     let mut conflicts = Vec::new();
     let mut changes = FrontendChanges::default();
-    for key in touched.iter() {
+    for key in touched.iter().filter(|key| !key.is_owned_vip()) {
         let present = actual.frontend(key);
-        let wanted = if key.is_owned_vip() {
-            claims.owns_vip(key.addr).then(|| FrontendValue::new(0, FrontendKind::OwnedVip, 0))
-        } else {
-            let holder = present.map(|value| actual.owner(value.service)).filter(|tag| tag.0 != 0);
-            claims.winner(key, holder).and_then(|(winner, claim)| {
-                claims.report_losers(key, winner, &mut conflicts);
-                let service = batch.new_cells.get(&winner).copied().or_else(|| actual.cell_of(winner))?;
-                Some(FrontendValue::new(service, claim.kind, claim.flags))
-            })
-        };
+        let holder = present.map(|value| actual.owner(value.service)).filter(|tag| tag.0 != 0);
+        let wanted = claims.winner(key, holder).and_then(|(winner, claim)| {
+            claims.report_losers(key, winner, &mut conflicts);
+            let service = batch.new_cells.get(&winner).copied().or_else(|| actual.cell_of(winner))?;
+            Some(FrontendValue::new(service, claim.kind, claim.flags))
+        });
         record(&mut changes, key, (present, wanted));
     }
-    changes.deletes.reverse();
     batch.frontends = changes;
     conflicts
 }

@@ -7,6 +7,7 @@ mod admit;
 mod batch;
 mod frontends;
 mod node;
+mod owned;
 mod port;
 mod stock;
 #[cfg(test)]
@@ -15,11 +16,13 @@ mod tests;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
+use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
 
 use self::batch::Batch;
 use self::frontends::settle_frontends;
 use self::node::NodeChanges;
+use self::owned::{OwnedChanges, Room};
 use self::port::free_rows;
 use self::stock::{Full, Stock};
 use super::actual::Actual;
@@ -38,6 +41,8 @@ pub struct Changes {
     pub remove: Vec<OwnerTag>,
     /// The node's own tables, if they changed.
     pub node: Option<DesiredNode>,
+    /// Frontends that this and the plans right after it will need in all; a hint, so that the hash grows once.
+    pub expected_frontends: usize,
     /// Every source has listed: what was found at start and nobody has upserted since goes.
     pub prune: bool,
 }
@@ -71,6 +76,8 @@ pub struct Free {
     pub rows: u32,
     /// Slots of the chunks there are.
     pub slots: u64,
+    /// Blocks of owned VIPs.
+    pub blocks: u32,
 }
 
 /// The maps contradict themselves, so that nothing can be adopted from them: this cell has the owner of another one, or
@@ -105,6 +112,8 @@ pub struct Planner {
     /// Some of the node's addresses or ranges found no room.
     node_refused: bool,
     strays: Vec<u32>,
+    /// Owned VIPs whose block found no room.
+    vips_refused: Touched,
 }
 
 impl Planner {
@@ -124,6 +133,7 @@ impl Planner {
             node_in_sync: true,
             node_refused: false,
             strays,
+            vips_refused: Touched::new(),
         })
     }
 
@@ -136,14 +146,16 @@ impl Planner {
         self.stock.begin(&self.actual, now);
         let mut planned = Planned::default();
         let mut batch = Batch::default();
+        let expected = changes.expected_frontends;
         let (dead, mut touched) = self.take_in(changes);
         self.admit_all(&mut batch, &mut touched, &mut planned.refused);
         planned.conflicts = settle_frontends(&self.actual, &self.claims, &mut batch, &mut touched);
+        self.settle_vips(&mut batch, &touched, &mut planned.refused);
         self.diff_node(&mut batch, &mut planned.refused);
         batch.dead = dead.iter().filter_map(|tag| self.actual.cell_of(*tag)).collect();
         let strays = self.strays.iter().copied().filter(|id| self.actual.row(*id).state().is_serving());
-        free_rows(&self.actual, &mut batch.narrow, strays);
-        self.make_room(&mut batch);
+        free_rows(&self.actual, &mut batch.ports, strays);
+        self.make_room(&mut batch, expected);
         planned.ops = batch.into_ops(&self.actual);
         self.in_flight.dead = dead;
         self.in_flight.touched = touched;
@@ -182,6 +194,13 @@ impl Planner {
                     self.stock.rest(Resource::Cell(*service));
                 }
             }
+            MapOp::DeleteFrontends(keys) => {
+                let blocks = keys.iter().filter(|key| key.is_owned_vip());
+                for block in blocks.filter_map(|key| self.actual.frontend(key)) {
+                    self.stock.rest(Resource::Block(block.service));
+                }
+                self.actual.apply(op);
+            }
             _ => self.actual.apply(op),
         }
     }
@@ -214,16 +233,29 @@ impl Planner {
     /// Whether everything that was asked for is in the maps.
     pub fn is_in_sync(&self) -> bool {
         self.waiting.is_empty()
+            && self.vips_refused.is_empty()
             && self.in_flight.ports.is_empty()
             && self.in_flight.dead.is_empty()
             && self.in_flight.touched.is_empty()
             && self.node_in_sync
     }
 
+    /// Every frontend that more than one service port claims now, sorted.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
+        for key in self.claims.contested() {
+            let holder = self.actual.frontend(key).map(|value| self.actual.owner(value.service));
+            if let Some((winner, _)) = self.claims.winner(key, holder.filter(|tag| tag.0 != 0)) {
+                self.claims.report_losers(key, winner, &mut conflicts);
+            }
+        }
+        conflicts.sort_unstable();
+        conflicts
+    }
+
     /// What is free, without what rests.
     pub fn free(&self) -> Free {
-        let (cells, rows, words) = self.stock.free();
-        Free { cells, rows, slots: words * 2 }
+        self.stock.free()
     }
 
     /// What rests.
@@ -233,9 +265,23 @@ impl Planner {
                 Resource::Cell(_) => sum.cells += 1,
                 Resource::Row(_) => sum.rows += 1,
                 Resource::Extent(extent) => sum.slots += u64::from(extent.words) * 2,
+                Resource::Block(_) => sum.blocks += 1,
             }
             sum
         })
+    }
+
+    fn settle_vips(&mut self, batch: &mut Batch, touched: &[FrontendKey], refused: &mut Vec<Refused>) {
+        let taken = self.actual.frontends().len() + batch.frontends.inserts.len();
+        let entries = (self.frontend_limit() as usize).saturating_sub(taken);
+        let room = Room { stock: &mut self.stock, entries };
+        let (changes, without_room) = OwnedChanges::diff(&self.actual, room, &self.claims, touched);
+        refused.extend(without_room.iter().map(|(key, Full(table))| Refused {
+            label: format!("refusal of unknown ports of {}", key.addr).into(),
+            table,
+        }));
+        self.vips_refused = without_room.into_iter().map(|(key, _)| key).collect();
+        batch.owned = changes;
     }
 
     fn diff_node(&mut self, batch: &mut Batch, refused: &mut Vec<Refused>) {
@@ -249,16 +295,17 @@ impl Planner {
         batch.node = changes;
     }
 
-    fn make_room(&self, batch: &mut Batch) {
+    fn make_room(&self, batch: &mut Batch, expected: usize) {
         if self.stock.owes_grace() {
             batch.room.push(MapOp::Grace);
         }
         batch.room.extend(self.stock.growth().iter().map(|table: &WordTable| MapOp::GrowChunk(*table)));
-        let needed = self.actual.frontends().len() + batch.frontends.inserts.len();
+        let inserts = batch.frontends.inserts.len() + batch.owned.inserts.len();
+        let limit = self.frontend_limit() as usize;
+        let needed = (self.actual.frontends().len() + inserts).max(expected.min(limit));
         let capacity = self.actual.frontend_capacity();
         if needed > capacity as usize {
             let doubled = needed.next_power_of_two().max(capacity as usize * 2);
-            let limit = self.rules.limits.frontends as usize;
             batch.room.push(MapOp::GrowFrontends(doubled.min(limit) as u32));
         }
     }

@@ -5,51 +5,49 @@ use std::borrow::Cow;
 use proxy_common::backend::{Backend, BackendState};
 use proxy_common::service::{Head, View, ViewWord};
 
-use super::batch::Batch;
+use super::batch::PortOps;
 use super::stock::{Full, Stock};
 use crate::plan::actual::Actual;
 use crate::plan::ops::MapOp;
 use crate::plan::tables::{DesiredBackend, DesiredPort, DesiredView};
 
-/// Adds to `batch` what brings a service port's cell to `port`: nothing where it is there already.
+/// What brings a service port's cell to `port`, with the cell if it is a new one; nothing where it is there already.
 ///
-/// Slots are in the order of their rows' addresses and ports, so that equal sets are equal extents. Nothing is added
-/// if something cannot be given out; the caller rolls the stock back.
+/// Slots are in the order of their rows' addresses and ports, so that equal sets are equal extents. If something cannot
+/// be given out, the caller rolls the stock back.
 pub(super) fn diff_port(
     actual: &Actual,
     stock: &mut Stock,
-    batch: &mut Batch,
     port: &DesiredPort,
-) -> Result<(), Full> {
+) -> Result<(PortOps, Option<u32>), Full> {
     let (service, is_new) = match actual.cell_of(port.tag) {
         Some(service) => (service, false),
         None => (stock.take_cell()?, true),
     };
     let backends = sorted(&port.backends);
     let rows = Rows::place(actual, stock, service, &backends)?;
-    let mut slots = Vec::new();
+    let mut ops = PortOps::default();
     let views = lay_out(port, &backends, &rows.ids, |list| {
         if let Some(word) = actual.views(service).into_iter().find(|word| holds(actual, *word, list)) {
             return Ok(word);
         }
         let extent = stock.take_extent(service, list.len())?;
-        slots.push(MapOp::StoreSlots { base: extent.base(), ids: list.into() });
+        ops.slots.push(MapOp::StoreSlots { base: extent.base(), ids: list.into() });
         Ok(ViewWord::random(extent.base(), list.len() as u32))
     })?;
     if is_new {
-        batch.owners.push(MapOp::StoreOwner { service, tag: port.tag });
-        batch.new_cells.insert(port.tag, service);
+        ops.owner.extend(stock.counted(service).map(|shards| MapOp::ClearCounters { service, shards }));
+        ops.owner.push(MapOp::StoreOwner { service, tag: port.tag });
     }
-    batch.slots.append(&mut slots);
-    rows.diff(actual, batch, service, &backends);
-    diff_head(actual, batch, service, (views, port.affinity_seconds));
-    Ok(())
+    rows.diff(actual, &mut ops, service, &backends);
+    diff_head(actual, &mut ops, service, (views, port.affinity_seconds));
+    Ok((ops, is_new.then_some(service)))
 }
 
 /// Adds the half and the head that switch a cell to `views` and `affinity_seconds`, if they are not in force.
 pub(super) fn diff_head(
     actual: &Actual,
-    batch: &mut Batch,
+    ops: &mut PortOps,
     service: u32,
     (views, affinity_seconds): ([ViewWord; View::COUNT], u32),
 ) {
@@ -58,11 +56,11 @@ pub(super) fn diff_head(
     let mut half = before.half();
     if views != actual.views(service) {
         half = half.other();
-        batch.halves.push(MapOp::StoreHalf { service, half, views });
+        ops.half = Some(MapOp::StoreHalf { service, half, views });
     }
     if half != before.half() || affinity_seconds != before.affinity_seconds() {
         let head = Head::new(half, affinity_seconds, before.sequence().wrapping_add(1));
-        batch.heads.push(MapOp::StoreHead { service, head });
+        ops.head = Some(MapOp::StoreHead { service, head });
     }
 }
 
@@ -110,7 +108,7 @@ impl Rows {
 
     /// New rows, and the states of the others. Bits that join are set before the heads switch and bits that leave are
     /// cleared after: whoever follows a slot of a view finds that view's bit set, before and after the switch.
-    fn diff(self, actual: &Actual, batch: &mut Batch, service: u32, backends: &[DesiredBackend]) {
+    fn diff(self, actual: &Actual, ops: &mut PortOps, service: u32, backends: &[DesiredBackend]) {
         for (id, backend) in self.ids.into_iter().zip(backends) {
             let row = actual.row(id);
             // A row without the bit would be a free one.
@@ -120,18 +118,18 @@ impl Rows {
                 let generation = row.generation.wrapping_add(1).max(1);
                 let DesiredBackend { addr, port, .. } = *backend;
                 let row = Backend { addr, state: state.0, generation, service, port, pad: 0 };
-                batch.rows.push(MapOp::StoreRow { id, row });
+                ops.rows.push(MapOp::StoreRow { id, row });
                 continue;
             }
             let both = BackendState(row.state | state.0);
             if both.0 != row.state {
-                batch.widen.push(store_state(id, both, &row));
+                ops.widen.push(store_state(id, both, &row));
             }
             if both != state {
-                batch.narrow.push(store_state(id, state, &row));
+                ops.narrow.push(store_state(id, state, &row));
             }
         }
-        free_rows(actual, &mut batch.narrow, self.leaving);
+        free_rows(actual, &mut ops.narrow, self.leaving);
     }
 }
 

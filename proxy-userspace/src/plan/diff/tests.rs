@@ -149,7 +149,12 @@ fn the_holder_keeps_a_frontend_and_the_next_takes_over() {
     };
     assert_eq!(holder(&writer), Some(OwnerTag(2)));
     sync(&mut writer, upsert(port(3, &[80], &[INTERNAL])));
+    assert_eq!(sync(&mut writer, upsert(port(9, &[90], &[INTERNAL]))).conflicts, [], "none in this batch");
+    let losers =
+        |writer: &Planner| writer.conflicts().iter().map(|one| one.loser.to_string()).collect::<Vec<_>>();
+    assert_eq!(losers(&writer), ["default/web1:http/tcp", "default/web3:http/tcp"]);
     let planned = sync(&mut writer, remove(2));
+    assert_eq!(losers(&writer), ["default/web3:http/tcp"]);
     assert_eq!(holder(&writer), Some(OwnerTag(1)));
     let deletes = planned.ops.iter().filter(|op| matches!(op, MapOp::DeleteFrontends(_))).count();
     assert_eq!(deletes, 0);

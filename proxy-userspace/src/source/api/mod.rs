@@ -8,7 +8,7 @@ mod node;
 mod service;
 mod slice;
 
-pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, ServiceCidr, ServiceCidrSpec};
+pub use node::{Node, NodeAddress, NodeSpec, NodeStatus, ServiceCidr, ServiceCidrSpec, Taint};
 pub use service::{
     ClientIpConfig, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
     ServiceStatus, SessionAffinityConfig,
@@ -26,6 +26,11 @@ fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(decoder: D
 /// True for a key that is there, whatever its value: the two labels that hide an object are tested for presence only.
 fn present<'de, D: Deserializer<'de>>(decoder: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(decoder).map(|IgnoredAny| true)
+}
+
+/// True for a key with a value; `null` is none.
+fn given<'de, D: Deserializer<'de>>(decoder: D) -> Result<bool, D::Error> {
+    Ok(Option::<IgnoredAny>::deserialize(decoder)?.is_some())
 }
 
 /// What tells one object from another before it is decoded.
@@ -82,6 +87,24 @@ pub struct Metadata {
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: Labels,
+    /// Annotations.
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: Annotations,
+    /// Where a watch goes on after this object; empty in manifests.
+    #[serde(rename = "resourceVersion", deserialize_with = "nullable")]
+    pub resource_version: String,
+    /// Whether it is being deleted.
+    #[serde(rename = "deletionTimestamp", deserialize_with = "given")]
+    pub is_deleting: bool,
+}
+
+/// The annotations that matter; the others are not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// When the change that led to a slice began, as RFC 3339.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", deserialize_with = "nullable")]
+    pub trigger_time: String,
 }
 
 /// The labels that matter; the others are not kept.

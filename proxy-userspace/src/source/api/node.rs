@@ -11,7 +11,7 @@ pub struct Node {
     /// Metadata.
     #[serde(deserialize_with = "nullable")]
     pub metadata: Metadata,
-    /// Ranges of its pods.
+    /// Ranges of its pods, and taints.
     #[serde(deserialize_with = "nullable")]
     pub spec: NodeSpec,
     /// Its addresses.
@@ -29,6 +29,18 @@ pub struct NodeSpec {
     /// Pod ranges.
     #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
+    /// Taints.
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+/// `spec.taints[]` of a Node; its effect and value are not read.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// Key.
+    #[serde(deserialize_with = "nullable")]
+    pub key: String,
 }
 
 /// `status` of a Node.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// An address. IPv4 octets may have leading zeros and are decimal all the same, since objects from before the API
 /// server refused them may still be stored; an IPv4-mapped IPv6 address is the IPv4 address. No zone, no white space.
-pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
     if !text.contains(':') {
         return parse_ipv4(text).map(IpAddr::V4);
     }
@@ -18,7 +18,7 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
 }
 
 /// A range; host bits are cleared. A range inside ::ffff:0:0/96 is the IPv4 range.
-pub(super) fn parse_net(text: &str) -> Option<IpNet> {
+pub fn parse_net(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let length = parse_decimal(length).and_then(|length| u8::try_from(length).ok())?;
     let mut address = parse_ip(address)?;

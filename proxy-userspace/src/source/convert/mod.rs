@@ -12,6 +12,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
+pub use address::{parse_ip, parse_net};
 pub use intern::Interner;
 pub use node::{node, service_cidr};
 pub use service::service;

@@ -9,6 +9,9 @@ use super::{Converted, Interner, Outcome, Report, is_part_of_name};
 use crate::model::{Node, ServiceCidr};
 use crate::source::api;
 
+/// The cluster autoscaler's mark on a node that it is about to take away.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// What a Node means. Whether it is the own one is for the caller to say.
 pub fn node(object: &api::Node, names: &mut Interner) -> Converted<Node, ()> {
     let name = &object.metadata.name;
@@ -25,7 +28,10 @@ pub fn node(object: &api::Node, names: &mut Interner) -> Converted<Node, ()> {
         zone => Some(names.intern(zone)),
     };
     let pod_cidrs = pod_cidrs(&object.spec, &mut report);
-    (Outcome::Served(Node { name: names.intern(name), zone, addresses, pod_cidrs }), report.warnings)
+    let is_marked = object.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+    let is_leaving = object.metadata.is_deleting || is_marked;
+    let node = Node { name: names.intern(name), zone, addresses, pod_cidrs, is_leaving };
+    (Outcome::Served(node), report.warnings)
 }
 
 /// What a ServiceCIDR means. One without a range that parses is rejected: its ranges are a fence, and a fence is not

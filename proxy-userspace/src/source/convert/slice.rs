@@ -68,7 +68,13 @@ fn convert(
         family,
         endpoints,
         ports: ports(&object.ports, report),
+        triggered_at: triggered_at(&object.metadata.annotations),
     })
+}
+
+/// It feeds a measurement only: one that does not parse is none.
+fn triggered_at(annotations: &api::Annotations) -> Option<i64> {
+    annotations.trigger_time.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 fn endpoint_address(endpoint: &api::Endpoint, family: Family) -> Result<IpAddr, String> {

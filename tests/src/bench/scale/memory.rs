@@ -17,7 +17,7 @@ pub(super) fn anonymous() -> Result<u64> {
 
 /// Bytes of each map pinned in `directory`, those inside a map of maps included: `memlock` of its descriptor, which
 /// since Linux 6.4 is what the map really uses, with every hash element that there is.
-pub(super) fn maps(directory: &Path) -> Result<BTreeMap<String, u64>> {
+pub(in crate::bench) fn maps(directory: &Path) -> Result<BTreeMap<String, u64>> {
     let mut sizes = BTreeMap::new();
     for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
         let path = entry?.path();

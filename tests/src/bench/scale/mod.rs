@@ -1,7 +1,7 @@
 //! `bench scale`: time and memory of many services, from model objects through the agent's own way into real maps.
 
 mod manifests;
-mod memory;
+pub(super) mod memory;
 mod native;
 mod objects;
 mod once;
@@ -116,8 +116,14 @@ fn add_fill(first: &Sample, lines: &mut Vec<Line<'_>>) {
     let note = |text: &str| text.to_owned();
     lines.extend::<[Line<'_>; 7]>([
         ("state takes the objects", "ms", Goal::None, &|sample| sample.fill.take, note("")),
-        ("plan", "ms", Goal::None, &|sample| sample.fill.plan, note("to the first write")),
-        ("apply", "ms", Goal::None, &|sample| sample.fill.apply, note("with grace periods")),
+        (
+            "sync, until the first write",
+            "ms",
+            Goal::None,
+            &|sample| sample.fill.first,
+            note("one slice is planned"),
+        ),
+        ("sync, the rest", "ms", Goal::None, &|sample| sample.fill.rest, note("plan and apply in slices")),
         ("filled", "ms", FILLED, &|sample| sample.fill.total(), note("the three together")),
         (
             "RssAnon of the state",
@@ -177,7 +183,7 @@ fn add_picks_and_changes(first: &Sample, lines: &mut Vec<Line<'_>>) {
 
 impl once::Fill {
     fn total(&self) -> f64 {
-        self.take + self.plan + self.apply
+        self.take + self.first + self.rest
     }
 
     /// Megabytes that RssAnon grew by between two of its readings.

@@ -12,6 +12,7 @@ use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{Draw, Lookup, Origin, Packet, Tuple, Verdict, translate};
 use proxy_common::node::NodeAddrFlags;
+use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use shunt::maps::{Hashes, WordTable, Words};
 
@@ -85,6 +86,10 @@ impl<S: Words> Lookup for Tables<'_, S> {
 
     fn in_service_cidr(&self, _addr: Addr) -> bool {
         false
+    }
+
+    fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
+        self.word(WordTable::Owned, u64::from(block) * BLOCK_WORDS as u64 + word as u64)
     }
 
     fn head(&self, service: u32) -> Option<Head> {

@@ -90,6 +90,7 @@ impl World {
             family: Family::V4,
             endpoints: (0..self.endpoints).map(endpoint).collect(),
             ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: TARGET_PORT }],
+            triggered_at: None,
         }
     }
 

@@ -52,8 +52,8 @@ pub(super) struct Sample {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Fill {
     pub(super) take: f64,
-    pub(super) plan: f64,
-    pub(super) apply: f64,
+    pub(super) first: f64,
+    pub(super) rest: f64,
     /// `RssAnon` before there was any object, once the state had them, and once the maps did.
     pub(super) anonymous: [u64; 3],
 }
@@ -125,8 +125,8 @@ impl Run {
         ensure!(cells == run.world.services as usize, "{cells} cells");
         let fill = Fill {
             take,
-            plan: milliseconds(first_write - start),
-            apply: milliseconds(end - first_write),
+            first: milliseconds(first_write - start),
+            rest: milliseconds(end - first_write),
             anonymous: [before, taken, memory::anonymous()?],
         };
         Ok((run, fill))

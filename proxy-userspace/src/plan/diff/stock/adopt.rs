@@ -1,5 +1,6 @@
 //! The stock that the maps leave after a restart.
 
+use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::View;
 
 use super::Stock;
@@ -18,6 +19,7 @@ impl Stock {
         stock.adopt_cells(actual)?;
         stock.adopt_rows(actual);
         stock.adopt_extents(actual)?;
+        stock.adopt_blocks(actual)?;
         Ok(stock)
     }
 
@@ -61,6 +63,26 @@ impl Stock {
         }
         clean.truncate(clean.partition_point(|id| *id < next));
         self.rows = IdPool::adopt(self.rules.limits.rows, next, clean);
+    }
+
+    fn adopt_blocks(&mut self, actual: &Actual) -> Result<(), u32> {
+        let mut named: Vec<u32> = actual.blocks().map(|(_, id)| id).collect();
+        named.sort_unstable();
+        let is_twice = named.windows(2).any(|pair| pair[0] == pair[1]);
+        let end = actual.elements(WordTable::Owned);
+        if let Some(last) = named.last().copied().filter(|last| *last >= end || is_twice || named[0] == 0) {
+            return Err(last);
+        }
+        let is_named = |id: &u32| named.binary_search(id).is_ok();
+        let is_used = |id: &u32| is_named(id) || actual.owned_bits(*id) != [0; BLOCK_WORDS];
+        let next = (1..end).rev().find(is_used).map_or(1, |last| last + 1);
+        let (clean, left): (Vec<u32>, Vec<u32>) =
+            (1..next).filter(|id| !is_named(id)).partition(|id| !is_used(id));
+        for id in left {
+            self.quarantine.add(Resource::Block(id));
+        }
+        self.blocks = IdPool::adopt(self.rules.limits.blocks, next, clean);
+        Ok(())
     }
 
     fn adopt_extents(&mut self, actual: &Actual) -> Result<(), u32> {

@@ -7,6 +7,7 @@ use proxy_common::counter::{ServiceCounter, service_element};
 use proxy_common::names::{self, Chunked};
 use proxy_common::service::ViewWord;
 
+use super::Free;
 use crate::plan::actual::Actual;
 use crate::plan::extents::{Extent, Extents};
 use crate::plan::ids::IdPool;
@@ -27,6 +28,7 @@ enum Pending {
     Cell(u32),
     Row(u32),
     Extent { service: u32, extent: Extent },
+    Block(u32),
 }
 
 /// Place of an allocation to go back to.
@@ -40,6 +42,7 @@ pub(in crate::plan::diff) struct Stock {
     cells: IdPool,
     rows: IdPool,
     extents: Extents,
+    blocks: IdPool,
     quarantine: Quarantine,
     pending: Vec<Pending>,
     /// Words of each table, those of planned growth included.
@@ -58,6 +61,7 @@ impl Stock {
             cells: IdPool::new(rules.limits.cells),
             rows: IdPool::new(rules.limits.rows),
             extents: Extents::default(),
+            blocks: IdPool::new(rules.limits.blocks),
             quarantine: Quarantine::new(rules.quarantine),
             pending: Vec::new(),
             existing: HashMap::new(),
@@ -72,7 +76,7 @@ impl Stock {
     pub(in crate::plan::diff) fn begin(&mut self, actual: &Actual, now: Millis) {
         self.now = now;
         self.growth.clear();
-        for table in [WordTable::Services, WordTable::Slots, WordTable::Backends, WordTable::Counters] {
+        for table in WordTable::CHUNKED {
             self.existing.insert(table, actual.words(table));
         }
         self.extents.truncate(actual.words(WordTable::Slots) as u32);
@@ -123,6 +127,13 @@ impl Stock {
         }
     }
 
+    /// The shards of a cell's counters, if it has counters: their growth may have failed.
+    pub(in crate::plan::diff) fn counted(&self, service: u32) -> Option<u32> {
+        let shards = self.rules.shards;
+        let last = service_element(service, ServiceCounter::Refused, shards, shards.saturating_sub(1));
+        (u64::from(last) < self.words(WordTable::Counters)).then_some(shards)
+    }
+
     pub(in crate::plan::diff) fn take_row(&mut self) -> Result<u32, Full> {
         loop {
             if let Some(id) = self.rows.take(self.elements(names::BACKENDS, WordTable::Backends)) {
@@ -130,6 +141,16 @@ impl Stock {
                 return Ok(id);
             }
             self.make_room(WordTable::Backends, self.rows.wants_growth())?;
+        }
+    }
+
+    pub(in crate::plan::diff) fn take_block(&mut self) -> Result<u32, Full> {
+        loop {
+            if let Some(id) = self.blocks.take(self.elements(names::OWNED, WordTable::Owned)) {
+                self.pending.push(Pending::Block(id));
+                return Ok(id);
+            }
+            self.make_room(WordTable::Owned, self.blocks.wants_growth())?;
         }
     }
 
@@ -177,8 +198,9 @@ impl Stock {
         self.blocked.contains_key(map)
     }
 
-    pub(in crate::plan::diff) fn free(&self) -> (u32, u32, u64) {
-        (self.cells.free(), self.rows.free(), self.extents.free())
+    pub(in crate::plan::diff) fn free(&self) -> Free {
+        let slots = self.extents.free() * 2;
+        Free { cells: self.cells.free(), rows: self.rows.free(), slots, blocks: self.blocks.free() }
     }
 
     pub(in crate::plan::diff) fn resting(&self) -> impl Iterator<Item = Resource> + '_ {
@@ -191,6 +213,7 @@ impl Stock {
             Pending::Row(id) => {
                 (id < actual.elements(WordTable::Backends), actual.row(id).state().is_serving())
             }
+            Pending::Block(id) => (id < actual.elements(WordTable::Owned), actual.is_block_named(id)),
             Pending::Extent { service, extent } => (
                 u64::from(extent.end()) <= actual.words(WordTable::Slots),
                 actual.extents(service).any(|used| used == extent),
@@ -209,6 +232,7 @@ impl Stock {
             Resource::Cell(id) => self.cells.give_back(id),
             Resource::Row(id) => self.rows.give_back(id),
             Resource::Extent(extent) => self.extents.give_back(extent),
+            Resource::Block(id) => self.blocks.give_back(id),
         }
     }
 
@@ -269,6 +293,7 @@ impl Pending {
             Self::Cell(id) => Resource::Cell(id),
             Self::Row(id) => Resource::Row(id),
             Self::Extent { extent, .. } => Resource::Extent(extent),
+            Self::Block(id) => Resource::Block(id),
         }
     }
 }
@@ -279,6 +304,7 @@ fn layout(table: WordTable) -> Chunked {
         WordTable::Slots => names::SLOTS,
         WordTable::Backends => names::BACKENDS,
         WordTable::Counters => names::COUNTERS,
+        WordTable::Owned => names::OWNED,
         WordTable::Filter => Chunked { name: names::FILTER, element_bytes: 8, max_chunks: 0 },
     }
 }

@@ -27,6 +27,7 @@ fn internal_addresses_come_first() {
         zone: Some("z1".into()),
         addresses: ["10.0.0.1", "fd00::1", "192.0.2.1"].map(|text| text.parse().unwrap()).into(),
         pod_cidrs: ["10.1.0.0/24", "fd00:1::/64"].map(|text| text.parse().unwrap()).into(),
+        is_leaving: false,
     };
     assert_eq!(
         (read, warned),
@@ -60,4 +61,20 @@ fn a_service_cidr_without_a_readable_range_is_rejected() {
     assert_eq!(served(of(&["10.96.0.0/12", "x"])).1, ["spec.cidrs[1]"]);
     let (outcome, warnings) = of(&["x"]);
     assert_eq!((outcome, fields(&warnings)), (Outcome::Rejected, vec!["spec.cidrs[0]".to_owned()]));
+}
+
+#[test]
+fn a_node_that_is_deleted_or_marked_by_the_autoscaler_is_leaving() {
+    let is_leaving = |metadata: serde_json::Value, taints: serde_json::Value| {
+        let object = json!({ "metadata": metadata, "spec": { "taints": taints } });
+        served(node(&serde_json::from_value(object).unwrap(), &mut Interner::default())).0.is_leaving
+    };
+    let plain = json!({ "name": "a" });
+    let other = json!([{ "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" }]);
+    let marked = json!([{ "key": "x" }, { "key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule" }]);
+    assert!(!is_leaving(plain.clone(), json!(null)));
+    assert!(!is_leaving(plain.clone(), other));
+    assert!(is_leaving(plain, marked));
+    assert!(!is_leaving(json!({ "name": "a", "deletionTimestamp": null }), json!([])));
+    assert!(is_leaving(json!({ "name": "a", "deletionTimestamp": "2030-01-01T00:00:00Z" }), json!([])));
 }

@@ -66,8 +66,24 @@ fn a_plain_slice_is_served_whole() {
             SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 },
             SlicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53 },
         ],
+        triggered_at: None,
     };
     assert_eq!((slice, warned), (expected, vec![]));
+}
+
+#[test]
+fn the_trigger_time_is_carried_and_makes_no_difference() {
+    let key = "endpoints.kubernetes.io/last-change-trigger-time";
+    let at = |time: &str| {
+        let metadata = json!({
+            "name": "web-1", "labels": { "kubernetes.io/service-name": "web" }, "annotations": { key: time },
+        });
+        served(of(&json!({ "metadata": metadata }))).0
+    };
+    let (one, other) = (at("2026-07-29T08:00:00.25Z"), at("2026-07-29T10:00:01+02:00"));
+    assert_eq!((one.triggered_at, other.triggered_at), (Some(1_785_312_000_250), Some(1_785_312_001_000)));
+    assert_eq!(at("yesterday").triggered_at, None);
+    assert_eq!(one, other);
 }
 
 #[test]

@@ -203,11 +203,13 @@ fn any_change() -> impl Strategy<Value = (u8, Option<Vec<String>>)> {
 }
 
 fn world(state: &State) -> String {
+    // A Node that has gone is remembered as one that leaves: a fresh look at its files cannot know of it.
+    let node = crate::model::Node { is_leaving: false, ..state.node().clone() };
     let names = (0..3).map(|it| ObjectName::new("default", &format!("s{it}")));
     let services: Vec<_> = names
         .map(|name| (state.service(&name).cloned(), state.slices(&name).cloned().collect::<Vec<_>>()))
         .collect();
-    format!("{services:?} {:?} {:?}", state.node(), state.cidrs().collect::<Vec<_>>())
+    format!("{services:?} {:?} {:?}", node, state.cidrs().collect::<Vec<_>>())
 }
 
 proptest! {

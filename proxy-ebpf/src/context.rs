@@ -1,41 +1,27 @@
-//! Reads and writes the context of a socket hook. The shipped programs have their own in `sock.rs`, which knows
-//! verdicts; this one knows only addresses.
+//! The context of a socket hook, read and written field by field. Shared with the programs of `proofs`.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port};
-
-use crate::layout::Vip;
 
 /// Let the system call go on.
 pub const ALLOW: i32 = 1;
 /// Fail the system call.
 pub const REFUSE: i32 = 0;
 
-const IPPROTO_UDP: u32 = 17;
-
-/// The hook's family.
+/// The hook's family. An IPv6 hook may still carry an IPv4-mapped address, which goes the IPv4 way.
 #[derive(Clone, Copy)]
 pub enum Family {
-    /// `connect4`, `getpeername4`.
     V4,
-    /// `connect6`, `getpeername6`; the address may be IPv4-mapped.
     V6,
 }
 
-/// Whether the socket is a UDP socket.
+/// The socket's IP protocol.
 #[inline(always)]
-pub fn is_udp(ctx: &SockAddrContext) -> bool {
+pub fn protocol(ctx: &SockAddrContext) -> u32 {
     // SAFETY: the kernel hands every program a valid context.
-    unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() == IPPROTO_UDP }
-}
-
-/// The calling process.
-#[inline(always)]
-pub fn tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() }
 }
 
 /// Cookie of the socket's network namespace.
@@ -47,7 +33,7 @@ pub fn netns(ctx: &SockAddrContext) -> u64 {
 
 /// The address in the context.
 #[inline(always)]
-pub fn destination(ctx: &SockAddrContext, family: Family) -> Vip {
+pub fn read_destination(ctx: &SockAddrContext, family: Family) -> (Addr, Port) {
     let sa = ctx.sock_addr;
     // SAFETY: the context is valid. Each field is read by itself and volatile: the verifier refuses a read through
     // an address derived from the context.
@@ -62,18 +48,24 @@ pub fn destination(ctx: &SockAddrContext, family: Family) -> Vip {
                 (&raw const (*sa).user_ip6[3]).read_volatile(),
             ]),
         };
-        Vip { addr, port, pad: 0 }
+        (addr, port)
     }
 }
 
-/// Puts an address into the context. The caller's table never pairs an IPv4 VIP with an IPv6 address.
+/// Puts an address into the context. Returns whether it fits the hook's family; an IPv4 socket cannot reach an IPv6
+/// backend.
 #[inline(always)]
-pub fn set_destination(ctx: &SockAddrContext, family: Family, addr: Addr, port: Port) {
+pub fn write_destination(ctx: &SockAddrContext, family: Family, addr: Addr, port: Port) -> bool {
     let sa: *mut bpf_sock_addr = ctx.sock_addr;
-    // SAFETY: as in `destination`.
+    // SAFETY: as in `read_destination`.
     unsafe {
         match family {
-            Family::V4 => (&raw mut (*sa).user_ip4).write_volatile(addr.v4_word()),
+            Family::V4 => {
+                if !addr.is_v4() {
+                    return false;
+                }
+                (&raw mut (*sa).user_ip4).write_volatile(addr.v4_word());
+            }
             Family::V6 => {
                 let [a, b, c, d] = addr.words();
                 (&raw mut (*sa).user_ip6[0]).write_volatile(a);
@@ -84,4 +76,5 @@ pub fn set_destination(ctx: &SockAddrContext, family: Family, addr: Addr, port: 
         }
         (&raw mut (*sa).user_port).write_volatile(u32::from(port.to_be()));
     }
+    true
 }

@@ -1,0 +1,297 @@
+//! One watch: list, follow, and after a fault go on where it stopped.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Bounds;
+use super::access::Access;
+use super::answer::{self, Change, Lines, ask};
+use super::backoff::{Backoff, chance};
+use super::batcher::Batcher;
+use super::connections::Connections;
+use super::fault::Fault;
+use super::resource::Resource;
+use super::servers::Servers;
+use crate::model::Listing;
+use crate::source::Batch;
+
+/// A watch that ends sooner, and brought nothing, is a fault: asking again at once would go on for ever.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// What all watches share.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) access: Access,
+    pub(super) bounds: Bounds,
+    pub(super) servers: Servers,
+    pub(super) batches: mpsc::Sender<Batch>,
+    pub(super) connections: Connections,
+}
+
+/// Follows one kind of object.
+#[derive(Debug)]
+pub(super) struct Follower {
+    around: Arc<Surroundings>,
+    batcher: Batcher,
+    backoff: Backoff,
+    /// Where the watch goes on; none: everything is to be listed.
+    version: Option<String>,
+    /// Whether anything came since the watch was opened.
+    has_progressed: bool,
+    /// Since when all has been well.
+    healthy_since: Option<Instant>,
+    /// Whether a listing that was to come as a stream fell silent: the next one comes in pages.
+    avoids_streaming: bool,
+    /// Until when the own Node is waited for.
+    node_deadline: Option<Instant>,
+}
+
+impl Follower {
+    pub(super) fn new(around: Arc<Surroundings>, resource: Resource) -> Self {
+        Self {
+            backoff: Backoff::new(around.bounds.backoff),
+            around,
+            batcher: Batcher::new(resource),
+            version: None,
+            has_progressed: false,
+            healthy_since: None,
+            avoids_streaming: false,
+            node_deadline: None,
+        }
+    }
+
+    /// Goes on until nobody listens.
+    pub(super) async fn run(mut self) {
+        let around = Arc::clone(&self.around);
+        loop {
+            let server = around.servers.current();
+            let turn = tokio::select! {
+                turn = self.turn(server) => turn,
+                // What was not read is said again by the next server.
+                () = around.servers.moved_from(server) => Ok(()),
+            };
+            match turn {
+                Ok(()) => {}
+                Err(Fault::Closed) => return,
+                Err(fault) => {
+                    if self.suffer(server, &fault).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One request, or one listing in pages, by a client of its own: credentials are never older than that.
+    async fn turn(&mut self, server: usize) -> Result<(), Fault> {
+        self.has_progressed = false;
+        let bounds = self.around.bounds;
+        let (client, address) = self.around.access.client(server, bounds)?;
+        self.around.connections.tries(self.listing(), &address);
+        let Some(version) = self.version.clone() else { return self.list(&client).await };
+        let path = self.batcher.resource().watch_path(&version, watch_seconds());
+        let body = self.patiently(ask(&client, &path, bounds.answer)).await??;
+        self.note_health();
+        self.follow(Lines::new(body), false).await
+    }
+
+    async fn list(&mut self, client: &Client) -> Result<(), Fault> {
+        let limit = self.around.bounds.answer;
+        if !self.avoids_streaming {
+            let path = self.batcher.resource().streaming_path(watch_seconds());
+            match self.patiently(ask(client, &path, limit)).await? {
+                Ok(body) => {
+                    self.batcher.start();
+                    let followed = self.follow(Lines::new(body), true).await;
+                    self.avoids_streaming =
+                        self.version.is_none() && matches!(followed, Err(Fault::Silent(_)));
+                    return followed;
+                }
+                Err(fault) if fault.is_unsupported() => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        self.list_pages(client).await
+    }
+
+    async fn list_pages(&mut self, client: &Client) -> Result<(), Fault> {
+        let limit = self.around.bounds.answer;
+        self.batcher.start();
+        let mut next: Option<String> = None;
+        loop {
+            let path = self.batcher.resource().list_path(next.as_deref());
+            let body = self.patiently(ask(client, &path, limit)).await??;
+            let text = self.patiently(answer::whole(body, limit)).await??;
+            let page = answer::read_page(&text)?;
+            for object in page.items.unwrap_or_default() {
+                self.batcher.apply(object);
+                if self.batcher.is_full() {
+                    self.flush().await?;
+                }
+            }
+            next = page.metadata.next.filter(|next| !next.is_empty());
+            if next.is_none() {
+                self.avoids_streaming = false;
+                self.end_list(page.metadata.resource_version);
+                return self.flush().await;
+            }
+        }
+    }
+
+    /// Takes in what a watch says until it ends. With `is_listing` it starts with all there is.
+    async fn follow(&mut self, mut lines: Lines, mut is_listing: bool) -> Result<(), Fault> {
+        let (began, bounds) = (Instant::now(), self.around.bounds);
+        loop {
+            while let Some(line) = lines.next() {
+                let version = match answer::read_line(line)? {
+                    Change::Applied(object) => self.batcher.apply(object),
+                    Change::Deleted(object) => self.batcher.delete(object),
+                    Change::Bookmark { version, ends_list: true } if is_listing => {
+                        is_listing = false;
+                        self.end_list(version.clone());
+                        self.note_health();
+                        version
+                    }
+                    Change::Bookmark { version, .. } => version,
+                    Change::Refused(refusal) => return Err(Fault::Refused(refusal)),
+                };
+                if !is_listing && !version.is_empty() {
+                    self.version = Some(version);
+                }
+                self.has_progressed = true;
+                if self.batcher.is_full() {
+                    self.flush().await?;
+                }
+            }
+            if !is_listing {
+                self.flush().await?;
+            }
+            let limit = if is_listing { bounds.answer } else { bounds.silence };
+            if !self.patiently(lines.more(limit)).await?? {
+                break;
+            }
+        }
+        if is_listing {
+            Err(Fault::Connection("the listing broke off".to_owned()))
+        } else if began.elapsed() < SHORTEST && !self.has_progressed {
+            Err(Fault::Ended)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn end_list(&mut self, version: String) {
+        self.version = Some(version).filter(|version| !version.is_empty());
+        if self.batcher.end() {
+            self.node_deadline = None;
+        } else {
+            self.await_node();
+        }
+        self.around.connections.listed(self.listing());
+    }
+
+    fn note_health(&mut self) {
+        self.healthy_since.get_or_insert_with(Instant::now);
+        self.around.connections.follows(self.listing());
+    }
+
+    fn await_node(&mut self) {
+        self.node_deadline.get_or_insert(Instant::now() + self.around.bounds.node);
+    }
+
+    /// Draws the consequences of a fault, and waits.
+    async fn suffer(&mut self, server: usize, fault: &Fault) -> Result<(), Fault> {
+        let around = Arc::clone(&self.around);
+        if fault.suspects_server() {
+            around.servers.fail(server);
+        }
+        let listing = self.listing();
+        let doing = if self.version.is_some() { "watch" } else { "list" };
+        if fault.loses_place(!self.has_progressed) {
+            self.version = None;
+        }
+        let longest = around.bounds.backoff.1;
+        if self.healthy_since.take().is_some_and(|since| since.elapsed() >= longest) {
+            self.backoff.reset();
+        }
+        let mut wait = self.backoff.wait();
+        match (self.batcher.resource(), fault.code()) {
+            (Resource::ServiceCidrs, Some(404)) => {
+                self.version = None;
+                self.batcher.empty();
+                around
+                    .connections
+                    .absent(listing, "the server does not serve ServiceCIDRs (networking.k8s.io/v1)");
+                wait = around.bounds.absent;
+            }
+            (resource, code) => {
+                // Neither is worth a node without Services: without rights to them it goes on as without them.
+                let is_denied = matches!(code, Some(403 | 404)) && !self.batcher.has_ended();
+                match resource {
+                    Resource::ServiceCidrs if is_denied => self.batcher.empty(),
+                    Resource::Node(_) if is_denied => self.await_node(),
+                    _ => {}
+                }
+                let plural = self.batcher.resource().plural();
+                around.connections.lost(listing, format!("{doing} {plural}: {fault}"));
+            }
+        }
+        self.flush().await?;
+        self.patiently(sleep(wait)).await
+    }
+
+    /// Waits for something, and gives the own Node up meanwhile if that is due.
+    async fn patiently<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut awaited = pin!(awaited);
+        loop {
+            let deadline = self.node_deadline;
+            tokio::select! {
+                value = &mut awaited => return Ok(value),
+                () = until(deadline) => {
+                    self.node_deadline = None;
+                    self.batcher.give_up_node();
+                    self.flush().await?;
+                }
+            }
+        }
+    }
+
+    /// Hands on what there is. Nothing is lost if this is not awaited to its end.
+    async fn flush(&mut self) -> Result<(), Fault> {
+        if !self.batcher.is_empty() {
+            let place = self.around.batches.reserve().await.map_err(|_| Fault::Closed)?;
+            place.send(self.batcher.take());
+        }
+        Ok(())
+    }
+
+    fn listing(&self) -> Listing {
+        self.batcher.resource().listing()
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long the server lets a watch live: between four and eight minutes, so that not all come back at once.
+fn watch_seconds() -> u64 {
+    240 + u64::from(chance())
+}
+
+/// Whether an API server answers at all: one that refuses is one.
+pub(super) async fn greet(access: &Access, server: usize, bounds: Bounds) -> Result<(), Fault> {
+    let (client, _) = access.client(server, bounds)?;
+    match ask(&client, "/version", bounds.answer).await {
+        Ok(_) | Err(Fault::Refused(_)) => Ok(()),
+        Err(fault) => Err(fault),
+    }
+}

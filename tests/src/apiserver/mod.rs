@@ -1,0 +1,150 @@
+//! A stand-in for an API server: lists and watches over plain HTTP on loopback, from a thread of its own, with the
+//! faults that a test asks for.
+//!
+//! It speaks as much of the protocol as a node agent needs: pages, watches from a version, streaming lists, bookmarks,
+//! expired versions, tokens, missing rights and APIs. Objects are whatever JSON a test puts there. A label or field
+//! selector is judged when an object is sent, so that an object that stops to match is not said to be deleted.
+
+mod answers;
+mod serve;
+mod world;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use world::Asked;
+use world::World;
+
+/// Path of Services.
+pub const SERVICES: &str = "/api/v1/services";
+/// Path of EndpointSlices.
+pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+/// Path of Nodes.
+pub const NODES: &str = "/api/v1/nodes";
+/// Path of ServiceCIDRs.
+pub const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+
+/// How the server behaves. Changes count for requests that come later; those under way are ended by
+/// [`ApiServer::cut`].
+#[derive(Clone, Debug)]
+pub struct Manners {
+    /// Whether it knows streaming lists.
+    pub streams_lists: bool,
+    /// Between two bookmarks of a watch.
+    pub bookmark_every: Duration,
+    /// The only token that is let in; none: everyone is.
+    pub token: Option<String>,
+    /// Paths that it does not serve.
+    pub absent: Vec<String>,
+    /// Paths that nobody may read.
+    pub denied: Vec<String>,
+    /// Whether an expired version is refused by a status, and not by an event of a watch that was granted.
+    pub expires_by_status: bool,
+    /// Whether it takes requests and says nothing, also on the watches that it serves.
+    pub is_silent: bool,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self {
+            streams_lists: true,
+            bookmark_every: Duration::from_millis(50),
+            token: None,
+            absent: Vec::new(),
+            denied: Vec::new(),
+            expires_by_status: false,
+            is_silent: false,
+        }
+    }
+}
+
+/// A server; it ends when this is dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    address: SocketAddr,
+    world: Arc<World>,
+    stop: Option<watch::Sender<bool>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// Starts a server with nothing in it.
+    pub fn start() -> Result<Self> {
+        Self::serve(Arc::new(World::default()))
+    }
+
+    /// Starts another server of the same objects and manners.
+    pub fn beside(&self) -> Result<Self> {
+        Self::serve(Arc::clone(&self.world))
+    }
+
+    fn serve(world: Arc<World>) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = watch::channel(false);
+        let (sender, bound) = mpsc::channel();
+        let served = Arc::clone(&world);
+        let run = move || {
+            let ended = runtime.block_on(serve::run(served, stopped, |address| {
+                // Whoever started this waits for it.
+                let _ = sender.send(address);
+            }));
+            if let Err(error) = ended {
+                eprintln!("API server: {error:#}");
+            }
+        };
+        let thread = std::thread::Builder::new().name("apiserver".to_owned()).spawn(run)?;
+        let address = bound.recv().context("the API server did not start")?;
+        Ok(Self { address, world, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it is asked.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Makes an object, or replaces the one of the same name. Its version is added.
+    pub fn put(&self, path: &str, object: Value) {
+        self.world.put(path, object);
+    }
+
+    /// Deletes an object; nothing if it is not there.
+    pub fn delete(&self, path: &str, namespace: &str, name: &str) {
+        self.world.delete(path, namespace, name);
+    }
+
+    /// Changes the manners.
+    pub fn behave(&self, change: impl FnOnce(&mut Manners)) {
+        self.world.behave(change);
+    }
+
+    /// Breaks off every watch, of the servers beside this one too.
+    pub fn cut(&self) {
+        self.world.cut();
+    }
+
+    /// Forgets what changed up to now: whoever wants to go on from an earlier version must list again.
+    pub fn compact(&self) {
+        self.world.compact();
+    }
+
+    /// What was asked so far, of the servers beside this one too.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.world.asked()
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}

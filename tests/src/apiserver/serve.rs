@@ -1,0 +1,237 @@
+//! From requests to answers.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::answers::{self, AnswerBody};
+use super::world::{Asked, Selectors, World};
+use super::{NODES, SERVICE_CIDRS, SERVICES, SLICES};
+
+/// Pieces of a stream that may wait for a slow reader.
+const PIECES: usize = 16;
+/// Bytes of a piece of the initial events, about.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Serves until `stopped` has no sender any more, and says where.
+pub(super) async fn run(
+    world: Arc<World>,
+    mut stopped: watch::Receiver<bool>,
+    bound: impl FnOnce(SocketAddr),
+) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind to loopback")?;
+    bound(listener.local_addr()?);
+    // Dropping the set breaks off every connection.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            // Only a sender that is gone wakes this up.
+            _ = stopped.changed() => return Ok(()),
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.context("accept")?;
+                let world = Arc::clone(&world);
+                connections.spawn(async move {
+                    let answer = service_fn(move |request| answer(Arc::clone(&world), request));
+                    // A peer that goes away is no fault of the server.
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), answer)
+                        .await;
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn answer(world: Arc<World>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+    let asked = asked(&request);
+    world.note(asked.clone());
+    let manners = world.manners();
+    let (cuts, mut turns) = (world.cuts(), world.turns());
+    while world.manners().is_silent && world.cuts() == cuts {
+        if turns.changed().await.is_err() {
+            break;
+        }
+    }
+    let is_known = [SERVICES, SLICES, NODES, SERVICE_CIDRS].contains(&asked.path.as_str());
+    Ok(if asked.path == "/version" {
+        answers::whole(StatusCode::OK, r#"{"major":"1","minor":"37"}"#.to_owned())
+    } else if manners.token.is_some() && manners.token != asked.token {
+        answers::refusal(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
+    } else if !is_known || manners.absent.contains(&asked.path) {
+        answers::refusal(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
+    } else if manners.denied.contains(&asked.path) {
+        let plural = asked.path.rsplit('/').next().unwrap_or_default();
+        let message = format!("{plural} is forbidden: User \"test\" cannot list resource \"{plural}\"");
+        answers::refusal(StatusCode::FORBIDDEN, "Forbidden", &message)
+    } else {
+        collection(world, &asked)
+    })
+}
+
+fn asked(request: &Request<Incoming>) -> Asked {
+    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    Asked {
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        token: authorization.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned),
+    }
+}
+
+fn collection(world: Arc<World>, asked: &Asked) -> Response<AnswerBody> {
+    let selectors = selectors(&asked.query);
+    if parameter(&asked.query, "watch").is_none() {
+        let after = parameter(&asked.query, "continue").unwrap_or_default();
+        let limit = parameter(&asked.query, "limit").and_then(|limit| limit.parse().ok());
+        let limit = limit.unwrap_or(usize::MAX);
+        let (items, version) = world.list(&asked.path, &after, limit);
+        let next = items.last().filter(|_| items.len() == limit).map_or("", |(key, _)| key).to_owned();
+        let chosen: Vec<_> =
+            items.into_iter().map(|(_, item)| item).filter(|item| item.matches(&selectors)).collect();
+        return answers::page(&chosen, version, &next);
+    }
+    let manners = world.manners();
+    let lists = parameter(&asked.query, "sendInitialEvents").is_some();
+    if lists && !manners.streams_lists {
+        let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch";
+        return answers::refusal(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+    }
+    let from = parameter(&asked.query, "resourceVersion").and_then(|version| version.parse().ok());
+    let from = from.unwrap_or_default();
+    if !lists && manners.expires_by_status && world.is_forgotten(from) {
+        return answers::refusal(StatusCode::GONE, "Expired", "too old resource version");
+    }
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let watch = Watch { world, path: asked.path.clone(), selectors, sender };
+    tokio::spawn(watch.run(from, lists));
+    answers::endless(pieces)
+}
+
+/// One watch that is being served.
+struct Watch {
+    world: Arc<World>,
+    path: String,
+    selectors: Selectors,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Watch {
+    /// Serves until it is cut, or its reader is gone.
+    async fn run(self, mut version: u64, lists: bool) {
+        let (cuts, mut turns) = (self.world.cuts(), self.world.turns());
+        if lists {
+            match self.send_all().await {
+                Some(reached) => version = reached,
+                None => return,
+            }
+        } else if self.world.is_forgotten(version) {
+            let mut text = String::new();
+            answers::push_expired(&mut text);
+            // A reader that is gone has missed nothing.
+            let _ = self.sender.send(text.into()).await;
+            return;
+        }
+        loop {
+            let manners = self.world.manners();
+            if self.world.cuts() != cuts {
+                return;
+            }
+            if !manners.is_silent {
+                let Some(reached) = self.send_changes(version).await else { return };
+                version = reached;
+            }
+            tokio::select! {
+                turned = turns.changed() => if turned.is_err() { return },
+                () = self.sender.closed() => return,
+                () = tokio::time::sleep(manners.bookmark_every), if !manners.is_silent => {
+                    let mut text = String::new();
+                    answers::push_bookmark(&mut text, version, false);
+                    if self.sender.send(text.into()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// All objects, and the bookmark that ends them; returns their version, or nothing if nobody reads.
+    async fn send_all(&self) -> Option<u64> {
+        let (items, version) = self.world.list(&self.path, "", usize::MAX);
+        let mut text = String::new();
+        for (_, item) in items.iter().filter(|(_, item)| item.matches(&self.selectors)) {
+            answers::push_event(&mut text, "ADDED", &item.text);
+            if text.len() >= PIECE_BYTES {
+                self.sender.send(std::mem::take(&mut text).into()).await.ok()?;
+            }
+        }
+        answers::push_bookmark(&mut text, version, true);
+        self.sender.send(text.into()).await.ok()?;
+        Some(version)
+    }
+
+    /// What changed since; returns the version reached, or nothing if nobody reads.
+    async fn send_changes(&self, version: u64) -> Option<u64> {
+        let mut text = String::new();
+        let (changes, reached) = self.world.changes(&self.path, version);
+        answers::push_changes(
+            &mut text,
+            changes.iter().filter(|change| change.object.matches(&self.selectors)),
+        );
+        if !text.is_empty() {
+            self.sender.send(text.into()).await.ok()?;
+        }
+        Some(reached)
+    }
+}
+
+fn selectors(query: &str) -> Selectors {
+    let labels = parameter(query, "labelSelector").unwrap_or_default();
+    let absent_labels = labels.split(',').filter_map(|term| term.strip_prefix('!')).map(str::to_owned);
+    let field = parameter(query, "fieldSelector").unwrap_or_default();
+    Selectors {
+        absent_labels: absent_labels.collect(),
+        name: field.strip_prefix("metadata.name=").map(str::to_owned),
+    }
+}
+
+/// A parameter of a query, with its escapes resolved.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        let escaped = (byte == b'%').then(|| {
+            let digits = [rest.next().unwrap_or_default(), rest.next().unwrap_or_default()];
+            u8::from_str_radix(&String::from_utf8_lossy(&digits), 16).unwrap_or(b'?')
+        });
+        bytes.push(escaped.unwrap_or(byte));
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_unescaped() {
+        let query = "labelSelector=%21a%2Fb,%21c&watch=true&fieldSelector=metadata.name%3Dn";
+        let selectors = selectors(query);
+        assert_eq!(selectors.absent_labels, ["a/b", "c"]);
+        assert_eq!(selectors.name.as_deref(), Some("n"));
+        assert_eq!(parameter(query, "limit"), None);
+    }
+}

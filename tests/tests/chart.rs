@@ -1,0 +1,129 @@
+//! The Helm chart, rendered by the real helm: by default it says what the plain manifests say.
+//!
+//! helm is looked for in the directories of `SHUNT_PEERS`, then on `PATH`. Without one each test is a counted skip;
+//! `tests/helm` is the Go module that names its version.
+
+#![expect(clippy::unwrap_used, reason = "tests panic where something is wrong")]
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use tests::deployment::{UNSET_SERVER, check, directory, of_kind, overlaid, parse, plain};
+
+const SERVER: &str = "https://192.0.2.1:6443";
+
+/// helm, or a counted skip.
+fn helm() -> Option<PathBuf> {
+    let directories = ["SHUNT_PEERS", "PATH"].into_iter().filter_map(env::var_os);
+    let found = directories
+        .flat_map(|list| env::split_paths(&list).collect::<Vec<_>>())
+        .map(|directory| directory.join("helm"))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        tests::skip("no helm in SHUNT_PEERS or PATH; `go build` makes one in tests/helm");
+    }
+    found
+}
+
+/// What helm prints, or says is wrong. It keeps its own files in a directory of this call.
+fn run(helm: &PathBuf, arguments: &[&str]) -> Result<String, String> {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(helm);
+    command.env_clear().env("HOME", home.path()).args(arguments);
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// The chart's objects, in the order of the plain manifests.
+fn render(helm: &PathBuf, values: &[&str]) -> Result<Vec<Value>, String> {
+    let chart = directory().join("chart");
+    let mut arguments = vec!["template", "shunt", chart.to_str().unwrap(), "--namespace", "kube-system"];
+    arguments.extend(values);
+    let mut objects = parse(&run(helm, &arguments)?).unwrap();
+    let kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet"];
+    objects.sort_by_key(|object| kinds.iter().position(|kind| object["kind"] == *kind));
+    Ok(objects)
+}
+
+/// The objects without what only a chart has: its marks, and the sum that restarts agents after a change of settings.
+fn without_marks(mut objects: Vec<Value>) -> Vec<Value> {
+    for object in &mut objects {
+        let labels = object["metadata"]["labels"].as_object_mut().unwrap();
+        for mark in ["app.kubernetes.io/managed-by", "helm.sh/chart"] {
+            assert!(labels.remove(mark).is_some(), "no label {mark}");
+        }
+        if object["kind"] == "DaemonSet" {
+            let metadata = object["spec"]["template"]["metadata"].as_object_mut().unwrap();
+            let sums = metadata.remove("annotations").unwrap();
+            assert!(sums["checksum/config"].is_string() && sums.as_object().unwrap().len() == 1, "{sums}");
+        }
+    }
+    objects
+}
+
+/// The manifests after the user has set the address.
+fn with_server(mut objects: Vec<Value>) -> Vec<Value> {
+    for object in objects.iter_mut().filter(|object| object["kind"] == "ConfigMap") {
+        let server = &mut object["data"]["SHUNT_API_SERVER"];
+        assert_eq!(*server, UNSET_SERVER);
+        *server = SERVER.into();
+    }
+    objects
+}
+
+#[test]
+fn by_default_the_chart_is_the_plain_manifests() {
+    let Some(helm) = helm() else { return };
+    let server = format!("apiServers={{{SERVER}}}");
+    let rendered = render(&helm, &["--set", &server]).unwrap();
+    for object in &rendered {
+        check(object).unwrap();
+    }
+    assert_eq!(without_marks(rendered), with_server(plain().unwrap()));
+
+    let values = directory().join("chart/beside-kube-proxy.yaml");
+    let beside = render(&helm, &["--set", &server, "--values", values.to_str().unwrap()]).unwrap();
+    assert_eq!(without_marks(beside), with_server(overlaid("beside-kube-proxy").unwrap()));
+}
+
+#[test]
+fn an_address_is_required_and_a_cluster_ip_by_name_refused() {
+    let Some(helm) = helm() else { return };
+    let none = render(&helm, &[]).unwrap_err();
+    assert!(none.contains("apiServers is not set") && none.contains("it would wait for itself"), "{none}");
+    let name = render(&helm, &["--set", "apiServers={https://kubernetes.default.svc:443}"]).unwrap_err();
+    assert!(name.contains("behind which is a cluster IP"), "{name}");
+    let bare = render(&helm, &["--set", "apiServers={192.0.2.1}"]).unwrap_err();
+    assert!(bare.contains("/apiServers/0"), "{bare}");
+    let typo = render(&helm, &["--set", "apiserver=x"]).unwrap_err();
+    assert!(typo.contains("apiserver"), "{typo}");
+}
+
+#[test]
+fn values_reach_the_objects() {
+    let Some(helm) = helm() else { return };
+    let set = "apiServers={https://192.0.2.1:6443,https://[2001:db8::1]:6443},image.repository=images.example/shunt,\
+               image.tag=1.2.3,image.pullSecrets={pull},extraArgs={--bpf-log-level=warn},nodePortAddresses={all},\
+               healthz.address=::,serviceAccount.name=agent,serviceAccount.create=false,rbac.create=false";
+    let resources = r#"resources={"limits":{"memory":"1Gi"}}"#;
+    let objects = render(&helm, &["--set", set, "--set-json", resources]).unwrap();
+    let kinds: Vec<&Value> = objects.iter().map(|object| &object["kind"]).collect();
+    assert_eq!(kinds, ["ConfigMap", "DaemonSet"]);
+    for object in &objects {
+        check(object).unwrap();
+    }
+    let settings = &of_kind(&objects, "ConfigMap").unwrap()["data"];
+    assert_eq!(settings["SHUNT_API_SERVER"], "https://192.0.2.1:6443,https://[2001:db8::1]:6443");
+    assert_eq!(settings["SHUNT_HEALTHZ_ADDRESS"], "[::]:10256");
+    assert_eq!(settings["SHUNT_NODEPORT_ADDRESSES"], "all");
+    let pod = &of_kind(&objects, "DaemonSet").unwrap()["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "agent");
+    assert_eq!(pod["imagePullSecrets"][0]["name"], "pull");
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], "images.example/shunt:1.2.3");
+    assert_eq!(container["args"][1], "--bpf-log-level=warn");
+    assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
+}

@@ -1,0 +1,10 @@
+//! The cluster tier: a real API server, etcd and controllers in scratch namespaces. Needs root, one thread, and the
+//! programs that `cargo xtask test cluster` builds with Go.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
+
+mod agent;
+mod endpoints;
+mod kube_proxy;
+mod lifetime;
+mod streaming;

@@ -1,0 +1,147 @@
+//! What faults of a server do, and what they do not do.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use shunt::model::Listing;
+use shunt::source::kube::Bounds;
+use tests::apiserver::{SERVICES, SLICES};
+
+use crate::rig::{Rig, anonymous, bounds, server, service, short_bounds, slice};
+
+#[test]
+fn one_undecodable_object_stops_nobody() {
+    let server = server();
+    let mut bad = service("bad", "10.96.0.30");
+    bad["spec"]["ports"] = json!([{ "port": { "is": "no number" } }]);
+    server.put(SERVICES, bad.clone());
+    for streams in [true, false] {
+        server.behave(|manners| manners.streams_lists = streams);
+        let mut rig = Rig::listed(&server);
+        assert!(rig.has_service("web") && !rig.has_service("bad"));
+        let warned: Vec<String> = rig.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warned.len(), 1, "{warned:?}");
+        assert!(warned[0].starts_with("Service default/bad: spec.ports[0].port: "), "{warned:?}");
+        // On the watch too, and what was known of the object stands.
+        let mut worse = service("web", "10.96.0.10");
+        worse["spec"]["clusterIPs"] = json!(7);
+        server.put(SERVICES, worse);
+        server.put(SERVICES, service("after", "10.96.0.31"));
+        rig.until("the object after it is seen", |rig| rig.has_service("after"));
+        assert_eq!(rig.warnings.len(), 2);
+        assert_eq!(rig.warnings[1].object, "Service default/web");
+        assert_eq!(rig.service_ip("web"), Some([10, 96, 0, 10].into()));
+        // And in a relist.
+        server.compact();
+        server.cut();
+        rig.until("there was a relist", |rig| rig.watch(Listing::Services).listings == 2);
+        rig.until("it warned again", |rig| rig.warnings.len() == 4);
+        assert!(rig.has_service("web") && rig.has_service("after"));
+        server.put(SERVICES, service("web", "10.96.0.10"));
+        server.delete(SERVICES, "default", "after");
+    }
+}
+
+#[test]
+fn a_silent_server_is_noticed_within_the_bound_and_comes_back() {
+    let server = server();
+    let mut rig = Rig::follow(anonymous(&[&server]), short_bounds());
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    rig.until("it is followed", |rig| rig.watch(Listing::Services).watching_since.is_some());
+    server.behave(|manners| manners.is_silent = true);
+    let since = Instant::now();
+    rig.until("the silence is noticed", |rig| rig.watch(Listing::Services).lost_since.is_some());
+    let took = since.elapsed();
+    // The bound, and time for a busy machine.
+    assert!(took + Duration::from_millis(100) >= short_bounds().silence, "{took:?}");
+    assert!(took < short_bounds().silence + Duration::from_secs(3), "{took:?}");
+    let error = rig.watch(Listing::Services).last_error.unwrap();
+    assert_eq!(error, "watch services: nothing came for 500ms");
+    // What is known stands meanwhile.
+    assert!(rig.has_service("web"));
+    server.put(SERVICES, service("late", "10.96.0.12"));
+    server.behave(|manners| manners.is_silent = false);
+    rig.until("it is followed again", |rig| rig.has_service("late"));
+    assert_eq!(rig.watch(Listing::Services).listings, 1);
+}
+
+#[test]
+fn a_server_that_is_silent_from_the_start_holds_nobody_for_ever() {
+    let server = server();
+    server.behave(|manners| manners.is_silent = true);
+    let mut rig = Rig::follow(anonymous(&[&server]), short_bounds());
+    rig.until("it was given up twice", |rig| rig.watch(Listing::EndpointSlices).faults >= 2);
+    assert!(rig.events.is_empty(), "{:?}", rig.events);
+    server.behave(|manners| manners.is_silent = false);
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+}
+
+#[test]
+fn all_watches_move_when_their_server_is_dead() {
+    let first = server();
+    let second = first.beside().unwrap();
+    let patient = Bounds { silence: Duration::from_mins(1), ..bounds() };
+    let mut rig = Rig::follow(anonymous(&[&first, &second]), patient);
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    let listings = [Listing::Services, Listing::EndpointSlices, Listing::Node, Listing::ServiceCidrs];
+    let at = |rig: &Rig, url: &str| listings.iter().all(|one| rig.watch(*one).server == format!("{url}/"));
+    assert!(at(&rig, &first.url()));
+    drop(first);
+    second.put(SERVICES, service("late", "10.96.0.12"));
+    second.put(SLICES, slice("web", &["10.0.0.3"]));
+    rig.until("all have moved", |rig| at(rig, &second.url()));
+    rig.until("changes are seen", |rig| rig.has_service("late"));
+    // They went on where they stopped.
+    assert!(listings.iter().all(|listing| rig.watch(*listing).listings == 1));
+}
+
+#[test]
+fn a_dead_address_at_the_start_is_passed_over() {
+    let (dead, alive) = (server(), server());
+    let access = anonymous(&[&dead, &alive]);
+    drop(dead);
+    let mut rig = Rig::follow(access, bounds());
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    assert_eq!(rig.watch(Listing::Services).server, format!("{}/", alive.url()));
+}
+
+#[test]
+fn a_missing_right_is_named_and_tried_again() {
+    let server = server();
+    server.behave(|manners| manners.denied.push(SERVICES.to_owned()));
+    let mut rig = Rig::follow(anonymous(&[&server]), bounds());
+    rig.until("all else is listed", |rig| rig.state.unlisted().eq([Listing::Services]));
+    rig.until("it was tried again", |rig| rig.watch(Listing::Services).faults >= 2);
+    let error = rig.watch(Listing::Services).last_error.unwrap();
+    assert_eq!(
+        error,
+        "list services: answered 403 Forbidden: services is forbidden: User \"test\" cannot list resource \"services\""
+    );
+    server.behave(|manners| manners.denied.clear());
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+}
+
+#[test]
+fn neither_node_nor_service_cidrs_need_a_right() {
+    let server = server();
+    let denied = [tests::apiserver::NODES, tests::apiserver::SERVICE_CIDRS].map(str::to_owned);
+    server.behave(|manners| manners.denied.extend(denied));
+    let mut rig = Rig::follow(anonymous(&[&server]), bounds());
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    assert!(rig.watch(Listing::Node).last_error.unwrap().starts_with("list nodes: answered 403 "));
+    server.behave(|manners| manners.denied.clear());
+    rig.until("the right has come", |rig| rig.state.node().zone.is_some() && rig.state.cidrs().count() == 1);
+}
+
+#[test]
+fn a_source_that_is_dropped_ends() {
+    let server = server();
+    let Rig { kube, .. } = Rig::listed(&server);
+    drop(kube);
+    let before = server.asked().len();
+    server.cut();
+    server.put(SERVICES, service("late", "10.96.0.12"));
+    // A follower would ask again within its backoff.
+    std::thread::sleep(bounds().backoff.1 * 3);
+    assert_eq!(server.asked().len(), before);
+}
