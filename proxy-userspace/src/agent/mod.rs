@@ -178,14 +178,16 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     }
     let started = Instant::now();
     let outcome = node.sync.sync(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let planner = node.sync.planner();
-    node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
-    report(&node.reporter, &outcome, &planner.conflicts(), started.elapsed());
-    if outcome.error.is_none() {
-        measure_programming(node, &outcome);
-    }
+    let took = started.elapsed();
+    // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
         node.attach()?;
+    }
+    let planner = node.sync.planner();
+    node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
+    report(&node.reporter, &outcome, &planner.conflicts(), took);
+    if outcome.error.is_none() {
+        measure_programming(node, &outcome);
     }
     Ok(match (outcome.is_settled, outcome.executed.ops) {
         (true, _) => Ended::Settled,
