@@ -16,7 +16,7 @@ use crate::topology::Node;
 /// Requests under way at the same time.
 const AT_ONCE: usize = 64;
 /// Requests of one call: it has a time limit.
-const BATCH: usize = 2_000;
+const BATCH: usize = 200;
 
 /// A server of objects.
 pub(super) enum Server<'a> {
