@@ -113,7 +113,8 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let mut pacer = Pacer::new(Intervals::default(), epoch.elapsed());
+    let intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    let mut pacer = Pacer::new(intervals, epoch.elapsed());
     loop {
         let trigger = tokio::select! {
             batch = batches.recv() => batch.map_or(Trigger::Stop("every source has ended"), Trigger::Batch),
@@ -160,7 +161,8 @@ fn take(node: &mut Node, batch: Batch) {
         changes.slices_pending += taken.slices;
     });
     let state = node.sync.state();
-    node.reporter.update(|status| status.node_eligible = !state.node().is_leaving);
+    let is_known = state.has_node() || !node.needs_node_object;
+    node.reporter.update(|status| status.node_eligible = is_known && !state.node().is_leaving);
     for listing in
         node.expected.iter().filter(|listing| !state.unlisted().any(|missing| missing == **listing))
     {

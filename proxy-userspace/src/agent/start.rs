@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::programming::Programming;
 use super::sync::{Sync, SyncOptions};
 use super::{AgentError, Variant};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::attach::Links;
 use crate::datapath::hooks::HOOKS;
@@ -38,6 +38,9 @@ pub(super) struct Node {
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) expected: Vec<Listing>,
+    /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
+    /// need none.
+    pub(super) needs_node_object: bool,
     loaded: Loaded,
     cgroup: Cgroup,
     /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
@@ -91,13 +94,25 @@ impl Node {
         };
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
+        reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
         let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
         health::start(listen(config), pages(config, &reporter, reader))
             .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
         let programming = Programming::new(Timestamp::now().as_millisecond());
-        Ok(Self { sync, programming, reporter, expected, loaded, cgroup, pin_dir, links: None })
+        let needs_node_object = matches!(config.source, SourceConfig::Api { .. });
+        Ok(Self {
+            sync,
+            programming,
+            reporter,
+            expected,
+            needs_node_object,
+            loaded,
+            cgroup,
+            pin_dir,
+            links: None,
+        })
     }
 
     /// Attaches the hooks, or puts the programs under the links that are there; once.

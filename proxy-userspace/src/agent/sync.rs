@@ -186,9 +186,10 @@ impl<S: MapStore> Sync<S> {
         taken
     }
 
-    /// Compares everything the next time, whether it has changed or not.
+    /// Reads the maps the next time and compares all of them with what is desired: whoever else wrote there is undone.
     pub fn recheck(&mut self) {
         self.dirty.all = true;
+        self.must_adopt = true;
     }
 
     /// Services that wait to be planned; at least one where there is anything to do.
@@ -363,3 +364,7 @@ fn adopt_planner(store: &impl MapStore, rules: Rules) -> Result<Planner, AdoptEr
     let adopt::Adopted { actual, strays } = adopt::adopt(store)?;
     Ok(Planner::adopt(actual, strays, rules)?)
 }
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;
