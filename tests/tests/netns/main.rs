@@ -13,6 +13,7 @@ mod kube_source;
 mod metrics;
 mod netfilter;
 mod node_addresses;
+mod preflight;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;
