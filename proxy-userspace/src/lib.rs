@@ -4,6 +4,7 @@
 //! `datapath` carry out what they decide.
 
 pub mod agent;
+pub mod check;
 pub mod cli;
 pub mod cmd;
 pub mod config;

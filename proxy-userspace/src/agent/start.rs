@@ -1,6 +1,5 @@
 //! Brings the datapath up: judge the host, adopt or make the maps, load the programs; attach once the maps are right.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -138,14 +137,10 @@ impl Node {
 
 impl Cgroup {
     fn open(given: Option<&Path>) -> Result<Self, AgentError> {
-        let failed = |source| AgentError::System { step: "open the cgroup", source };
-        let (fd, path) = if let Some(path) = given {
-            (File::open(path).map_err(failed)?.into(), path.display().to_string())
-        } else {
-            let root = sys::cgroup::true_root().map_err(|error| failed(std::io::Error::other(error)))?;
-            (root, "/".to_owned())
-        };
-        let id = sys::cgroup::id(&fd).map_err(failed)?;
+        let fd = sys::cgroup::open_or_root(given)?;
+        let id = sys::cgroup::id(&fd)
+            .map_err(|source| AgentError::System { step: "read the id of the cgroup", source })?;
+        let path = given.map_or_else(|| "/".to_owned(), |path| path.display().to_string());
         Ok(Self { fd, id, path })
     }
 }

@@ -39,7 +39,9 @@ pub(super) fn start(resolved: Resolved, variant: &Variant) -> anyhow::Result<Exi
 
 const fn exit_for(error: &AgentError) -> Exit {
     match error {
-        AgentError::Unfit(_) | AgentError::Datapath(_) | AgentError::Store(_) => Exit::Unfit,
+        AgentError::Unfit(_) | AgentError::Cgroup(_) | AgentError::Datapath(_) | AgentError::Store(_) => {
+            Exit::Unfit
+        }
         AgentError::Source(_) => Exit::Unreached,
         AgentError::Adopt(_) | AgentError::Bind { .. } | AgentError::System { .. } => Exit::Found,
     }
@@ -48,8 +50,9 @@ const fn exit_for(error: &AgentError) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::probe::Missing;
+    use crate::datapath::probe::{CAP_BPF, Missing, Need};
     use crate::source::SourceError;
+    use crate::sys::cgroup::CgroupError;
 
     #[test]
     fn a_server_that_does_not_answer_ends_with_4_and_names_the_flag() {
@@ -67,9 +70,14 @@ mod tests {
 
     #[test]
     fn an_unfit_host_ends_with_3_and_names_what_is_missing() {
-        let missing = Missing { what: "CAP_BPF".to_owned(), needed_for: "loading programs" };
+        let need = Need::Right(CAP_BPF);
+        let missing = Missing { need, what: "CAP_BPF".to_owned(), needed_for: "loading programs" };
         let error = AgentError::Unfit(vec![missing]);
         assert_eq!(exit_for(&error), Exit::Unfit);
         assert_eq!(error.to_string(), "this host lacks CAP_BPF (for loading programs)");
+        let error = AgentError::from(CgroupError::NotMounted);
+        assert_eq!(exit_for(&error), Exit::Unfit);
+        let text = format!("{:#}", anyhow::Error::new(error));
+        assert_eq!(text, "no cgroup to hook: no cgroup v2 tree is mounted");
     }
 }

@@ -52,6 +52,11 @@ pub enum CgroupError {
     },
 }
 
+/// Opens the cgroup to hook: the directory that was given, else the true root.
+pub fn open_or_root(given: Option<&Path>) -> Result<OwnedFd, CgroupError> {
+    given.map_or_else(true_root, open_dir)
+}
+
 /// Opens the true root of the cgroup v2 tree, also from inside a private cgroup namespace.
 pub fn true_root() -> Result<OwnedFd, CgroupError> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(CgroupError::Mounts)?;

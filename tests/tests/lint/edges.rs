@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 19] = [
+pub(crate) const TABLE: [Row; 21] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -162,6 +162,20 @@ pub(crate) const TABLE: [Row; 19] = [
         ]),
         is_pure: false,
         reason: "kube-proxy's configuration is read and judged; what is done with it is decided elsewhere",
+    },
+    Row {
+        module: "proxy-userspace/src/check/gather",
+        modules: Names::Only(&["datapath", "health", "sys"]),
+        crates: Names::Only(&["std", "proxy_common", "rustix", "zerocopy"]),
+        is_pure: false,
+        reason: "looking at the host knows no Service, and decides nothing",
+    },
+    Row {
+        module: "proxy-userspace/src/check",
+        modules: Names::Only(&["datapath"]),
+        crates: Names::Only(&["std", "serde"]),
+        is_pure: true,
+        reason: "findings follow from the facts that were gathered",
     },
     Row {
         module: "proxy-userspace/src/cmd",

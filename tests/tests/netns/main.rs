@@ -14,6 +14,7 @@ mod metrics;
 mod netfilter;
 mod node_addresses;
 mod peers;
+mod preflight;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;
