@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::programming::Programming;
 use super::sync::{Sync, SyncOptions};
 use super::{AgentError, Variant};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::attach::Links;
 use crate::datapath::hooks::HOOKS;
@@ -22,6 +22,7 @@ use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
 use crate::datapath::pin::PinDir;
 use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
+use crate::events::{Limits, Reason, Recorder};
 use crate::health::{self, Listen, Pages};
 use crate::kubeproxy;
 use crate::maps::reading::MapsReader;
@@ -29,6 +30,7 @@ use crate::maps::store::KernelStore;
 use crate::metrics::Scraper;
 use crate::model::Listing;
 use crate::plan::rules::Rules;
+use crate::source::kube::Bounds;
 use crate::status::{CgroupStatus, Identity, Reporter};
 use crate::sys;
 
@@ -37,6 +39,7 @@ pub(super) struct Node {
     pub(super) sync: Sync<KernelStore>,
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
+    pub(super) events: Recorder,
     pub(super) expected: Vec<Listing>,
     loaded: Loaded,
     cgroup: Cgroup,
@@ -91,13 +94,14 @@ impl Node {
         };
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
+        let events = announce(config, &reporter);
         let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
         health::start(listen(config), pages(config, &reporter, reader))
             .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
         let programming = Programming::new(Timestamp::now().as_millisecond());
-        Ok(Self { sync, programming, reporter, expected, loaded, cgroup, pin_dir, links: None })
+        Ok(Self { sync, programming, reporter, events, expected, loaded, cgroup, pin_dir, links: None })
     }
 
     /// Attaches the hooks, or puts the programs under the links that are there; once.
@@ -111,6 +115,8 @@ impl Node {
             info!(hook = hook.name, ?outcome, cgroup = %self.cgroup.path, "attached");
         }
         self.links = Some(links);
+        self.events
+            .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
         // The programs that used the maps of another layout are gone only now.
         if let Some(pin_dir) = &self.pin_dir {
             for layout in pin_dir.remove_other_layouts()? {
@@ -157,6 +163,22 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
         warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
     }
     Ok(Some(pin_dir))
+}
+
+/// Tells the API server that the agent starts, and what the host does not let it do.
+fn announce(config: &AgentConfig, reporter: &Reporter) -> Recorder {
+    let name = &config.node_name;
+    let SourceConfig::Api { access, .. } = &config.source else { return Recorder::silent(name) };
+    let bounds = (Bounds::default(), Limits::default());
+    let mut events = Recorder::start(access.clone(), bounds, name).unwrap_or_else(|error| {
+        warn!(%error, "no thread to write Events; the agent does without them");
+        Recorder::silent(name)
+    });
+    events.note(Reason::Starting, concat!("shunt ", env!("CARGO_PKG_VERSION"), " starts"));
+    for limitation in reporter.snapshot().limitations {
+        events.note(Reason::HostLimitation, limitation);
+    }
+    events
 }
 
 fn listen(config: &AgentConfig) -> Listen {
