@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cmd;
 pub mod config;
 pub mod datapath;
+pub mod events;
 pub mod health;
 pub mod kubeproxy;
 pub mod logs;

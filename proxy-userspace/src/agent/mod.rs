@@ -155,6 +155,7 @@ fn take(node: &mut Node, batch: Batch) {
         warn!(%warning, "skipped");
         node.reporter.warn(warning.to_string());
     }
+    node.events.skipped(&batch.warnings);
     let taken = node.sync.take(batch.events);
     node.programming.changed(taken.dated.iter().map(|slice| &**slice));
     node.reporter.measure(|measures| {
@@ -192,6 +193,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     let planner = node.sync.planner();
     node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
     report(&node.reporter, &outcome, &planner.conflicts(), took);
+    node.events.planned(&outcome.refused, &outcome.conflicts);
     if outcome.error.is_none() {
         measure_programming(node, &outcome);
     }

@@ -21,6 +21,7 @@ use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
 use crate::datapath::pin::PinDir;
 use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
+use crate::events::{Limits, Reason, Recorder};
 use crate::health::{self, Listen, Pages};
 use crate::kubeproxy;
 use crate::maps::reading::MapsReader;
@@ -28,6 +29,7 @@ use crate::maps::store::KernelStore;
 use crate::metrics::Scraper;
 use crate::model::Listing;
 use crate::plan::rules::Rules;
+use crate::source::kube::Bounds;
 use crate::status::{CgroupStatus, Identity, Reporter};
 use crate::sys;
 
@@ -36,6 +38,7 @@ pub(super) struct Node {
     pub(super) sync: Sync<KernelStore>,
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
+    pub(super) events: Recorder,
     pub(super) expected: Vec<Listing>,
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
@@ -94,6 +97,7 @@ impl Node {
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
+        let events = announce(config, &reporter);
         let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
@@ -105,6 +109,7 @@ impl Node {
             sync,
             programming,
             reporter,
+            events,
             expected,
             needs_node_object,
             loaded,
@@ -125,6 +130,8 @@ impl Node {
             info!(hook = hook.name, ?outcome, cgroup = %self.cgroup.path, "attached");
         }
         self.links = Some(links);
+        self.events
+            .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
         // The programs that used the maps of another layout are gone only now.
         if let Some(pin_dir) = &self.pin_dir {
             for layout in pin_dir.remove_other_layouts()? {
@@ -167,6 +174,22 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
         warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
     }
     Ok(Some(pin_dir))
+}
+
+/// Tells the API server that the agent starts, and what the host does not let it do.
+fn announce(config: &AgentConfig, reporter: &Reporter) -> Recorder {
+    let name = &config.node_name;
+    let SourceConfig::Api { access, .. } = &config.source else { return Recorder::silent(name) };
+    let bounds = (Bounds::default(), Limits::default());
+    let mut events = Recorder::start(access.clone(), bounds, name).unwrap_or_else(|error| {
+        warn!(%error, "no thread to write Events; the agent does without them");
+        Recorder::silent(name)
+    });
+    events.note(Reason::Starting, concat!("shunt ", env!("CARGO_PKG_VERSION"), " starts"));
+    for limitation in reporter.snapshot().limitations {
+        events.note(Reason::HostLimitation, limitation);
+    }
+    events
 }
 
 fn listen(config: &AgentConfig) -> Listen {

@@ -115,7 +115,8 @@ impl Follower {
         }
         self.problem = Some(problem.clone());
         let object = "addresses of the node's interfaces".into();
-        Batch { events: Vec::new(), warnings: vec![Warning { object, field: String::new(), problem }] }
+        let warning = Warning { object, field: String::new(), problem, about: None };
+        Batch { events: Vec::new(), warnings: vec![warning] }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod agent;
 mod endpoints;
+mod events;
 mod kube_proxy;
 mod lifetime;
 mod streaming;

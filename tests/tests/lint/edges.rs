@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 21] = [
+pub(crate) const TABLE: [Row; 24] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -146,6 +146,34 @@ pub(crate) const TABLE: [Row; 21] = [
         crates: Names::Only(&["std"]),
         is_pure: true,
         reason: "a text format is a function of the data",
+    },
+    Row {
+        module: "proxy-userspace/src/events/notes",
+        modules: Names::Only(&["model", "plan", "source"]),
+        crates: Names::Only(&["std"]),
+        is_pure: true,
+        reason: "what there is to tell follows from what was skipped and refused",
+    },
+    Row {
+        module: "proxy-userspace/src/events/ledger",
+        modules: Names::Only(&["source"]),
+        crates: Names::Only(&["std", "jiff"]),
+        is_pure: true,
+        reason: "the bounds of what is told are handed their clock",
+    },
+    Row {
+        module: "proxy-userspace/src/events/body",
+        modules: Names::Only(&[]),
+        crates: Names::Only(&["std", "jiff", "serde_json", "sha2"]),
+        is_pure: true,
+        reason: "the form of an Event is a function of the data",
+    },
+    Row {
+        module: "proxy-userspace/src/events",
+        modules: Names::Only(&["plan", "source"]),
+        crates: Names::Only(&["std", "jiff", "sha2", "tokio", "tracing"]),
+        is_pure: false,
+        reason: "Events are told and forgotten: the agent hands over what it has, and nothing comes back",
     },
     Row {
         module: "proxy-userspace/src/kubeproxy",

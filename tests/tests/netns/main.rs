@@ -8,6 +8,7 @@
 mod churn;
 mod cluster;
 mod commands;
+mod events;
 mod golden_store;
 mod kube_source;
 mod metrics;

@@ -13,7 +13,7 @@ const API_ENDPOINT_LIMIT: usize = 1000;
 
 /// What a slice means to this node.
 pub fn slice(object: &api::EndpointSlice, names: &mut Interner) -> Converted<EndpointSlice> {
-    let (name, mut report) = object_name(&object.metadata, "EndpointSlice");
+    let (name, mut report) = object_name(&object.metadata, api::Kind::EndpointSlice);
     let outcome = name.map_or(Outcome::Rejected, |name| convert(name, object, names, &mut report));
     (outcome, report.warnings)
 }

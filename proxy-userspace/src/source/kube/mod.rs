@@ -19,9 +19,11 @@ mod fault;
 mod resource;
 mod servers;
 mod watch;
+mod write;
 
 pub use access::{Access, AccessError, Identity};
 pub use connections::{Connection, Connections};
+pub use write::{Unwritten, Writing};
 
 use std::sync::Arc;
 use std::time::Duration;
