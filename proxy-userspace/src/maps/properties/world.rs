@@ -121,15 +121,15 @@ impl World {
         for Refused { label, .. } in &planned.refused {
             let Some(port) = self.ports.values().find(|port| port.label == *label) else { continue };
             let Some(service) = before.cell_of(port.tag) else { continue };
-            let part = part_of(after, service, port);
-            let (old, new) = (targets(&part_of(before, service, port)), targets(&part));
+            let reduced = part_of(after, service, port);
+            let (old, new) = (targets(&part_of(before, service, port)), targets(&reduced));
             let wanted = targets(port);
             let is_served = before.frontends().any(|(_, value)| value.service == service);
             let may_stay = old == new && (self.may_lack_slots || !is_served);
             assert!(new.is_subset(&wanted) || may_stay, "{label}: {new:?}, wanted is {wanted:?}");
             let has_kept = old.intersection(&wanted).all(|target| new.contains(target));
             assert!(has_kept, "{label} of {old:?}: {new:?}");
-            self.store.readers.expect_part(part);
+            self.store.readers.expect_part(reduced);
         }
     }
 

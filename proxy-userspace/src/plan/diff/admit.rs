@@ -121,20 +121,20 @@ impl Planner {
         inserted: &mut HashSet<FrontendKey>,
         port: &DesiredPort,
     ) -> Vec<DesiredFrontend> {
-        let mut part = port.clone();
+        let mut reduced = port.clone();
         match self.absent_frontends(inserted, port) {
             Ok(absent) => inserted.extend(absent),
-            Err(Full(_)) => self.keep_present(&mut part.frontends),
+            Err(Full(_)) => self.keep_present(&mut reduced.frontends),
         }
         let (kept, new) = self.with_and_without_row(port);
         let room = self.rows_left(new.len());
         for backends in [[&kept[..], &new[..room]].concat(), kept] {
-            part.backends = backends;
-            if self.write_port(batch, &part).is_ok() {
+            reduced.backends = backends;
+            if self.write_port(batch, &reduced).is_ok() {
                 break;
             }
         }
-        part.frontends
+        reduced.frontends
     }
 
     /// The frontends of a port that neither the maps nor this batch have, if there is room for all of them. Blocks of
