@@ -78,6 +78,11 @@ impl Readers {
         self.held_views.clear();
     }
 
+    /// Cells to which the frontends lead that somebody has read since the last grace period.
+    pub(super) fn cells_in_hand(&self) -> BTreeSet<u32> {
+        self.held_frontends.iter().map(|(_, (service, ..), _)| *service).collect()
+    }
+
     /// Looks at everything.
     pub(super) fn look(&mut self, store: &Memory) {
         let mut candidates: BTreeMap<OwnerTag, BTreeSet<usize>> = BTreeMap::new();
