@@ -184,7 +184,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         return Ok(Ended::Settled);
     }
     let started = Instant::now();
-    let outcome = node.sync.sync(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {

@@ -1,28 +1,27 @@
-//! The writer's loop body on the fake store.
+//! From events to a fake store: what of planner, store and state only shows where they are put together.
 
-use std::sync::Arc;
+use std::cell::Cell;
 
 use super::*;
+use crate::maps::Hashes;
 use crate::maps::memory::Memory;
-use crate::maps::{Hashes, Words};
-use crate::model::{
-    Endpoint, EndpointSlice, Family, Listing, Protocol, ServicePort, SlicePort, TrafficPolicy,
-};
-use crate::plan::node::NodePortAddresses;
-use crate::plan::ops::WordTable;
+use crate::model::{Endpoint, Family, Protocol, ServicePort, SlicePort, TrafficPolicy};
+use crate::plan::rules::Limits;
 
-fn name(text: &str) -> ObjectName {
-    ObjectName::new("default", text)
+fn name(number: u8) -> ObjectName {
+    ObjectName::new("default", &format!("web{number}"))
 }
 
-fn service() -> Event {
+/// A Service with one port and a cluster IP that ends in `number`.
+fn service(number: u8) -> Event {
+    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
     Event::ServiceApplied(Arc::new(Service {
-        name: name("web"),
-        cluster_ips: vec![[10, 96, 0, 1].into()],
+        name: name(number),
+        cluster_ips: vec![[10, 96, 0, number].into()],
         external_ips: vec![],
         load_balancer_ips: vec![],
         source_ranges: vec![],
-        ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+        ports: vec![port],
         affinity_seconds: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
@@ -30,9 +29,10 @@ fn service() -> Event {
     }))
 }
 
-fn slice() -> Event {
-    let endpoint = Endpoint {
-        addr: [10, 0, 0, 1].into(),
+/// Its endpoints, by the last byte of their addresses.
+fn slice(number: u8, endpoints: &[u8]) -> Event {
+    let endpoint = |last: &u8| Endpoint {
+        addr: [10, 0, number, *last].into(),
         node: None,
         ready: true,
         serving: true,
@@ -40,66 +40,90 @@ fn slice() -> Event {
         hints: None,
     };
     Event::SliceApplied(Arc::new(EndpointSlice {
-        name: name("web-1"),
-        service: "web".into(),
+        name: name(number),
+        service: format!("web{number}").into(),
         family: Family::V4,
-        endpoints: vec![endpoint],
-        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         triggered_at: None,
     }))
 }
 
-fn options() -> SyncOptions {
-    SyncOptions {
-        node_name: "a".to_owned(),
-        node_ports: NodePortAddresses::All,
-        expected: Listing::ALL.to_vec(),
-        rules: Rules::for_shards(2),
-        order: StoreOrder::Planned,
-    }
+/// A writer over empty maps that has heard all there is.
+fn listed(limits: Limits) -> Sync<Memory> {
+    let mut sync = adopted(Memory::new(64), limits);
+    list(&mut sync, []);
+    sync
 }
 
-/// A writer that holds one service.
-fn settled() -> Sync<Memory> {
-    let mut sync = Sync::adopt(Memory::new(16), options()).unwrap();
-    let listed = |listing| [Event::ListStarted(listing), Event::ListEnded(listing)];
-    sync.take([Event::ListStarted(Listing::Services), service(), Event::ListEnded(Listing::Services)]);
-    sync.take([
-        Event::ListStarted(Listing::EndpointSlices),
-        slice(),
-        Event::ListEnded(Listing::EndpointSlices),
-    ]);
-    sync.take([Listing::Node, Listing::ServiceCidrs, Listing::NodeAddresses].into_iter().flat_map(listed));
-    assert!(sync.sync(0).is_settled);
-    sync
+fn adopted(store: Memory, limits: Limits) -> Sync<Memory> {
+    let options = SyncOptions {
+        node_name: "node-1".to_owned(),
+        node_ports: NodePortAddresses::All,
+        expected: Listing::ALL.to_vec(),
+        rules: Rules { limits, ..Rules::for_shards(1) },
+        order: StoreOrder::Planned,
+    };
+    Sync::adopt(store, options).unwrap()
+}
+
+fn list(sync: &mut Sync<Memory>, events: impl IntoIterator<Item = Event>) {
+    sync.take(Listing::ALL.map(Event::ListStarted));
+    sync.take(events);
+    sync.take(Listing::ALL.map(Event::ListEnded));
+}
+
+/// A run that is planned at one time and whose ops are done at another.
+fn sync_late(sync: &mut Sync<Memory>, planned: Millis, done: Millis) -> Outcome {
+    let passed = done - sync.store().now();
+    sync.store_mut().advance(passed);
+    let time = Cell::new(planned);
+    sync.sync(|| time.replace(done))
+}
+
+#[test]
+fn what_a_long_run_frees_at_its_end_rests_from_then_on() {
+    let mut sync = listed(Limits { rows: 2, ..Limits::LAYOUT });
+    sync.take([service(1), slice(1, &[1, 2])]);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    sync.take([slice(1, &[2])]);
+    assert!(sync_late(&mut sync, 1000, 1900).is_settled);
+
+    // The row has rested a second since the plan, but a tenth of one since it was free.
+    sync.take([slice(1, &[2, 3])]);
+    let early = sync_late(&mut sync, 2000, 2000);
+    assert_eq!((early.error, early.refused.len()), (None, 1));
+    let later = sync_late(&mut sync, 2900, 2900);
+    assert_eq!((later.error, later.is_settled), (None, true));
 }
 
 #[test]
 fn a_recheck_undoes_what_somebody_else_wrote() {
-    let mut sync = settled();
-    let frontends = sync.store().frontends().unwrap();
-    let row = sync.store().load(WordTable::Backends, 6).unwrap();
-    assert!(!frontends.is_empty() && row != 0);
-    let keys: Vec<_> = frontends.iter().map(|(key, _)| *key).collect();
-    sync.store_mut().delete_frontends(&keys).unwrap();
+    let mut sync = listed(Limits::LAYOUT);
+    sync.take([service(1), slice(1, &[1])]);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    let keys = |sync: &Sync<Memory>| {
+        let mut keys: Vec<_> = sync.store().frontends().unwrap().iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    };
+    let before = keys(&sync);
+    assert!(!before.is_empty());
+    sync.store_mut().delete_frontends(&before).unwrap();
 
     // The mirror does not know: nothing is due, and to be told of the same again changes nothing.
-    sync.take([service()]);
+    sync.take([service(1)]);
     assert!(!sync.is_due());
-    assert_eq!(sync.sync(1).executed, Executed::default());
-    assert_eq!(sync.store().frontends().unwrap(), []);
+    assert_eq!(sync_late(&mut sync, 1, 1).executed, Executed::default());
+    assert_eq!(keys(&sync), []);
 
     sync.recheck();
     assert!(sync.is_due());
-    sync.store_mut().advance(2_000);
-    let outcome = sync.sync(2_000);
+    let outcome = sync_late(&mut sync, 2_000, 2_000);
     assert_eq!((outcome.error, outcome.is_settled, sync.is_ready()), (None, true, true));
-    let mut restored: Vec<_> = sync.store().frontends().unwrap().iter().map(|(key, _)| *key).collect();
-    restored.sort_unstable();
-    let mut before = keys;
-    before.sort_unstable();
-    assert_eq!(restored, before);
+    assert_eq!(keys(&sync), before);
 
     sync.recheck();
-    assert_eq!(sync.sync(4_000).executed, Executed::default(), "where all is right a recheck writes nothing");
+    let again = sync_late(&mut sync, 4_000, 4_000);
+    assert_eq!(again.executed, Executed::default(), "where all is right a recheck writes nothing");
 }

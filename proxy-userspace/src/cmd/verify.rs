@@ -89,7 +89,7 @@ impl Wanted {
             eprintln!("shunt: skipped: {warning}");
         }
         self.sync.take(batch.events);
-        let outcome = self.sync.sync(0);
+        let outcome = self.sync.sync(|| 0);
         self.labels.extend(outcome.named);
     }
 
