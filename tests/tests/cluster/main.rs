@@ -3,8 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod account;
 mod agent;
+mod deploy;
 mod endpoints;
 mod kube_proxy;
 mod lifetime;
+mod many;
+mod outage;
+mod relist;
+mod rig;
 mod streaming;

@@ -2,14 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
 use tests::apiserver::{ApiServer, Asked};
-use tests::deployment::{of_kind, plain, strings};
+use tests::deployment::{Right, of_kind, plain, rights};
 
 use crate::rig::{NODE, Rig, server};
-
-/// API group, resource and verb.
-type Right = (String, String, String);
 
 fn right(group: &str, resource: &str, verb: &str) -> Right {
     (group.to_owned(), resource.to_owned(), verb.to_owned())
@@ -24,19 +20,6 @@ fn needed(asked: &Asked) -> Right {
         ["apis", group, _, resource] => right(group, resource, verb),
         _ => panic!("no collection: {}", asked.path),
     }
-}
-
-fn granted(role: &Value) -> BTreeSet<Right> {
-    let mut granted = BTreeSet::new();
-    for rule in role["rules"].as_array().unwrap() {
-        let listed = |field| strings(&rule[field]).unwrap();
-        for group in listed("apiGroups") {
-            for resource in listed("resources") {
-                granted.extend(listed("verbs").into_iter().map(|verb| right(group, resource, verb)));
-            }
-        }
-    }
-    granted
 }
 
 /// What a source asks of the server until it has listed all.
@@ -54,7 +37,7 @@ fn the_role_holds_exactly_what_is_asked_for() {
     let needed: BTreeSet<Right> = asked.iter().map(needed).collect();
 
     let objects = plain().unwrap();
-    let mut granted = granted(of_kind(&objects, "ClusterRole").unwrap());
+    let mut granted = rights(of_kind(&objects, "ClusterRole").unwrap()).unwrap();
     // The agent writes nothing but Events, in which the source has no part.
     for verb in ["create", "patch"] {
         assert!(granted.remove(&right("events.k8s.io", "events", verb)), "no {verb} of Events");
