@@ -1,6 +1,7 @@
 //! What `deploy` puts into a cluster, as objects: the plain manifests, the overlays over them, and whether an object is
 //! one that an API server would take as it is written.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,39 @@ fn apply(object: &mut Value, change: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The manifests after the user has set the address of the API servers.
+pub fn with_server(mut objects: Vec<Value>, server: &str) -> Result<Vec<Value>> {
+    let maps = objects.iter_mut().filter(|object| object["kind"] == "ConfigMap");
+    for unset in maps.map(|object| &mut object["data"]["SHUNT_API_SERVER"]) {
+        ensure!(*unset == UNSET_SERVER, "the address is set to {unset}");
+        *unset = server.into();
+    }
+    Ok(objects)
+}
+
+/// API group, resource and verb.
+pub type Right = (String, String, String);
+
+/// What a role grants.
+pub fn rights(role: &Value) -> Result<BTreeSet<Right>> {
+    rights_of(&role["rules"])
+}
+
+/// The rights in a list of rules, each of which is about all objects of its resources.
+pub fn rights_of(rules: &Value) -> Result<BTreeSet<Right>> {
+    let mut rights = BTreeSet::new();
+    for rule in rules.as_array().context("no list of rules")? {
+        ensure!(rule["resourceNames"].is_null(), "a rule about single objects: {rule}");
+        for group in strings(&rule["apiGroups"])? {
+            for resource in strings(&rule["resources"])? {
+                let verbs = strings(&rule["verbs"])?.into_iter();
+                rights.extend(verbs.map(|verb| (group.to_owned(), resource.to_owned(), verb.to_owned())));
+            }
+        }
+    }
+    Ok(rights)
+}
+
 /// The documents of a YAML file.
 pub fn read(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
@@ -124,7 +158,7 @@ fn strictly<T: DeserializeOwned + Serialize>(object: &Value) -> Result<()> {
 }
 
 /// Where `written` says something that `kept` does not.
-fn lost(written: &Value, kept: &Value, path: &str) -> Option<String> {
+pub fn lost(written: &Value, kept: &Value, path: &str) -> Option<String> {
     match (written, kept) {
         (Value::Object(written), Value::Object(kept)) => written.iter().find_map(|(key, value)| {
             lost(value, kept.get(key).unwrap_or(&Value::Null), &format!("{path}/{key}"))

@@ -1,52 +1,14 @@
 //! The Helm chart, rendered by the real helm: by default it says what the plain manifests say.
 //!
-//! helm is looked for in the directories of `SHUNT_PEERS`, then on `PATH`. Without one each test is a counted skip;
-//! `tests/helm` is the Go module that names its version.
+//! Without helm each test is a counted skip.
 
 #![expect(clippy::unwrap_used, reason = "tests panic where something is wrong")]
 
-use std::env;
-use std::path::PathBuf;
-use std::process::Command;
-
 use serde_json::Value;
-use tests::deployment::{UNSET_SERVER, check, directory, of_kind, overlaid, parse, plain};
+use tests::chart::{helm, render};
+use tests::deployment::{check, directory, of_kind, overlaid, plain, with_server};
 
 const SERVER: &str = "https://192.0.2.1:6443";
-
-/// helm, or a counted skip.
-fn helm() -> Option<PathBuf> {
-    let directories = ["SHUNT_PEERS", "PATH"].into_iter().filter_map(env::var_os);
-    let found = directories
-        .flat_map(|list| env::split_paths(&list).collect::<Vec<_>>())
-        .map(|directory| directory.join("helm"))
-        .find(|file| file.is_file());
-    if found.is_none() {
-        tests::skip("no helm in SHUNT_PEERS or PATH; `go build` makes one in tests/helm");
-    }
-    found
-}
-
-/// What helm prints, or says is wrong. It keeps its own files in a directory of this call.
-fn run(helm: &PathBuf, arguments: &[&str]) -> Result<String, String> {
-    let home = tempfile::tempdir().unwrap();
-    let mut command = Command::new(helm);
-    command.env_clear().env("HOME", home.path()).args(arguments);
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-}
-
-/// The chart's objects, in the order of the plain manifests.
-fn render(helm: &PathBuf, values: &[&str]) -> Result<Vec<Value>, String> {
-    let chart = directory().join("chart");
-    let mut arguments = vec!["template", "shunt", chart.to_str().unwrap(), "--namespace", "kube-system"];
-    arguments.extend(values);
-    let mut objects = parse(&run(helm, &arguments)?).unwrap();
-    let kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet"];
-    objects.sort_by_key(|object| kinds.iter().position(|kind| object["kind"] == *kind));
-    Ok(objects)
-}
 
 /// The objects without what only a chart has: its marks, and the sum that restarts agents after a change of settings.
 fn without_marks(mut objects: Vec<Value>) -> Vec<Value> {
@@ -64,16 +26,6 @@ fn without_marks(mut objects: Vec<Value>) -> Vec<Value> {
     objects
 }
 
-/// The manifests after the user has set the address.
-fn with_server(mut objects: Vec<Value>) -> Vec<Value> {
-    for object in objects.iter_mut().filter(|object| object["kind"] == "ConfigMap") {
-        let server = &mut object["data"]["SHUNT_API_SERVER"];
-        assert_eq!(*server, UNSET_SERVER);
-        *server = SERVER.into();
-    }
-    objects
-}
-
 #[test]
 fn by_default_the_chart_is_the_plain_manifests() {
     let Some(helm) = helm() else { return };
@@ -82,11 +34,11 @@ fn by_default_the_chart_is_the_plain_manifests() {
     for object in &rendered {
         check(object).unwrap();
     }
-    assert_eq!(without_marks(rendered), with_server(plain().unwrap()));
+    assert_eq!(without_marks(rendered), with_server(plain().unwrap(), SERVER).unwrap());
 
     let values = directory().join("chart/beside-kube-proxy.yaml");
     let beside = render(&helm, &["--set", &server, "--values", values.to_str().unwrap()]).unwrap();
-    assert_eq!(without_marks(beside), with_server(overlaid("beside-kube-proxy").unwrap()));
+    assert_eq!(without_marks(beside), with_server(overlaid("beside-kube-proxy").unwrap(), SERVER).unwrap());
 }
 
 #[test]

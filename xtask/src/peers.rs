@@ -71,6 +71,16 @@ pub(crate) fn find(tree: &Tree, module: &Module) -> Result<OsString> {
     Ok(path)
 }
 
+/// The directories of what the tier `cluster` runs: those of the parts of Kubernetes, and helm's where it is built. The
+/// one test that asks for helm says so where it is not.
+pub(crate) fn find_cluster(tree: &Tree) -> Result<OsString> {
+    let parts = find(tree, &KUBERNETES_PARTS)?;
+    let helm = find(tree, &HELM).ok();
+    let directories = [Some(parts), helm].into_iter().flatten();
+    env::join_paths(directories.flat_map(|path| env::split_paths(&path).collect::<Vec<_>>()))
+        .context("the directories of the programs")
+}
+
 /// Builds the programs of `module` that are missing.
 pub(crate) fn build(tree: &Tree, module: &Module) -> Result<()> {
     let go = Go::find(tree, module)?;

@@ -168,11 +168,7 @@ impl Run<'_> {
             self.tally.skip(format!("tier {name}: needs root"));
             return Ok(());
         }
-        let peers = if tier.needs_peers() {
-            peers::find(self.tree, &peers::KUBERNETES_PARTS).map(Some)
-        } else {
-            Ok(None)
-        };
+        let peers = if tier.needs_peers() { peers::find_cluster(self.tree).map(Some) } else { Ok(None) };
         let peers = match peers {
             Ok(peers) => peers,
             Err(error) => {

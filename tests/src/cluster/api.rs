@@ -91,12 +91,13 @@ impl Api {
         into_value(made, &format!("create {what}"))
     }
 
-    /// Applies an object on the server's side, taking over fields of others.
+    /// Applies an object on the server's side, taking over fields of others; a field that the server does not know is an
+    /// error.
     pub fn apply(&self, object: Value) -> Result<Value> {
         let (objects, object) = self.place(object)?;
         let what = describe(&object);
         let name = object.metadata.name.clone().context("an object to apply needs a name")?;
-        let parameters = PatchParams::apply(MANAGER).force();
+        let parameters = PatchParams::apply(MANAGER).force().validation_strict();
         let made =
             self.run(async move { objects.patch(&name, &parameters, &Patch::Apply(&object)).await })?;
         into_value(made, &format!("apply {what}"))

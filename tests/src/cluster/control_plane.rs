@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::api::Api;
 use super::credentials::{ADMIN, Credentials, PRIVATE_KEY, PUBLIC_KEY, token};
+use super::etcd::{self, Etcd};
 use super::objects::{self, Ref};
 use super::programs;
 use crate::cgroup::Cgroup;
@@ -20,14 +21,15 @@ use crate::wait;
 /// The host number of the control plane on the nodes' network.
 const HOST: u8 = 250;
 const PORT: u16 = 6443;
-const ETCD: &str = "http://127.0.0.1:2379";
-const ETCD_PEERS: &str = "http://127.0.0.1:2380";
+/// The port of a second API server.
+const SIDE_PORT: u16 = 6445;
 /// Where cluster IPs are taken from.
 const SERVICE_RANGE: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// Limit of each start, on a machine that does much else.
-const START: Duration = Duration::from_mins(1);
-/// The controllers that make or remove what a service proxy reads, and those that they stand on.
-const CONTROLLERS: &str = "endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller,\
+pub(super) const START: Duration = Duration::from_mins(1);
+/// The controllers that make or remove what a service proxy reads, those that they stand on, and the one that makes the
+/// pods of what `deploy` installs.
+const CONTROLLERS: &str = "daemonset-controller,endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller,\
                            namespace-controller,root-ca-certificate-publisher-controller,service-cidr-controller,\
                            serviceaccount-controller";
 
@@ -36,6 +38,8 @@ const CONTROLLERS: &str = "endpointslice-controller,endpointslice-mirroring-cont
 pub struct Options<'a> {
     /// Feature gates of the API server, as `Name=false,Other=true`; empty: its own defaults.
     pub feature_gates: &'a str,
+    /// Further flags of the API server.
+    pub flags: &'a [&'a str],
     /// Whether requests are written to the audit log.
     pub audit: bool,
     /// Whether no controllers run: only what a test writes is there.
@@ -49,13 +53,28 @@ pub struct ControlPlane {
     /// None while it is stopped.
     api_server: Option<Process>,
     admin: Option<Api>,
-    _etcd: Process,
+    _etcd: Etcd,
     address: IpAddr,
     feature_gates: String,
+    flags: Vec<String>,
     has_audit: bool,
     cgroup: Cgroup,
     credentials: Credentials,
     netns: Netns,
+}
+
+/// A second API server; it ends when this is dropped.
+#[derive(Debug)]
+pub struct SideDoor {
+    api: Api,
+    _process: Process,
+}
+
+impl SideDoor {
+    /// The API behind it, as the user sees it who may do everything.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
 }
 
 impl ControlPlane {
@@ -64,7 +83,7 @@ impl ControlPlane {
         let netns = Netns::create("control")?;
         let [address, _] = topology.plug(&netns, HOST)?;
         let (cgroup, credentials) = (Cgroup::create("control")?, Credentials::create()?);
-        let etcd = start_etcd(&netns, &cgroup, &credentials)?;
+        let etcd = Etcd::start(&netns, &cgroup, &credentials)?;
         let mut control = Self {
             controllers: None,
             api_server: None,
@@ -72,6 +91,7 @@ impl ControlPlane {
             _etcd: etcd,
             address,
             feature_gates: options.feature_gates.to_owned(),
+            flags: options.flags.iter().map(|flag| (*flag).to_owned()).collect(),
             has_audit: options.audit,
             cgroup,
             credentials,
@@ -86,7 +106,29 @@ impl ControlPlane {
 
     /// The URL of the API server.
     pub fn url(&self) -> String {
-        format!("https://{}", SocketAddr::new(self.address, PORT))
+        self.url_at(PORT)
+    }
+
+    /// The address of the host.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The port of the API server.
+    pub fn port(&self) -> u16 {
+        PORT
+    }
+
+    /// The URL of the same API server by another port, from which the host sends connections on to its own.
+    pub fn also_at(&self, port: u16) -> Result<String> {
+        let rule = format!("tcp dport {port} redirect to :{PORT}");
+        let chain = "type nat hook prerouting priority dstnat; policy accept";
+        self.netns.run("nft", &[&format!("table inet also {{ chain also {{ {chain}; {rule}; }}; }}")])?;
+        Ok(self.url_at(port))
+    }
+
+    fn url_at(&self, port: u16) -> String {
+        format!("https://{}", SocketAddr::new(self.address, port))
     }
 
     /// The API as the user sees it who may do everything.
@@ -101,7 +143,16 @@ impl ControlPlane {
 
     /// The API as the holder of `token` sees it.
     pub fn connect(&self, token: &str) -> Result<Api> {
-        Api::connect(&self.netns, &self.url(), (&self.credentials.certificate(), token))
+        self.connect_at(PORT, token)
+    }
+
+    fn connect_at(&self, port: u16, token: &str) -> Result<Api> {
+        Api::connect(&self.netns, &self.url_at(port), (&self.credentials.certificate(), token))
+    }
+
+    /// The certificates that the API server's own is checked with.
+    pub fn certificates(&self) -> Result<String> {
+        std::fs::read_to_string(self.credentials.certificate()).context("read the server's certificate")
     }
 
     /// A kubeconfig file for `user`; it lives as long as the control plane.
@@ -155,14 +206,49 @@ impl ControlPlane {
         self.start_api_server()
     }
 
+    /// Restarts the API server with another certificate, by another issuer.
+    pub fn renew_certificate(&mut self) -> Result<()> {
+        self.stop_api_server()?;
+        // It makes what it does not find.
+        self.credentials.remove_certificate()?;
+        self.start_api_server()
+    }
+
+    /// Forgets what etcd knows of the past: no watch that was away goes on from there.
+    pub fn compact(&self) -> Result<u64> {
+        etcd::compact(&self.netns)
+    }
+
     /// Starts the API server and waits until it says of itself that it is ready.
     pub fn start_api_server(&mut self) -> Result<()> {
         ensure!(self.api_server.is_none(), "the API server runs already");
+        let mut flags = self.api_server_flags(PORT);
+        if self.has_audit {
+            let dir = self.credentials.dir().display();
+            flags.push(format!("--audit-log-path={dir}/audit.log"));
+            flags.push(format!("--audit-policy-file={dir}/audit-policy.yaml"));
+        }
+        let (process, api) = self.spawn_api_server(PORT, &flags)?;
+        (self.api_server, self.admin) = (Some(process), Some(api));
+        Ok(())
+    }
+
+    /// Starts a second API server over the same etcd, of which nobody else knows: what is written through it while the
+    /// first one is away, the first one finds when it is back.
+    pub fn side_door(&self) -> Result<SideDoor> {
+        let mut flags = self.api_server_flags(SIDE_PORT);
+        // The Service `kubernetes` goes on to lead to the first.
+        flags.push("--endpoint-reconciler-type=none".to_owned());
+        let (process, api) = self.spawn_api_server(SIDE_PORT, &flags)?;
+        Ok(SideDoor { api, _process: process })
+    }
+
+    fn spawn_api_server(&self, port: u16, flags: &[String]) -> Result<(Process, Api)> {
         let mut command = placed(&programs::find("kube-apiserver")?, &self.netns, &self.cgroup);
-        command.args(self.api_server_flags());
+        command.args(flags);
         let mut process = Process::spawn("kube-apiserver", command)?;
         process.wait_line(START, |line| line.contains("Serving securely on"))?;
-        let api = self.connect(&token(ADMIN))?;
+        let api = self.connect_at(port, &token(ADMIN))?;
         let ready = wait::until_ok(START, "the API server to be ready", || match api.get_raw("/readyz") {
             Ok((200, _)) => Ok(()),
             Ok((code, body)) => Err(format!("/readyz answered {code}: {body}")),
@@ -171,17 +257,16 @@ impl ControlPlane {
         if let Err(error) = ready {
             bail!("{error:#}\n{}", process.log());
         }
-        (self.api_server, self.admin) = (Some(process), Some(api));
-        Ok(())
+        Ok((process, api))
     }
 
-    fn api_server_flags(&self) -> Vec<String> {
+    fn api_server_flags(&self, port: u16) -> Vec<String> {
         let (address, dir) = (self.address, self.credentials.dir().display());
         let mut flags = vec![
-            format!("--etcd-servers={ETCD}"),
+            format!("--etcd-servers={}", etcd::url()),
             format!("--bind-address={address}"),
             format!("--advertise-address={address}"),
-            format!("--secure-port={PORT}"),
+            format!("--secure-port={port}"),
             format!("--cert-dir={dir}"),
             format!("--token-auth-file={dir}/tokens.csv"),
             "--authorization-mode=RBAC".to_owned(),
@@ -193,10 +278,7 @@ impl ControlPlane {
         if !self.feature_gates.is_empty() {
             flags.push(format!("--feature-gates={}", self.feature_gates));
         }
-        if self.has_audit {
-            flags.push(format!("--audit-log-path={dir}/audit.log"));
-            flags.push(format!("--audit-policy-file={dir}/audit-policy.yaml"));
-        }
+        flags.extend(self.flags.iter().cloned());
         flags
     }
 
@@ -224,22 +306,4 @@ impl ControlPlane {
         self.controllers = Some(process);
         Ok(())
     }
-}
-
-fn start_etcd(netns: &Netns, cgroup: &Cgroup, credentials: &Credentials) -> Result<Process> {
-    let mut command = placed(&programs::find("etcd")?, netns, cgroup);
-    command.arg("--data-dir").arg(credentials.path("etcd"));
-    command.args(["--unsafe-no-fsync", "--name=default", "--log-level=info"]);
-    for (flag, url) in [
-        ("listen-client-urls", ETCD),
-        ("advertise-client-urls", ETCD),
-        ("listen-peer-urls", ETCD_PEERS),
-        ("initial-advertise-peer-urls", ETCD_PEERS),
-    ] {
-        command.arg(format!("--{flag}={url}"));
-    }
-    command.arg(format!("--initial-cluster=default={ETCD_PEERS}"));
-    let mut etcd = Process::spawn("etcd", command)?;
-    etcd.wait_line(START, |line| line.contains("ready to serve client requests"))?;
-    Ok(etcd)
 }

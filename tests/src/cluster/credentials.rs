@@ -71,6 +71,14 @@ impl Credentials {
         self.path("apiserver.crt")
     }
 
+    /// Takes certificate and key of the API server away, which then makes others when it starts.
+    pub(super) fn remove_certificate(&self) -> Result<()> {
+        for name in ["apiserver.crt", "apiserver.key"] {
+            fs::remove_file(self.path(name)).with_context(|| format!("remove {name}"))?;
+        }
+        Ok(())
+    }
+
     /// The directory.
     pub(super) fn dir(&self) -> &Path {
         &self.dir

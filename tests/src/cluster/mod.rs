@@ -5,12 +5,18 @@
 //! kubelets: a test says itself which nodes and pods there are ([`objects`]), and the real controllers do the rest.
 
 mod api;
+pub mod bulk;
+mod container;
 mod control_plane;
 mod credentials;
+mod cut;
+mod etcd;
 mod kube_proxy;
 pub mod objects;
 mod programs;
 
 pub use api::Api;
-pub use control_plane::{ControlPlane, Options};
+pub use container::{AccountFiles, Container, mounted};
+pub use control_plane::{ControlPlane, Options, SideDoor};
+pub use cut::Cut;
 pub use kube_proxy::KubeProxy;

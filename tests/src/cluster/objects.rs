@@ -34,6 +34,10 @@ pub const POD: Kind<'static> = Kind { api_version: "v1", name: "Pod" };
 pub const SERVICE: Kind<'static> = Kind { api_version: "v1", name: "Service" };
 /// ServiceAccount.
 pub const SERVICE_ACCOUNT: Kind<'static> = Kind { api_version: "v1", name: "ServiceAccount" };
+/// ConfigMap.
+pub const CONFIG_MAP: Kind<'static> = Kind { api_version: "v1", name: "ConfigMap" };
+/// DaemonSet.
+pub const DAEMON_SET: Kind<'static> = Kind { api_version: "apps/v1", name: "DaemonSet" };
 /// EndpointSlice.
 pub const SLICE: Kind<'static> = Kind { api_version: "discovery.k8s.io/v1", name: "EndpointSlice" };
 
@@ -116,7 +120,7 @@ impl Api {
     /// Creates the Node object of `node`, ready, in `zone` if one is given.
     pub fn create_node(&self, node: &Node, zone: Option<&str>) -> Result<()> {
         let addresses = node.addresses().map(|ip| json!({ "type": "InternalIP", "address": ip }));
-        let mut labels = json!({ "kubernetes.io/hostname": node.name });
+        let mut labels = json!({ "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux" });
         if let Some(zone) = zone {
             labels["topology.kubernetes.io/zone"] = zone.into();
         }

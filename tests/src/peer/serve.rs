@@ -26,10 +26,13 @@ const BACKLOG: i32 = 65_535;
 /// Connections that one listener may have accepted before it is another's turn.
 const TURN: usize = 256;
 
+/// The name of a server that answers each connection with the address that it came to.
+const ADDRESS: &str = "*";
+
 /// Arguments of `peer serve`.
 #[derive(Args)]
 pub(super) struct ServeArguments {
-    /// Servers to start with, as ADDR:PORT=NAME.
+    /// Servers to start with, as ADDR:PORT=NAME; the name `*` stands for the address that a connection came to.
     servers: Vec<Server>,
 }
 
@@ -199,6 +202,8 @@ fn answer(listener: &Listener, limit: usize, accepted: &mut Accepted) {
         if let Some(count) = accepted.get_mut(&listener.server.name) {
             *count += 1;
         }
-        let _ = connection.write_all(listener.server.name.as_bytes());
+        let address = (listener.server.name == ADDRESS).then(|| connection.local_addr().ok()?.as_socket());
+        let text = address.flatten().map(|address| address.ip().to_string());
+        let _ = connection.write_all(text.as_ref().unwrap_or(&listener.server.name).as_bytes());
     }
 }

@@ -3,9 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod account;
 mod agent;
+mod deploy;
 mod endpoints;
 mod events;
 mod kube_proxy;
 mod lifetime;
+mod many;
+mod outage;
+mod relist;
+mod rig;
 mod streaming;

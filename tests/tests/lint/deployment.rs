@@ -109,7 +109,8 @@ fn the_pod_starts_before_the_network_and_has_the_rights_that_it_needs() {
     let objects = plain().unwrap();
     let pod = &of_kind(&objects, "DaemonSet").unwrap()["spec"]["template"]["spec"];
     assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
-    assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&json!(true), &json!("Default")));
+    assert_eq!((&pod["hostNetwork"], &pod["hostPID"]), (&json!(true), &json!(true)));
+    assert_eq!(pod["dnsPolicy"], "Default");
     assert_eq!(pod["priorityClassName"], "system-node-critical");
     let rights = &container(&objects)["securityContext"];
     assert_eq!((&rights["privileged"], &rights["readOnlyRootFilesystem"]), (&Value::Null, &json!(true)));

@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 24] = [
+pub(crate) const TABLE: [Row; 25] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,

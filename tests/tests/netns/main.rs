@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod capabilities;
 mod churn;
 mod cluster;
 mod commands;

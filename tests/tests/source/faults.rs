@@ -66,6 +66,28 @@ fn a_silent_server_is_noticed_within_the_bound_and_comes_back() {
 }
 
 #[test]
+fn a_server_that_is_back_is_not_waited_for_once_more_before_all_is_listed_anew() {
+    let server = server();
+    let (soon, longest) = (Duration::from_millis(200), Duration::from_secs(2));
+    let bounds = Bounds { answer: soon, silence: soon, backoff: (soon / 10, longest), ..bounds() };
+    let mut rig = Rig::follow(anonymous(&[&server]), bounds);
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    server.behave(|manners| manners.is_silent = true);
+    server.cut();
+    // By then the next wait is one of the longest.
+    rig.until("the waits have grown", |rig| rig.watch(Listing::Services).faults >= 7);
+    server.delete(SERVICES, "default", "web");
+    server.compact();
+    server.behave(|manners| manners.is_silent = false);
+    let says = |rig: &Rig, word| rig.watch(Listing::Services).last_error.is_some_and(|it| it.contains(word));
+    rig.until("it is told that its place is lost", |rig| says(rig, "410"));
+    let back = Instant::now();
+    rig.until("there was a relist", |rig| rig.watch(Listing::Services).listings == 2);
+    assert!(back.elapsed() < longest / 4, "{:?}", back.elapsed());
+    rig.until("the deletion is seen", |rig| !rig.has_service("web"));
+}
+
+#[test]
 fn a_server_that_is_silent_from_the_start_holds_nobody_for_ever() {
     let server = server();
     server.behave(|manners| manners.is_silent = true);

@@ -2,16 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
 use shunt::source::api::Kind;
 use tests::apiserver::{ApiServer, Asked};
-use tests::deployment::{of_kind, plain, strings};
+use tests::deployment::{Right, of_kind, plain, rights};
 
 use crate::events::{limits, recorder, until, warning};
 use crate::rig::{NODE, Rig, server};
-
-/// API group, resource and verb.
-type Right = (String, String, String);
 
 fn right(group: &str, resource: &str, verb: &str) -> Right {
     (group.to_owned(), resource.to_owned(), verb.to_owned())
@@ -36,19 +32,6 @@ fn needed(asked: &Asked) -> Right {
     }
 }
 
-fn granted(role: &Value) -> BTreeSet<Right> {
-    let mut granted = BTreeSet::new();
-    for rule in role["rules"].as_array().unwrap() {
-        let listed = |field| strings(&rule[field]).unwrap();
-        for group in listed("apiGroups") {
-            for resource in listed("resources") {
-                granted.extend(listed("verbs").into_iter().map(|verb| right(group, resource, verb)));
-            }
-        }
-    }
-    granted
-}
-
 /// What a source asks of the server until it has listed all, and what is asked and written to tell of something twice.
 fn asked_of(server: &ApiServer) -> Vec<Asked> {
     let rig = Rig::listed(server);
@@ -71,7 +54,8 @@ fn the_role_holds_exactly_what_is_asked_for() {
     let needed: BTreeSet<Right> = asked.iter().map(needed).collect();
 
     let objects = plain().unwrap();
-    assert_eq!(granted(of_kind(&objects, "ClusterRole").unwrap()), needed);
+    let granted = rights(of_kind(&objects, "ClusterRole").unwrap()).unwrap();
+    assert_eq!(granted, needed);
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub(super) struct Follower {
     has_progressed: bool,
     /// Since when all has been well.
     healthy_since: Option<Instant>,
+    /// Whether nobody answered when last there was a fault.
+    was_unanswered: bool,
     /// Whether a listing that was to come as a stream fell silent: the next one comes in pages.
     avoids_streaming: bool,
     /// Until when the own Node is waited for.
@@ -60,6 +62,7 @@ impl Follower {
             version: None,
             has_progressed: false,
             healthy_since: None,
+            was_unanswered: false,
             avoids_streaming: false,
             node_deadline: None,
         }
@@ -216,7 +219,10 @@ impl Follower {
             self.version = None;
         }
         let longest = around.bounds.backoff.1;
-        if self.healthy_since.take().is_some_and(|since| since.elapsed() >= longest) {
+        let is_unanswered = fault.code().is_none_or(|code| code == 429 || code >= 500);
+        // The waits have grown while nobody answered: whoever answers now, if only that all is to be listed anew, is back.
+        let is_back = std::mem::replace(&mut self.was_unanswered, is_unanswered) && !is_unanswered;
+        if self.healthy_since.take().is_some_and(|since| since.elapsed() >= longest) || is_back {
             self.backoff.reset();
         }
         let mut wait = self.backoff.wait();

@@ -5,7 +5,6 @@
 
 mod server;
 mod usage;
-mod world;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -17,13 +16,13 @@ use serde_json::json;
 
 use self::server::{Server, Size};
 use self::usage::Usage;
-use self::world::{BACKEND_PORT, PORT};
 use super::estimate::{Estimate, Goal, float, take_quantile};
 use super::machine;
 use super::scale::memory;
 use super::table::{Figure, Report};
 use crate::agent::{Agent, pin_dir};
 use crate::apiserver::ApiServer;
+use crate::cluster::bulk::{BACKEND_PORT, PORT, unreachable};
 use crate::cluster::{ControlPlane, KubeProxy, Options};
 use crate::peer::monotonic_nanoseconds;
 use crate::topology::{Cluster, Node};
@@ -221,7 +220,7 @@ impl Bench<'_> {
             while writes < tenth {
                 let service = writes as usize % 1_000.min(self.arguments.services);
                 let shift = writes as usize / 1_000 + 1;
-                let endpoints = world::unreachable(service + shift, self.arguments.endpoints);
+                let endpoints = unreachable(service + shift, self.arguments.endpoints);
                 self.server.point(service, &endpoints)?;
                 writes += 1;
                 let due = start + Duration::from_millis(1) * writes;

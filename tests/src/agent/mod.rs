@@ -1,16 +1,24 @@
 //! An agent under test: the shipped program on a node of the topology, and what it says of itself.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod ask;
+mod launch;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use shunt::model::Listing;
+use shunt::source::kube::Connection;
+use shunt::status::{AgentStatus, listing_name};
 
+use self::ask::http_ask;
+pub(crate) use self::ask::http_get;
+pub use self::launch::Launch;
+use self::launch::Source;
 use crate::netns::run;
-use crate::process::{Process, binary, placed};
+use crate::process::Process;
 use crate::topology::Node;
 
 /// Limit of a start.
@@ -28,29 +36,6 @@ pub struct Agent<'a> {
     process: Process,
 }
 
-/// What an agent follows.
-#[derive(Clone, Debug)]
-enum Source {
-    /// A directory of manifests.
-    Manifests(PathBuf),
-    /// The API server of a kubeconfig file.
-    Api(PathBuf),
-    /// The API server at a URL that asks nobody who they are.
-    Url(String),
-}
-
-/// What is started as the agent.
-#[derive(Clone, Debug)]
-struct Launch {
-    source: Source,
-    /// Further arguments of the agent.
-    arguments: Vec<String>,
-    /// Program and first arguments of what runs the agent; empty: nothing does.
-    wrapper: Vec<String>,
-    /// Options of the test program that stands for the shipped one; empty: the shipped one.
-    variant: Vec<String>,
-}
-
 impl<'a> Agent<'a> {
     /// Starts an agent and waits until it is ready.
     pub fn start(node: &'a Node, manifests: &Path) -> Result<Self> {
@@ -59,7 +44,7 @@ impl<'a> Agent<'a> {
 
     /// Starts the agent as the test program `variant` makes it with `options`; with none, the shipped program.
     pub fn start_variant(node: &'a Node, manifests: &Path, options: &[&str]) -> Result<Self> {
-        Self::launch(
+        Self::start_as(
             node,
             Launch { variant: owned(options), ..Launch::of(Source::Manifests(manifests.into())) },
         )
@@ -67,25 +52,25 @@ impl<'a> Agent<'a> {
 
     /// Starts the agent by another program: its words, to which the agent's are added.
     pub fn start_under(node: &'a Node, manifests: &Path, wrapper: Vec<String>) -> Result<Self> {
-        Self::launch(node, Launch { wrapper, ..Launch::of(Source::Manifests(manifests.into())) })
+        Self::start_as(node, Launch { wrapper, ..Launch::of(Source::Manifests(manifests.into())) })
     }
 
     /// Starts an agent that follows the API server of a kubeconfig file, with further arguments, and waits until it is
     /// ready.
     pub fn follow(node: &'a Node, kubeconfig: &Path, arguments: &[&str]) -> Result<Self> {
         let launch = Launch { arguments: owned(arguments), ..Launch::of(Source::Api(kubeconfig.into())) };
-        Self::launch(node, launch)
+        Self::start_as(node, launch)
     }
 
     /// Starts an agent that follows manifests, with further arguments, and waits until it is ready.
     pub fn start_with(node: &'a Node, manifests: &Path, arguments: &[&str]) -> Result<Self> {
         let source = Source::Manifests(manifests.into());
-        Self::launch(node, Launch { arguments: owned(arguments), ..Launch::of(source) })
+        Self::start_as(node, Launch { arguments: owned(arguments), ..Launch::of(source) })
     }
 
     /// Starts an agent that follows the API server at `url`, and waits until it is ready.
     pub fn follow_at(node: &'a Node, url: &str) -> Result<Self> {
-        Self::launch(node, Launch::of(Source::Url(url.to_owned())))
+        Self::start_as(node, Launch::of(Source::Url(url.to_owned())))
     }
 
     /// Ends it and takes away its hooks, maps and pins.
@@ -98,21 +83,27 @@ impl<'a> Agent<'a> {
     pub fn shunt_verify(&self) -> Result<String> {
         let mut command = self.node.agent().command("shunt")?;
         command.args(["verify", "--node-name", &self.node.name]).env("SHUNT_PIN_DIR", pin_dir(self.node));
-        add_source(&mut command, &self.launch.source);
-        let output = command.output()?;
+        self.launch.name_source(&mut command);
+        let output = command.args(&self.launch.arguments).output()?;
         Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
 
     /// The same as [`Agent::follow`] without waiting.
     pub fn spawn(node: &'a Node, kubeconfig: &Path, arguments: &[&str]) -> Result<Self> {
         let launch = Launch { arguments: owned(arguments), ..Launch::of(Source::Api(kubeconfig.into())) };
-        Ok(Self { process: spawn(node, &launch)?, node, launch })
+        Self::spawn_as(node, launch)
     }
 
-    fn launch(node: &'a Node, launch: Launch) -> Result<Self> {
-        let mut agent = Self { process: spawn(node, &launch)?, node, launch };
+    /// Starts an agent as `launch` says, and waits until it is ready.
+    pub fn start_as(node: &'a Node, launch: Launch) -> Result<Self> {
+        let mut agent = Self::spawn_as(node, launch)?;
         agent.wait_ready()?;
         Ok(agent)
+    }
+
+    /// The same without waiting.
+    pub fn spawn_as(node: &'a Node, launch: Launch) -> Result<Self> {
+        Ok(Self { process: launch.spawn(node)?, node, launch })
     }
 
     /// Kills it at once (SIGKILL); its programs and maps stay in force.
@@ -129,7 +120,7 @@ impl<'a> Agent<'a> {
 
     /// Starts it anew after its end, and waits until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(self.node, &self.launch)?;
+        self.process = self.launch.spawn(self.node)?;
         self.wait_ready()
     }
 
@@ -137,6 +128,22 @@ impl<'a> Agent<'a> {
     pub fn start_again_as(&mut self, options: &[&str]) -> Result<()> {
         self.launch.variant = owned(options);
         self.start_again()
+    }
+
+    /// The same by another program.
+    pub fn start_again_under(&mut self, wrapper: Vec<String>) -> Result<()> {
+        self.launch.wrapper = wrapper;
+        self.start_again()
+    }
+
+    /// Waits for its end by itself.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.wait(limit)
+    }
+
+    /// The node that it runs on.
+    pub fn node(&self) -> &'a Node {
+        self.node
     }
 
     /// The process id.
@@ -161,6 +168,23 @@ impl<'a> Agent<'a> {
         let mut command = self.node.agent().command("shunt")?;
         command.env("SHUNT_PIN_DIR", pin_dir(self.node)).env("SHUNT_METRICS_ADDRESS", METRICS);
         run(command.args(arguments))
+    }
+
+    /// `/status`, as the agent's own types have it.
+    pub fn progress(&self) -> Result<AgentStatus> {
+        serde_json::from_value(self.status()?).context("/status is not what its types say")
+    }
+
+    /// How the watch of `listing` stands.
+    pub fn watch(&self, listing: Listing) -> Result<Connection> {
+        let sources = self.progress()?.sources;
+        let source = sources.into_iter().find(|source| source.name == listing_name(listing));
+        source.and_then(|source| source.connection).with_context(|| format!("{listing:?} is not watched"))
+    }
+
+    /// Runs `shunt` with these arguments as the agent itself runs: with its files, variables and rights.
+    pub fn exec(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.launch.shunt(self.node)?.args(arguments).output()?)
     }
 
     /// Status code and body of a GET from its metrics address, or from its health address.
@@ -195,12 +219,6 @@ impl<'a> Agent<'a> {
     }
 }
 
-impl Launch {
-    fn of(source: Source) -> Self {
-        Self { source, arguments: Vec::new(), wrapper: Vec::new(), variant: Vec::new() }
-    }
-}
-
 /// Where the agent of `node` pins.
 pub fn pin_dir(node: &Node) -> PathBuf {
     node.bpffs.path().join("shunt")
@@ -208,64 +226,4 @@ pub fn pin_dir(node: &Node) -> PathBuf {
 
 fn owned(options: &[&str]) -> Vec<String> {
     options.iter().map(|option| (*option).to_owned()).collect()
-}
-
-fn spawn(node: &Node, launch: &Launch) -> Result<Process> {
-    let Launch { source, arguments, wrapper, variant } = launch;
-    let object = std::env::var_os("SHUNT_TEST_OBJECT");
-    // The shipped program has its object inside; another one is loaded by the same agent in a test program.
-    let is_shipped = variant.is_empty() && object.is_none();
-    let program = binary(if is_shipped { "shunt" } else { "variant" })?;
-    let agent = node.agent();
-    let mut command = match wrapper.split_first() {
-        None => placed(&program, agent.netns, agent.cgroup),
-        Some((first, words)) => {
-            let mut command = placed(Path::new(first), agent.netns, agent.cgroup);
-            command.args(words).arg(&program);
-            command
-        }
-    };
-    if let Some(object) = object.filter(|_| !variant.iter().any(|option| option == "--object")) {
-        command.arg("--object").arg(object);
-    }
-    command.args(variant).args(["agent", "--node-name", &node.name]);
-    command.args(["--healthz-address", HEALTH, "--metrics-address", METRICS]);
-    add_source(&mut command, source);
-    command.args(arguments);
-    command.arg("--cgroup").arg(node.cgroup.path());
-    command.arg("--pin-dir").arg(pin_dir(node));
-    Process::spawn(&format!("agent of {}", node.name), command)
-}
-
-fn add_source(command: &mut Command, source: &Source) {
-    match source {
-        Source::Manifests(directory) => command.arg("--manifests").arg(directory),
-        Source::Api(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
-        Source::Url(url) => command.arg("--api-server").arg(url),
-    };
-}
-
-/// Status code and body of a GET in the network of `node`, by a thread that no hook sees.
-pub(crate) fn http_get(node: &Node, address: &str, path: &str) -> Result<(u16, String)> {
-    http_ask(node, address, (path, "*/*"))
-}
-
-/// The same, with a header that says which media types are accepted.
-fn http_ask(node: &Node, address: &str, (path, accept): (&str, &str)) -> Result<(u16, String)> {
-    let address: SocketAddr = address.parse()?;
-    node.netns.inside(|| {
-        let limit = Duration::from_secs(5);
-        let mut stream = TcpStream::connect_timeout(&address, limit)?;
-        stream.set_read_timeout(Some(limit))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("no HTTP answer: {answer:?}") };
-        let code =
-            head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("no status code")?;
-        Ok((code, body.to_owned()))
-    })?
 }
