@@ -1,6 +1,7 @@
 //! `shunt check` on nodes: what is there is named, and the same look at a node without it is the control.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::names::SCHEMA;
+use shunt::datapath::hooks::HOOKS;
 use shunt::datapath::load::OBJECT;
+use shunt::sys::link::programs_of;
 use tests::agent::{Agent, pin_dir};
 use tests::load::Place;
 use tests::preflight::{Preflight, under};
@@ -94,6 +97,21 @@ fn rules_of_kube_proxy_are_named_and_those_of_nobody_are_to_act_on() {
 }
 
 #[test]
+fn every_chain_of_a_large_cluster_is_seen() {
+    const CHAINS: usize = 2000;
+    let cluster = one_node();
+    let node = cluster.node(1);
+    // More than the kernel puts into one datagram of a dump.
+    let chains: Vec<String> =
+        (0..CHAINS).map(|number| format!("chain KUBE-SEP-{number:016} {{ }};")).collect();
+    let chains = chains.join(" ");
+    node.netns.run("nft", &[&format!("table ip nat {{ {chains} }};")]).unwrap();
+    let look = Preflight::of(node).unwrap();
+    let (state, found) = look.about(IN_IPTABLES).unwrap();
+    assert!(state == "warning" && found.ends_with(&format!(" and {} more", CHAINS - 5)), "{found}");
+}
+
+#[test]
 fn addresses_of_kube_proxys_ipvs_mode_are_named() {
     let cluster = one_node();
     let node = cluster.node(1);
@@ -151,6 +169,11 @@ fn hooks_pins_and_addresses_of_the_agent_are_told_from_those_of_others() {
     program.load().unwrap();
     program.attach(node.cgroup.open().unwrap(), CgroupAttachMode::Single).unwrap();
     let id = program.info().unwrap().id();
+    // Asked of a cgroup below: what a hook runs there comes from above.
+    let below = node.agent().cgroup.open().unwrap();
+    let hook = HOOKS.iter().find(|hook| hook.name == "connect4").unwrap();
+    let runs_below = programs_of(below.as_fd(), hook.attach_type).unwrap();
+    assert!(runs_below.contains(&id), "{id} is not among {runs_below:?}");
     let beside = look();
     let (state, found) = beside.about("hook connect4").unwrap();
     assert!(
