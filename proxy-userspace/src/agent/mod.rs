@@ -27,6 +27,7 @@ use crate::plan::diff::Refused;
 use crate::source::kube::{self, Bounds};
 use crate::source::{Batch, SourceError};
 use crate::status::{self, Reporter};
+use crate::sys::cgroup::CgroupError;
 use follow::Source;
 use pacing::{Ended, Intervals, Pacer, Turn};
 use start::Node;
@@ -52,6 +53,9 @@ pub enum AgentError {
     /// The host lacks something.
     #[error("this host lacks {}", .0.iter().map(|missing| format!("{} (for {})", missing.what, missing.needed_for)).collect::<Vec<_>>().join("; "))]
     Unfit(Vec<Missing>),
+    /// There is no cgroup to attach to.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The kernel refused the programs, maps or hooks.
     #[error(transparent)]
     Datapath(#[from] DatapathError),

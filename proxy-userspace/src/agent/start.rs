@@ -1,6 +1,5 @@
 //! Brings the datapath up: judge the host, adopt or make the maps, load the programs; attach once the maps are right.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -55,7 +54,9 @@ struct Cgroup {
 impl Node {
     /// Loads everything; nothing is attached yet.
     pub(super) fn start(config: &AgentConfig, variant: &Variant) -> Result<Self, AgentError> {
-        let missing = probe::missing(&probe::gather(config.cgroup.is_some()));
+        let schema = variant.schema.unwrap_or(SCHEMA);
+        let facts = probe::gather(config.cgroup.is_some(), &PinDir::new(&config.pin_dir, schema));
+        let missing = probe::missing(&facts);
         if !missing.is_empty() {
             return Err(AgentError::Unfit(missing));
         }
@@ -63,7 +64,7 @@ impl Node {
             can_listen([config.healthz_address, config.metrics_address])?;
         }
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
-        let pin_dir = prepare_pins(&config.pin_dir, variant.schema.unwrap_or(SCHEMA))?;
+        let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
         let mut loaded = Loaded::new(&LoadOptions {
             object,
@@ -91,6 +92,7 @@ impl Node {
         };
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
+        reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
         let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
@@ -123,14 +125,12 @@ impl Node {
 
 impl Cgroup {
     fn open(given: Option<&Path>) -> Result<Self, AgentError> {
-        let failed = |source| AgentError::System { step: "open the cgroup", source };
-        let (fd, path) = if let Some(path) = given {
-            (File::open(path).map_err(failed)?.into(), path.display().to_string())
-        } else {
-            let root = sys::cgroup::true_root().map_err(|error| failed(std::io::Error::other(error)))?;
-            (root, "/".to_owned())
+        let (fd, path) = match given {
+            Some(path) => (sys::cgroup::open_dir(path)?, path.display().to_string()),
+            None => (sys::cgroup::true_root()?, "/".to_owned()),
         };
-        let id = sys::cgroup::id(&fd).map_err(failed)?;
+        let id = sys::cgroup::id(&fd)
+            .map_err(|source| AgentError::System { step: "read the cgroup's id", source })?;
         Ok(Self { fd, id, path })
     }
 }

@@ -39,7 +39,9 @@ pub(super) fn start(resolved: Resolved, variant: &Variant) -> anyhow::Result<Exi
 
 const fn exit_for(error: &AgentError) -> Exit {
     match error {
-        AgentError::Unfit(_) | AgentError::Datapath(_) | AgentError::Store(_) => Exit::Unfit,
+        AgentError::Unfit(_) | AgentError::Cgroup(_) | AgentError::Datapath(_) | AgentError::Store(_) => {
+            Exit::Unfit
+        }
         AgentError::Source(_) => Exit::Unreached,
         AgentError::Adopt(_) | AgentError::Bind { .. } | AgentError::System { .. } => Exit::Found,
     }
@@ -50,6 +52,7 @@ mod tests {
     use super::*;
     use crate::datapath::probe::Missing;
     use crate::source::SourceError;
+    use crate::sys::cgroup::CgroupError;
 
     #[test]
     fn a_server_that_does_not_answer_ends_with_4_and_names_the_flag() {
@@ -71,5 +74,17 @@ mod tests {
         let error = AgentError::Unfit(vec![missing]);
         assert_eq!(exit_for(&error), Exit::Unfit);
         assert_eq!(error.to_string(), "this host lacks CAP_BPF (for loading programs)");
+    }
+
+    #[test]
+    fn a_cgroup_root_out_of_reach_ends_with_3_and_names_the_right() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = AgentError::from(CgroupError::Handle(denied));
+        assert_eq!(exit_for(&error), Exit::Unfit);
+        assert_eq!(
+            format!("{:#}", anyhow::Error::new(error)),
+            "open the root of the cgroup v2 tree from inside a cgroup namespace, which needs CAP_DAC_READ_SEARCH: \
+             permission denied"
+        );
     }
 }

@@ -24,4 +24,5 @@ mod reach;
 mod restart;
 mod scenario;
 mod scratch;
+mod unfit;
 mod verify;
