@@ -53,8 +53,8 @@ pub enum AgentError {
     /// The host lacks something.
     #[error("this host lacks {}", .0.iter().map(|missing| format!("{} (for {})", missing.what, missing.needed_for)).collect::<Vec<_>>().join("; "))]
     Unfit(Vec<Missing>),
-    /// There is no cgroup to hook.
-    #[error("no cgroup to hook")]
+    /// There is no cgroup to attach to.
+    #[error(transparent)]
     Cgroup(#[from] CgroupError),
     /// The kernel refused the programs, maps or hooks.
     #[error(transparent)]

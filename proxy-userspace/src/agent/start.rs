@@ -60,7 +60,9 @@ struct Cgroup {
 impl Node {
     /// Loads everything; nothing is attached yet.
     pub(super) fn start(config: &AgentConfig, variant: &Variant) -> Result<Self, AgentError> {
-        let missing = probe::missing(&probe::gather(config.cgroup.is_some()));
+        let schema = variant.schema.unwrap_or(SCHEMA);
+        let facts = probe::gather(config.cgroup.is_some(), &PinDir::new(&config.pin_dir, schema));
+        let missing = probe::missing(&facts);
         if !missing.is_empty() {
             return Err(AgentError::Unfit(missing));
         }
@@ -68,7 +70,7 @@ impl Node {
             can_listen([config.healthz_address, config.metrics_address])?;
         }
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
-        let pin_dir = prepare_pins(&config.pin_dir, variant.schema.unwrap_or(SCHEMA))?;
+        let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
         let mut loaded = Loaded::new(&LoadOptions {
             object,
@@ -98,6 +100,7 @@ impl Node {
         describe(&reporter, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
         let events = announce(config, &reporter);
+        reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
         let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());

@@ -80,4 +80,16 @@ mod tests {
         let text = format!("{:#}", anyhow::Error::new(error));
         assert_eq!(text, "no cgroup to hook: no cgroup v2 tree is mounted");
     }
+
+    #[test]
+    fn a_cgroup_root_out_of_reach_ends_with_3_and_names_the_right() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = AgentError::from(CgroupError::Handle(denied));
+        assert_eq!(exit_for(&error), Exit::Unfit);
+        assert_eq!(
+            format!("{:#}", anyhow::Error::new(error)),
+            "open the root of the cgroup v2 tree from inside a cgroup namespace, which needs CAP_DAC_READ_SEARCH: \
+             permission denied"
+        );
+    }
 }

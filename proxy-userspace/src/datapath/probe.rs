@@ -5,6 +5,8 @@ use std::path::Path;
 
 use proxy_common::counter;
 
+use super::pin::PinDir;
+
 /// Oldest kernel that is supported: `bpf_set_retval` (5.18), kernel-owned hash elements without preallocation that
 /// are safe from any context (6.1).
 pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -20,6 +22,8 @@ pub struct Facts {
     pub has_cgroup2: bool,
     /// Effective capabilities as the kernel prints them.
     pub capabilities: u64,
+    /// Whether there are pinned maps to take over.
+    pub has_pins: bool,
 }
 
 /// Something that the datapath cannot do without.
@@ -123,11 +127,21 @@ pub fn missing(facts: &Facts) -> Vec<Missing> {
             lacks(Need::Right(capability), capability.name.to_owned(), needed_for);
         }
     }
+    // Maps inside maps are named by id, and opening by id takes this right.
+    if facts.has_pins && !facts.may(CAP_SYS_ADMIN) {
+        lacks(Need::Right(CAP_SYS_ADMIN), CAP_SYS_ADMIN.name.to_owned(), "taking over the pinned maps");
+    }
     missing
 }
 
+/// What this host makes impossible without keeping the agent from running.
+pub fn limitations(facts: &Facts) -> Vec<String> {
+    let text = "CAP_SYS_ADMIN is missing: /metrics cannot read the maps, and no agent can take them over after a restart";
+    if facts.may(CAP_SYS_ADMIN) { Vec::new() } else { vec![text.to_owned()] }
+}
+
 /// Looks at the host.
-pub fn gather(cgroup_given: bool) -> Facts {
+pub fn gather(cgroup_given: bool, pin_dir: &PinDir) -> Facts {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -136,6 +150,7 @@ pub fn gather(cgroup_given: bool) -> Facts {
         has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         has_cgroup2: cgroup_given || mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2")),
         capabilities: parse_capabilities(&status),
+        has_pins: pin_dir.maps().exists(),
     }
 }
 
@@ -170,7 +185,7 @@ mod tests {
 
     fn fit() -> Facts {
         let capabilities = bits(&[CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON]);
-        Facts { kernel: Some((6, 1)), has_btf: true, has_cgroup2: true, capabilities }
+        Facts { kernel: Some((6, 1)), has_btf: true, has_cgroup2: true, capabilities, has_pins: false }
     }
 
     fn names(facts: &Facts) -> Vec<String> {
@@ -192,6 +207,14 @@ mod tests {
         assert!(names(&Facts { has_cgroup2: false, ..fit() })[0].contains("cgroup v2"));
         assert_eq!(names(&Facts { capabilities: bits(&[CAP_SYS_ADMIN]), ..fit() }), ["CAP_NET_ADMIN"]);
         assert_eq!(names(&Facts { capabilities: 0, ..fit() }), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        assert_eq!(names(&Facts { has_pins: true, ..fit() }), ["CAP_SYS_ADMIN"]);
+    }
+
+    #[test]
+    fn a_right_that_only_a_restart_needs_is_a_limitation_until_then() {
+        assert!(limitations(&fit())[0].contains("CAP_SYS_ADMIN"));
+        let root = Facts { capabilities: fit().capabilities | CAP_SYS_ADMIN.mask(), has_pins: true, ..fit() };
+        assert_eq!((limitations(&root), names(&root)), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -28,4 +28,5 @@ mod reach;
 mod restart;
 mod scenario;
 mod scratch;
+mod unfit;
 mod verify;

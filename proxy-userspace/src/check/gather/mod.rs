@@ -9,7 +9,10 @@ mod place;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use proxy_common::names::SCHEMA;
+
 use super::facts::Facts;
+use crate::datapath::pin::PinDir;
 use crate::datapath::probe;
 
 /// What the user says an agent would run with.
@@ -27,7 +30,7 @@ pub struct Wanted {
 
 /// Looks at everything. Must be called inside a runtime; it takes the calling thread's network namespace for the agent's.
 pub async fn gather(wanted: &Wanted) -> Facts {
-    let host = probe::gather(wanted.cgroup.is_some());
+    let host = probe::gather(wanted.cgroup.is_some(), &PinDir::new(&wanted.pin_dir, SCHEMA));
     let (features, programs) = datapath::try_out(&host);
     let cgroup = datapath::Cgroup::open(wanted.cgroup.as_deref());
     let hooks = datapath::hooks(&cgroup, &wanted.pin_dir);

@@ -29,7 +29,13 @@ fn what_the_agent_would_find_missing_is_missing_here() {
     judged("CAP_NET_ADMIN", (State::Missing, &[]), |facts| without(facts, &[CAP_NET_ADMIN]));
     // The agent's own judgement says no more and no less.
     let mut facts = fit();
-    facts.host = probe::Facts { kernel: Some((5, 4)), has_btf: false, has_cgroup2: false, capabilities: 0 };
+    facts.host = probe::Facts {
+        kernel: Some((5, 4)),
+        has_btf: false,
+        has_cgroup2: false,
+        capabilities: 0,
+        has_pins: false,
+    };
     facts.cgroup = denied();
     let missing = judge(&facts).into_iter().filter(|finding| finding.state == State::Missing);
     let also_sys_admin = 1;

@@ -38,6 +38,7 @@ fn fit() -> Facts {
             has_btf: true,
             has_cgroup2: true,
             capabilities: ALL_RIGHTS,
+            has_pins: false,
         },
         release: "6.1.0-13-amd64".to_owned(),
         features: Some(vec![feature(Kind::MapType, "hash"), feature(Kind::Helper, "set_retval")]),
@@ -130,7 +131,8 @@ fn a_fit_host_has_nothing_to_be_done() {
 #[test]
 fn whatever_is_not_as_it_should_be_comes_with_advice() {
     let mut nothing_seen = fit();
-    nothing_seen.host = probe::Facts { kernel: None, has_btf: false, has_cgroup2: false, capabilities: 0 };
+    nothing_seen.host =
+        probe::Facts { kernel: None, has_btf: false, has_cgroup2: false, capabilities: 0, has_pins: false };
     (nothing_seen.features, nothing_seen.programs, nothing_seen.cgroup) = (None, None, denied());
     nothing_seen.hooks = vec![hook("connect4", denied())];
     nothing_seen.pins.contents = denied();
