@@ -41,7 +41,10 @@ const fn exit_for(error: &AgentError) -> Exit {
     match error {
         AgentError::Unfit(_) | AgentError::Datapath(_) | AgentError::Store(_) => Exit::Unfit,
         AgentError::Source(_) => Exit::Unreached,
-        AgentError::Adopt(_) | AgentError::Bind { .. } | AgentError::System { .. } => Exit::Found,
+        AgentError::Adopt(_)
+        | AgentError::SourceEnded(_)
+        | AgentError::Bind { .. }
+        | AgentError::System { .. } => Exit::Found,
     }
 }
 
