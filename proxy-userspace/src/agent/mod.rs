@@ -45,6 +45,8 @@ pub struct Variant {
     pub schema: Option<u32>,
     /// The order of stores.
     pub order: StoreOrder,
+    /// How long an API server is waited for.
+    pub bounds: Bounds,
 }
 
 /// Why an agent did not start.
@@ -68,6 +70,9 @@ pub enum AgentError {
     /// A source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A source can say nothing more.
+    #[error("the thread of the source {0} has ended; what it would have said is missing from now on")]
+    SourceEnded(&'static str),
     /// An address is taken, and the configuration says that this is the end.
     #[error("listen on {address} (bindAddressHardFail): {source}")]
     Bind {
@@ -94,6 +99,8 @@ enum Trigger {
     Due,
     /// The process is asked to end.
     Stop(&'static str),
+    /// A source has ended, which none does by itself.
+    SourceEnded(&'static str),
 }
 
 /// Runs an agent until it is asked to end. What is attached and pinned stays in force.
@@ -111,7 +118,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     }
     let mut node = Node::start(config, variant)?;
     let (sender, mut batches) = mpsc::channel(BATCHES);
-    let source = Source::follow(config, sender)?;
+    let mut source = Source::follow(config, variant.bounds, sender)?;
     if let Some(connections) = source.connections() {
         node.reporter.connect(connections.clone());
     }
@@ -121,7 +128,8 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     let mut pacer = Pacer::new(intervals, epoch.elapsed());
     loop {
         let trigger = tokio::select! {
-            batch = batches.recv() => batch.map_or(Trigger::Stop("every source has ended"), Trigger::Batch),
+            batch = batches.recv() => batch.map_or(Trigger::SourceEnded("all"), Trigger::Batch),
+            name = source.ended() => Trigger::SourceEnded(name),
             () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
         };
@@ -129,6 +137,11 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             Trigger::Stop(why) => {
                 info!(why, "ending; what is attached stays in force");
                 return Ok(());
+            }
+            // Whoever starts the agent again has a source that is whole; the maps stay in force meanwhile.
+            Trigger::SourceEnded(name) => {
+                error!(source = name, "the thread of a source has ended");
+                return Err(AgentError::SourceEnded(name));
             }
             Trigger::Due => {}
             Trigger::Batch(batch) => {

@@ -43,7 +43,10 @@ const fn exit_for(error: &AgentError) -> Exit {
             Exit::Unfit
         }
         AgentError::Source(_) => Exit::Unreached,
-        AgentError::Adopt(_) | AgentError::Bind { .. } | AgentError::System { .. } => Exit::Found,
+        AgentError::Adopt(_)
+        | AgentError::SourceEnded(_)
+        | AgentError::Bind { .. }
+        | AgentError::System { .. } => Exit::Found,
     }
 }
 
