@@ -66,6 +66,34 @@ pub(super) fn http_ask(node: &Node, address: &str, (path, accept): (&str, &str))
         let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("no HTTP answer: {answer:?}") };
         let code =
             head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("no status code")?;
-        Ok(Answer { code, head: head.to_owned(), body: body.to_owned() })
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let body = if is_chunked { join_chunks(body)? } else { body.to_owned() };
+        Ok(Answer { code, head: head.to_owned(), body })
     })?
+}
+
+/// The text that came in pieces, each after its length in hexadecimal.
+fn join_chunks(mut body: &str) -> Result<String> {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n").context("a chunk without a length")?;
+        let length = usize::from_str_radix(length, 16).context("the length of a chunk")?;
+        if length == 0 {
+            return Ok(whole);
+        }
+        whole.push_str(rest.get(..length).context("a chunk that is too short")?);
+        body = rest.get(length + 2..).context("a chunk without an end")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined() {
+        assert_eq!(join_chunks("3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n").unwrap(), "abc0123456789");
+        assert!(join_chunks("5\r\nabc").is_err());
+        assert!(join_chunks("").is_err());
+    }
 }
