@@ -9,7 +9,7 @@ use crate::addr::{Addr, Port};
 
 /// Places of `TCP_PEERS`, a power of two. Cookies are given out in a row, so that sockets share a place only if many
 /// are open, or live long.
-pub const PEER_PLACES: u32 = 1 << 14;
+pub const PEER_PLACES: u32 = 1 << 13;
 
 /// The place of a socket's record. A cookie is never zero and never given out twice.
 #[inline(always)]

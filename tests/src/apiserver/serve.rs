@@ -41,6 +41,8 @@ pub(super) async fn run(
             _ = stopped.changed() => return Ok(()),
             accepted = listener.accept() => {
                 let (stream, _) = accepted.context("accept")?;
+                // As a real API server does: events are small, and would wait for acknowledgements.
+                stream.set_nodelay(true).context("turn off Nagle's algorithm")?;
                 let world = Arc::clone(&world);
                 connections.spawn(async move {
                     let answer = service_fn(move |request| answer(Arc::clone(&world), request));
