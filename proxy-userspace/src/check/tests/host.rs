@@ -123,6 +123,13 @@ fn programs_of_others_at_a_hook_are_named() {
 }
 
 #[test]
+fn programs_of_others_that_see_sockets_close_are_in_nobodys_way() {
+    judged("hook sock_release", (State::Info, &["program 9 (cil_sock_releas", "closed"]), |facts| {
+        facts.hooks = vec![hook("sock_release", Ok(vec![attached(9, "cil_sock_releas", false)]))];
+    });
+}
+
+#[test]
 fn hooks_of_another_agent_are_told_from_those_of_the_running_one() {
     let unpinned = || attached(9, "shunt_connect4", false);
     let with = |programs: Vec<Attached>, holder: Holder| {
