@@ -147,6 +147,13 @@ pub fn is_foreign<L: Lookup>(lookup: &L, addr: Addr) -> bool {
     !is_own_loopback(addr) && !lookup.may_own(addr)
 }
 
+/// Whether `addr` is the loopback of a sender at `origin` that nobody serves: a pod's own loopback is nobody else's
+/// business, and no packet from outside carries one.
+#[inline(always)]
+pub const fn is_private(addr: Addr, origin: Origin) -> bool {
+    is_own_loopback(addr) && !matches!(origin, Origin::Host)
+}
+
 /// The kernel sends what is addressed to the unspecified address to the sender's own loopback.
 #[inline(always)]
 const fn is_own_loopback(addr: Addr) -> bool {
@@ -161,14 +168,10 @@ const fn is_own_loopback(addr: Addr) -> bool {
 #[inline(always)]
 pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
     let Tuple { addr, port, proto } = packet.tuple;
-    if is_foreign(lookup, addr) {
+    if is_foreign(lookup, addr) || is_private(addr, packet.origin) {
         return Verdict::Pass;
     }
     let loopback = is_own_loopback(addr);
-    // A pod's own loopback is nobody else's business, and no packet from outside carries one.
-    if loopback && !matches!(packet.origin, Origin::Host) {
-        return Verdict::Pass;
-    }
     let mut node = None;
     let mut frontend = lookup.frontend(&FrontendKey::new(addr, port, proto));
     if frontend.is_none() {

@@ -71,7 +71,9 @@ pub const NODE_ADDRS: &str = "NODE_ADDRS";
 pub const CIDRS: &str = "CIDRS";
 /// Bits of owned address ranges, see [`crate::filter`].
 pub const FILTER: &str = "FILTER";
-/// Socket storage of TCP sockets whose connect was translated.
+/// Records of TCP sockets whose connect was translated, see [`crate::socket`].
+pub const TCP_PEERS: &str = "TCP_PEERS";
+/// Socket storage of those that found no place there.
 pub const TCP_SOCKETS: &str = "TCP_SOCKETS";
 
 /// Addresses of one node at most.

@@ -8,10 +8,11 @@ use core::mem::{offset_of, size_of};
 use crate::addr::{Addr, Port, Proto};
 use crate::backend::{Backend, ROW_WORDS, STATE_WORD};
 use crate::frontend::{FrontendKey, FrontendValue};
-use crate::names::{BACKENDS, CHUNK_BYTES, COUNTERS, SERVICES, SLOTS};
+use crate::names::{BACKENDS, CHUNK_BYTES, COUNTERS, OWNED, SERVICES, SLOTS};
 use crate::node::{CidrKey, NodeAddrFlags};
+use crate::owned::BLOCK_WORDS;
 use crate::service::CELL_WORDS;
-use crate::socket::TcpRecord;
+use crate::socket::{TcpPeer, TcpRecord};
 
 const _: () = {
     assert!(size_of::<Addr>() == 16 && size_of::<Port>() == 2 && size_of::<Proto>() == 1);
@@ -21,8 +22,9 @@ const _: () = {
     assert!(offset_of!(Backend, state) == STATE_WORD * 8);
     assert!(offset_of!(Backend, generation) == STATE_WORD * 8 + 4);
     assert!(size_of::<NodeAddrFlags>() == 4 && size_of::<CidrKey>() == 20);
-    assert!(size_of::<TcpRecord>() == 40);
+    assert!(size_of::<TcpRecord>() == 40 && size_of::<TcpPeer>() == 48 && offset_of!(TcpPeer, cookie) == 0);
     assert!(SERVICES.element_bytes as usize == CELL_WORDS * 8);
+    assert!(OWNED.element_bytes as usize == BLOCK_WORDS * 8 && OWNED.chunk_elements().is_power_of_two());
     assert!(CHUNK_BYTES.is_multiple_of(4096));
     assert!(SERVICES.chunk_elements().is_power_of_two() && SLOTS.chunk_elements().is_power_of_two());
     assert!(BACKENDS.chunk_elements().is_power_of_two() && COUNTERS.chunk_elements().is_power_of_two());

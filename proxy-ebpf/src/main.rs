@@ -14,8 +14,8 @@ mod verdict;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use aya_ebpf::macros::cgroup_sock_addr;
-    use aya_ebpf::programs::SockAddrContext;
+    use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+    use aya_ebpf::programs::{SockAddrContext, SockContext};
 
     use crate::context::Family;
     use crate::sock;
@@ -38,6 +38,11 @@ mod entry {
     #[cgroup_sock_addr(getpeername6)]
     pub fn shunt_getpeername6(ctx: SockAddrContext) -> i32 {
         sock::getpeername(&ctx, Family::V6)
+    }
+
+    #[cgroup_sock(sock_release)]
+    pub fn shunt_sock_release(ctx: SockContext) -> i32 {
+        sock::release(&ctx)
     }
 
     /// Never reached: the build fails if a panic path stays, since the verifier would refuse it.

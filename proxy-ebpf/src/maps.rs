@@ -6,8 +6,9 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, SkStorage};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_socket_cookie};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, ROW_WORDS};
 use proxy_common::counter::{self, ServiceCounter};
@@ -18,7 +19,7 @@ use proxy_common::names;
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
-use proxy_common::socket::TcpRecord;
+use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord, peer_place};
 
 /// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
 const MMAPABLE: usize = 1 << 10;
@@ -57,6 +58,8 @@ static NODE_ADDRS: HashMap<Addr, NodeAddrFlags, { names::NODE_ADDRS_MAX as usize
 static CIDRS: LpmTrie<Addr, u32, { names::CIDRS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static TCP_PEERS: Array<TcpPeer, { PEER_PLACES as usize }> = Array::new();
 #[btf_map]
 static TCP_SOCKETS: SkStorage<TcpRecord> = SkStorage::new();
 
@@ -180,9 +183,48 @@ fn add_one(element: u32) {
     }
 }
 
+/// Id of the root of the cgroup tree, where kernel threads are.
+const ROOT_CGROUP: u64 = 1;
+
 /// Remembers what a TCP socket dialled. A failure costs `getpeername` its answer, never the connection.
 #[inline(always)]
 pub fn remember_tcp(ctx: &SockAddrContext, record: &TcpRecord) {
+    if !remember_in_place(ctx, record) {
+        remember_on_socket(ctx, record);
+    }
+}
+
+/// Puts the record into the socket's place, unless another socket has it.
+#[inline(always)]
+fn remember_in_place(ctx: &SockAddrContext, record: &TcpRecord) -> bool {
+    // SAFETY: the helper takes nothing and returns a number.
+    if unsafe { bpf_get_current_cgroup_id() } == ROOT_CGROUP {
+        // Perhaps a socket of the kernel's own, as of NFS: no hook runs when it is closed, and its place would be lost.
+        return false;
+    }
+    // SAFETY: the context is valid; the helper accepts it for every sock_addr program.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let Some(place) = TCP_PEERS.get_ptr_mut(peer_place(cookie)) else { return false };
+    let mut holder = 0_u64;
+    // SAFETY: the map returned a live, aligned element whose first word is the cookie. Whoever finds zero there has it,
+    // also where two CPUs look at once; nobody else writes the record until the owner has given the place back.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({place} + 0, r0, {cookie})",
+            place = in(reg) place,
+            cookie = in(reg) cookie,
+            inout("r0") holder,
+        );
+        if holder != 0 && holder != cookie {
+            return false;
+        }
+        (&raw mut (*place).record).write(*record);
+    }
+    true
+}
+
+#[inline(always)]
+fn remember_on_socket(ctx: &SockAddrContext, record: &TcpRecord) {
     let mut fresh = *record;
     // SAFETY: the storage belongs to the socket of this context, which is locked for the time of the hook.
     unsafe {
@@ -193,11 +235,39 @@ pub fn remember_tcp(ctx: &SockAddrContext, record: &TcpRecord) {
     }
 }
 
-/// What this TCP socket dialled, if that was translated.
+/// What this TCP socket dialled, if that was translated. Its place comes first: a record there is never older.
 #[inline(always)]
 pub fn recall_tcp(ctx: &SockAddrContext) -> Option<TcpRecord> {
-    // SAFETY: as in `remember_tcp`; the record is copied at once.
-    unsafe { TCP_SOCKETS.get_ptr_mut(ctx).as_ref().copied() }
+    // SAFETY: the context is valid; a place is read by its owner only, and both records are copied at once.
+    unsafe {
+        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        match TCP_PEERS.get_ptr_mut(peer_place(cookie)) {
+            Some(place) if cookie_of(place) == cookie => Some((*place).record),
+            _ => TCP_SOCKETS.get_ptr_mut(ctx).as_ref().copied(),
+        }
+    }
+}
+
+/// Gives back the place of a socket that is being closed.
+#[inline(always)]
+pub fn forget_tcp(ctx: &SockContext) {
+    // SAFETY: the context is valid; only the owner of a place clears it.
+    unsafe {
+        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        if let Some(place) = TCP_PEERS.get_ptr_mut(peer_place(cookie))
+            && cookie_of(place) == cookie
+        {
+            (&raw mut (*place).cookie).write_volatile(0);
+        }
+    }
+}
+
+/// # Safety
+/// `place` is a live element of `TCP_PEERS`.
+#[inline(always)]
+unsafe fn cookie_of(place: *mut TcpPeer) -> u64 {
+    // SAFETY: as the caller says; volatile, since other sockets' hooks may write meanwhile.
+    unsafe { (&raw const (*place).cookie).read_volatile() }
 }
 
 /// Whether the socket is bound to a device (SO_BINDTODEVICE): such sockets are left alone.

@@ -2,9 +2,9 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::bpf_set_retval;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::addr::Proto;
-use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, is_foreign, translate};
+use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, is_foreign, is_private, translate};
 use proxy_common::socket::TcpRecord;
 
 use crate::context::{self, ALLOW, Family, read_destination, write_destination};
@@ -25,7 +25,12 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     if is_foreign(&Kernel, addr) || maps::is_device_bound(ctx) {
         return ALLOW;
     }
-    let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin: origin(ctx) };
+    let origin = origin(ctx);
+    // What `translate` would say too, but pods connect to their own loopback a lot: a sidecar, a local cache.
+    if is_private(addr, origin) {
+        return ALLOW;
+    }
+    let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin };
     // SAFETY: the helper takes nothing and returns a number.
     let draw = Draw { entropy: unsafe { bpf_get_prandom_u32() } };
     verdict::apply(ctx, translate(&Kernel, &packet, &draw), |pick| forward(ctx, family, &packet.tuple, pick))
@@ -46,6 +51,16 @@ pub fn getpeername(ctx: &SockAddrContext, family: Family) -> i32 {
         if read_destination(ctx, family) == (record.backend, record.backend_port) {
             write_destination(ctx, family, record.frontend, record.frontend_port);
         }
+    }
+    ALLOW
+}
+
+/// The last close of a socket: what was remembered of it is forgotten.
+#[inline(always)]
+pub fn release(ctx: &SockContext) -> i32 {
+    // SAFETY: the kernel hands every program a valid context.
+    if unsafe { (&raw const (*ctx.sock).protocol).read_volatile() } == IPPROTO_TCP {
+        maps::forget_tcp(ctx);
     }
     ALLOW
 }

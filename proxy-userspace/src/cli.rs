@@ -29,6 +29,8 @@ pub enum Command {
     Dump(DumpArgs),
     /// Compare the maps with what the source says; exit code 1 and the differences where they differ
     Verify(Box<VerifyArgs>),
+    /// Look at this host before an agent runs on it: kernel, rights, pins, what others have left; changes nothing
+    Check(CheckArgs),
     /// Detach and unpin everything of a pin directory; leaves no trace
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
@@ -163,6 +165,26 @@ pub struct DumpArgs {
     pub output: OutputArgs,
 }
 
+/// `shunt check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Cgroup v2 directory that an agent would hook [default: the true root, recognised by inode 1]
+    #[arg(long, env = "SHUNT_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Where maps and links are pinned.
+    #[command(flatten)]
+    pub pin: PinArgs,
+    /// Address of /healthz, /livez and /readyz
+    #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:10256")]
+    pub healthz_address: SocketAddr,
+    /// Where an agent tells of itself.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// `shunt cleanup`.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
@@ -268,6 +290,7 @@ mod tests {
             Alone::<StatusArgs>::command(),
             Alone::<VerifyArgs>::command(),
             Alone::<DumpArgs>::command(),
+            Alone::<CheckArgs>::command(),
             Alone::<CleanupArgs>::command(),
         ] {
             for flag in command.get_arguments().filter(|flag| !flag.is_positional()) {
@@ -288,6 +311,8 @@ mod tests {
         assert_eq!((args.healthz_address, args.metrics_address, args.log_format), (None, None, None));
         assert_eq!((args.node_name, args.cgroup, args.nodeport_addresses), (None, None, None));
         assert_eq!((args.bpf_log_level, args.metrics_services), (BpfLogLevel::Off, 1000));
+        let check = Alone::<CheckArgs>::try_parse_from(["check"]).unwrap().args;
+        assert_eq!((check.cgroup, check.healthz_address.to_string()), (None, "0.0.0.0:10256".to_owned()));
         let status = Alone::<StatusArgs>::try_parse_from(["status"]).unwrap().args;
         assert_eq!(status.metrics.metrics_address.to_string(), "127.0.0.1:10249");
     }

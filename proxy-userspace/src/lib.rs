@@ -4,10 +4,12 @@
 //! `datapath` carry out what they decide.
 
 pub mod agent;
+pub mod check;
 pub mod cli;
 pub mod cmd;
 pub mod config;
 pub mod datapath;
+pub mod events;
 pub mod health;
 pub mod kubeproxy;
 pub mod logs;

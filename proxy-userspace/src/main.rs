@@ -25,6 +25,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Status(args) => cmd::status::run(&args),
         Command::Dump(args) => cmd::dump::run(&args),
         Command::Verify(args) => cmd::verify::run(*args),
+        Command::Check(args) => cmd::check::run(&args),
         Command::Cleanup(args) => cmd::cleanup::run(&args),
         Command::Completions(args) => cmd::completions::run(&args),
     }

@@ -134,6 +134,11 @@ impl State {
             .filter(|listing| !self.progress.get(listing).is_some_and(|it| it.has_ended))
     }
 
+    /// Whether there is an object of the own Node.
+    pub fn has_node(&self) -> bool {
+        self.has_node
+    }
+
     /// A Service.
     pub fn service(&self, name: &ObjectName) -> Option<&Service> {
         self.entries.get(name)?.service.as_ref().map(|seen| &*seen.object)

@@ -31,8 +31,7 @@ fn slice(text: &str, service: &str, last: u8) -> Event {
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: [].into(),
-        node_hints: [].into(),
+        hints: None,
     };
     Event::SliceApplied(Arc::new(EndpointSlice {
         name: name(text),

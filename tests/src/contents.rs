@@ -32,7 +32,7 @@ impl Contents {
     pub fn read(root: &Path, schema: u32) -> Result<Self> {
         let dir = PinDir::new(root, schema).maps();
         let mut maps = BTreeMap::new();
-        let of_traffic = [names::COUNTERS.name, names::TCP_SOCKETS];
+        let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::TCP_SOCKETS];
         for name in pinned_map_names().filter(|name| !of_traffic.contains(name)) {
             let map = Map::open_pinned(&dir.join(name)).with_context(|| format!("open map {name}"))?;
             if map.shape().map_type == Shape::array_of_maps(1).map_type {

@@ -154,7 +154,7 @@ impl<S: MapStore> Player<S> {
         for _ in 0..TRIES {
             self.now += STEP;
             tick(self.sync.store_mut(), STEP);
-            let outcome = self.sync.sync(self.now);
+            let outcome = self.sync.sync(|| self.now);
             self.labels.extend(outcome.named.iter().map(|(tag, label)| (tag.0, label.to_string())));
             if outcome.error.is_none() && outcome.is_settled {
                 return Ok(());

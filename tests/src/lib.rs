@@ -20,6 +20,7 @@ pub mod load;
 pub mod manifests;
 pub mod netns;
 pub mod peer;
+pub mod preflight;
 pub mod process;
 pub mod report;
 pub mod rights;

@@ -27,6 +27,7 @@ use crate::plan::diff::Refused;
 use crate::source::kube::{self, Bounds};
 use crate::source::{Batch, SourceError};
 use crate::status::{self, Reporter};
+use crate::sys::cgroup::CgroupError;
 use follow::Source;
 use pacing::{Ended, Intervals, Pacer, Turn};
 use start::Node;
@@ -44,6 +45,8 @@ pub struct Variant {
     pub schema: Option<u32>,
     /// The order of stores.
     pub order: StoreOrder,
+    /// How long an API server is waited for.
+    pub bounds: Bounds,
 }
 
 /// Why an agent did not start.
@@ -52,6 +55,9 @@ pub enum AgentError {
     /// The host lacks something.
     #[error("this host lacks {}", .0.iter().map(|missing| format!("{} (for {})", missing.what, missing.needed_for)).collect::<Vec<_>>().join("; "))]
     Unfit(Vec<Missing>),
+    /// There is no cgroup to attach to.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The kernel refused the programs, maps or hooks.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
@@ -64,6 +70,9 @@ pub enum AgentError {
     /// A source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A source can say nothing more.
+    #[error("the thread of the source {0} has ended; what it would have said is missing from now on")]
+    SourceEnded(&'static str),
     /// An address is taken, and the configuration says that this is the end.
     #[error("listen on {address} (bindAddressHardFail): {source}")]
     Bind {
@@ -90,6 +99,8 @@ enum Trigger {
     Due,
     /// The process is asked to end.
     Stop(&'static str),
+    /// A source has ended, which none does by itself.
+    SourceEnded(&'static str),
 }
 
 /// Runs an agent until it is asked to end. What is attached and pinned stays in force.
@@ -107,16 +118,18 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     }
     let mut node = Node::start(config, variant)?;
     let (sender, mut batches) = mpsc::channel(BATCHES);
-    let source = Source::follow(config, sender)?;
+    let mut source = Source::follow(config, variant.bounds, sender)?;
     if let Some(connections) = source.connections() {
         node.reporter.connect(connections.clone());
     }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let mut pacer = Pacer::new(Intervals::default(), epoch.elapsed());
+    let intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    let mut pacer = Pacer::new(intervals, epoch.elapsed());
     loop {
         let trigger = tokio::select! {
-            batch = batches.recv() => batch.map_or(Trigger::Stop("every source has ended"), Trigger::Batch),
+            batch = batches.recv() => batch.map_or(Trigger::SourceEnded("all"), Trigger::Batch),
+            name = source.ended() => Trigger::SourceEnded(name),
             () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
         };
@@ -124,6 +137,11 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             Trigger::Stop(why) => {
                 info!(why, "ending; what is attached stays in force");
                 return Ok(());
+            }
+            // Whoever starts the agent again has a source that is whole; the maps stay in force meanwhile.
+            Trigger::SourceEnded(name) => {
+                error!(source = name, "the thread of a source has ended");
+                return Err(AgentError::SourceEnded(name));
             }
             Trigger::Due => {}
             Trigger::Batch(batch) => {
@@ -150,6 +168,7 @@ fn take(node: &mut Node, batch: Batch) {
         warn!(%warning, "skipped");
         node.reporter.warn(warning.to_string());
     }
+    node.events.skipped(&batch.warnings);
     let taken = node.sync.take(batch.events);
     node.programming.changed(taken.dated.iter().map(|slice| &**slice));
     node.reporter.measure(|measures| {
@@ -160,7 +179,8 @@ fn take(node: &mut Node, batch: Batch) {
         changes.slices_pending += taken.slices;
     });
     let state = node.sync.state();
-    node.reporter.update(|status| status.node_eligible = !state.node().is_leaving);
+    let is_known = state.has_node() || !node.needs_node_object;
+    node.reporter.update(|status| status.node_eligible = is_known && !state.node().is_leaving);
     for listing in
         node.expected.iter().filter(|listing| !state.unlisted().any(|missing| missing == **listing))
     {
@@ -177,7 +197,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         return Ok(Ended::Settled);
     }
     let started = Instant::now();
-    let outcome = node.sync.sync(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
@@ -186,6 +206,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     let planner = node.sync.planner();
     node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
     report(&node.reporter, &outcome, &planner.conflicts(), took);
+    node.events.planned(&outcome.refused, &outcome.conflicts);
     if outcome.error.is_none() {
         measure_programming(node, &outcome);
     }

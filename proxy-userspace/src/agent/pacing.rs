@@ -35,6 +35,15 @@ impl Default for Intervals {
     }
 }
 
+impl Intervals {
+    /// What kube-proxy's `minSyncPeriod` and `syncPeriod` mean: the latter is the longest pause before what failed is tried
+    /// again.
+    pub fn of_periods(min_sync: Duration, sync: Duration) -> Self {
+        let usual = Self::default();
+        Self { min: min_sync, retry: usual.retry.min(sync), retry_max: sync, ..usual }
+    }
+}
+
 /// What a turn is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -136,6 +145,14 @@ mod tests {
     fn run(pacer: &mut Pacer, now: Moment, took: Duration, how: Ended) {
         assert_eq!(pacer.start(now), Some(Turn::Changes), "at {now:?}");
         pacer.ended(now + took, how);
+    }
+
+    #[test]
+    fn a_configuration_sets_the_intervals() {
+        let expected =
+            Intervals { min: ms(2_000), retry: ms(500), retry_max: ms(500), ..Intervals::default() };
+        assert_eq!(Intervals::of_periods(ms(2_000), ms(500)), expected);
+        assert_eq!(Intervals::of_periods(ms(0), ms(30_000)), Intervals::default());
     }
 
     #[test]

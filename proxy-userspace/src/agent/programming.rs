@@ -26,6 +26,9 @@ pub struct Took {
     pub duration: Duration,
 }
 
+/// Changes that wait at most; those that come when so many do are not measured.
+const WAITING: usize = 10_000;
+
 /// The changes that are not in the maps yet.
 #[derive(Clone, Debug)]
 pub struct Programming {
@@ -51,7 +54,8 @@ impl Programming {
     pub fn changed<'a>(&mut self, slices: impl IntoIterator<Item = &'a EndpointSlice>) {
         let started_at = self.started_at;
         let recent = slices.into_iter().filter(|slice| slice.triggered_at.is_some_and(|at| at > started_at));
-        self.waiting.extend(recent.filter_map(Caused::by));
+        let room = WAITING.saturating_sub(self.waiting.len());
+        self.waiting.extend(recent.filter_map(Caused::by).take(room));
     }
 
     /// A batch has ended well, with everything in force but Services that `is_held`; those go on waiting.
@@ -116,6 +120,16 @@ mod tests {
         let web = ObjectName::new("default", "web");
         assert_eq!(millis(&programming.ended(START + 400, |service| *service == web)), [100]);
         assert_eq!(millis(&programming.ended(START + 500, |_| false)), [400, 300]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut programming = Programming::new(START);
+        for _ in 0..3 {
+            programming.changed(&vec![caused("web", 1); WAITING / 2]);
+        }
+        assert_eq!(programming.ended(START + 10, |_| true).len(), 0);
+        assert_eq!(programming.ended(START + 10, |_| false).len(), WAITING);
     }
 
     #[test]

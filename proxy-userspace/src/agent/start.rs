@@ -1,6 +1,5 @@
 //! Brings the datapath up: judge the host, adopt or make the maps, load the programs; attach once the maps are right.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,7 +13,7 @@ use tracing::{info, warn};
 use super::programming::Programming;
 use super::sync::{Sync, SyncOptions};
 use super::{AgentError, Variant};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::attach::Links;
 use crate::datapath::hooks::HOOKS;
@@ -22,6 +21,7 @@ use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
 use crate::datapath::pin::PinDir;
 use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
+use crate::events::{Limits, Reason, Recorder};
 use crate::health::{self, Listen, Pages};
 use crate::kubeproxy;
 use crate::maps::reading::MapsReader;
@@ -29,6 +29,7 @@ use crate::maps::store::KernelStore;
 use crate::metrics::Scraper;
 use crate::model::Listing;
 use crate::plan::rules::Rules;
+use crate::source::kube::Bounds;
 use crate::status::{CgroupStatus, Identity, Reporter};
 use crate::sys;
 
@@ -37,7 +38,11 @@ pub(super) struct Node {
     pub(super) sync: Sync<KernelStore>,
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
+    pub(super) events: Recorder,
     pub(super) expected: Vec<Listing>,
+    /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
+    /// need none.
+    pub(super) needs_node_object: bool,
     loaded: Loaded,
     cgroup: Cgroup,
     /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
@@ -55,7 +60,9 @@ struct Cgroup {
 impl Node {
     /// Loads everything; nothing is attached yet.
     pub(super) fn start(config: &AgentConfig, variant: &Variant) -> Result<Self, AgentError> {
-        let missing = probe::missing(&probe::gather(config.cgroup.is_some()));
+        let schema = variant.schema.unwrap_or(SCHEMA);
+        let facts = probe::gather(config.cgroup.is_some(), &PinDir::new(&config.pin_dir, schema));
+        let missing = probe::missing(&facts);
         if !missing.is_empty() {
             return Err(AgentError::Unfit(missing));
         }
@@ -63,7 +70,7 @@ impl Node {
             can_listen([config.healthz_address, config.metrics_address])?;
         }
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
-        let pin_dir = prepare_pins(&config.pin_dir, variant.schema.unwrap_or(SCHEMA))?;
+        let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
         let mut loaded = Loaded::new(&LoadOptions {
             object,
@@ -91,13 +98,28 @@ impl Node {
         };
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
+        reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
+        let events = announce(config, &reporter);
+        reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
         let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
         health::start(listen(config), pages(config, &reporter, reader))
             .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
         let programming = Programming::new(Timestamp::now().as_millisecond());
-        Ok(Self { sync, programming, reporter, expected, loaded, cgroup, pin_dir, links: None })
+        let needs_node_object = matches!(config.source, SourceConfig::Api { .. });
+        Ok(Self {
+            sync,
+            programming,
+            reporter,
+            events,
+            expected,
+            needs_node_object,
+            loaded,
+            cgroup,
+            pin_dir,
+            links: None,
+        })
     }
 
     /// Attaches the hooks, or puts the programs under the links that are there; once.
@@ -111,6 +133,8 @@ impl Node {
             info!(hook = hook.name, ?outcome, cgroup = %self.cgroup.path, "attached");
         }
         self.links = Some(links);
+        self.events
+            .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
         // The programs that used the maps of another layout are gone only now.
         if let Some(pin_dir) = &self.pin_dir {
             for layout in pin_dir.remove_other_layouts()? {
@@ -123,14 +147,10 @@ impl Node {
 
 impl Cgroup {
     fn open(given: Option<&Path>) -> Result<Self, AgentError> {
-        let failed = |source| AgentError::System { step: "open the cgroup", source };
-        let (fd, path) = if let Some(path) = given {
-            (File::open(path).map_err(failed)?.into(), path.display().to_string())
-        } else {
-            let root = sys::cgroup::true_root().map_err(|error| failed(std::io::Error::other(error)))?;
-            (root, "/".to_owned())
-        };
-        let id = sys::cgroup::id(&fd).map_err(failed)?;
+        let fd = sys::cgroup::open_or_root(given)?;
+        let id = sys::cgroup::id(&fd)
+            .map_err(|source| AgentError::System { step: "read the id of the cgroup", source })?;
+        let path = given.map_or_else(|| "/".to_owned(), |path| path.display().to_string());
         Ok(Self { fd, id, path })
     }
 }
@@ -157,6 +177,22 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
         warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
     }
     Ok(Some(pin_dir))
+}
+
+/// Tells the API server that the agent starts, and what the host does not let it do.
+fn announce(config: &AgentConfig, reporter: &Reporter) -> Recorder {
+    let name = &config.node_name;
+    let SourceConfig::Api { access, .. } = &config.source else { return Recorder::silent(name) };
+    let bounds = (Bounds::default(), Limits::default());
+    let mut events = Recorder::start(access.clone(), bounds, name).unwrap_or_else(|error| {
+        warn!(%error, "no thread to write Events; the agent does without them");
+        Recorder::silent(name)
+    });
+    events.note(Reason::Starting, concat!("shunt ", env!("CARGO_PKG_VERSION"), " starts"));
+    for limitation in reporter.snapshot().limitations {
+        events.note(Reason::HostLimitation, limitation);
+    }
+    events
 }
 
 fn listen(config: &AgentConfig) -> Listen {

@@ -186,9 +186,10 @@ impl<S: MapStore> Sync<S> {
         taken
     }
 
-    /// Compares everything the next time, whether it has changed or not.
+    /// Reads the maps the next time and compares all of them with what is desired: whoever else wrote there is undone.
     pub fn recheck(&mut self) {
         self.dirty.all = true;
+        self.must_adopt = true;
     }
 
     /// Services that wait to be planned; at least one where there is anything to do.
@@ -231,11 +232,12 @@ impl<S: MapStore> Sync<S> {
         &self.planner
     }
 
-    /// Writes what has changed. `now` is any clock in milliseconds that never goes back.
+    /// Writes what has changed. `clock` is any clock in milliseconds that never goes back. It is read again after each
+    /// slice: what is freed at the end of a long run must rest from then on.
     ///
     /// Much is written in slices of some thousand service ports, each planned when the one before is in the maps: a
     /// large listing takes half the time and memory of one plan for all.
-    pub fn sync(&mut self, now: Millis) -> Outcome {
+    pub fn sync(&mut self, clock: impl Fn() -> Millis) -> Outcome {
         if !self.is_due() {
             return Outcome { is_settled: true, ..Outcome::default() };
         }
@@ -249,7 +251,7 @@ impl<S: MapStore> Sync<S> {
         let mut work = self.take_work();
         while outcome.error.is_none() {
             let changes = self.collect(&mut work, &mut outcome);
-            self.write(changes, now, &mut outcome);
+            self.write(changes, &clock, &mut outcome);
             if work.names.is_empty() {
                 break;
             }
@@ -263,18 +265,18 @@ impl<S: MapStore> Sync<S> {
         outcome
     }
 
-    fn write(&mut self, changes: Changes, now: Millis, outcome: &mut Outcome) {
+    fn write(&mut self, changes: Changes, clock: impl Fn() -> Millis, outcome: &mut Outcome) {
         let Self { planner, store, options, .. } = self;
-        let batch = planner.plan(changes, now);
+        let batch = planner.plan(changes, clock());
         outcome.refused = batch.refused;
         outcome.conflicts.extend(batch.conflicts);
         match apply::run(store, &batch.ops, |op| planner.settle(op), options.order) {
             Ok(executed) => {
-                planner.finish(now);
+                planner.finish(clock());
                 outcome.executed += executed;
             }
             Err(error) => {
-                planner.fail(&batch.ops[error.at], now);
+                planner.fail(&batch.ops[error.at], clock());
                 self.must_adopt = error.unsure;
                 outcome.executed += error.done;
                 outcome.error = Some(format!("{error}: {}", error.source));
@@ -363,3 +365,7 @@ fn adopt_planner(store: &impl MapStore, rules: Rules) -> Result<Planner, AdoptEr
     let adopt::Adopted { actual, strays } = adopt::adopt(store)?;
     Ok(Planner::adopt(actual, strays, rules)?)
 }
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

@@ -39,17 +39,23 @@ pub(super) fn start(resolved: Resolved, variant: &Variant) -> anyhow::Result<Exi
 
 const fn exit_for(error: &AgentError) -> Exit {
     match error {
-        AgentError::Unfit(_) | AgentError::Datapath(_) | AgentError::Store(_) => Exit::Unfit,
+        AgentError::Unfit(_) | AgentError::Cgroup(_) | AgentError::Datapath(_) | AgentError::Store(_) => {
+            Exit::Unfit
+        }
         AgentError::Source(_) => Exit::Unreached,
-        AgentError::Adopt(_) | AgentError::Bind { .. } | AgentError::System { .. } => Exit::Found,
+        AgentError::Adopt(_)
+        | AgentError::SourceEnded(_)
+        | AgentError::Bind { .. }
+        | AgentError::System { .. } => Exit::Found,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::probe::Missing;
+    use crate::datapath::probe::{CAP_BPF, Missing, Need};
     use crate::source::SourceError;
+    use crate::sys::cgroup::CgroupError;
 
     #[test]
     fn a_server_that_does_not_answer_ends_with_4_and_names_the_flag() {
@@ -67,9 +73,26 @@ mod tests {
 
     #[test]
     fn an_unfit_host_ends_with_3_and_names_what_is_missing() {
-        let missing = Missing { what: "CAP_BPF".to_owned(), needed_for: "loading programs" };
+        let need = Need::Right(CAP_BPF);
+        let missing = Missing { need, what: "CAP_BPF".to_owned(), needed_for: "loading programs" };
         let error = AgentError::Unfit(vec![missing]);
         assert_eq!(exit_for(&error), Exit::Unfit);
         assert_eq!(error.to_string(), "this host lacks CAP_BPF (for loading programs)");
+        let error = AgentError::from(CgroupError::NotMounted);
+        assert_eq!(exit_for(&error), Exit::Unfit);
+        let text = format!("{:#}", anyhow::Error::new(error));
+        assert_eq!(text, "no cgroup to hook: no cgroup v2 tree is mounted");
+    }
+
+    #[test]
+    fn a_cgroup_root_out_of_reach_ends_with_3_and_names_the_right() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = AgentError::from(CgroupError::Handle(denied));
+        assert_eq!(exit_for(&error), Exit::Unfit);
+        assert_eq!(
+            format!("{:#}", anyhow::Error::new(error)),
+            "open the root of the cgroup v2 tree from inside a cgroup namespace, which needs CAP_DAC_READ_SEARCH: \
+             permission denied"
+        );
     }
 }

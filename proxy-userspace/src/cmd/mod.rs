@@ -2,6 +2,7 @@
 //! comes from the modules below; here it is only put together and shown.
 
 pub mod agent;
+pub mod check;
 pub mod cleanup;
 pub mod completions;
 pub mod dump;
@@ -126,6 +127,13 @@ pub fn columns<const N: usize>(titles: [&str; N], rows: impl IntoIterator<Item =
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+/// Text that others chose, without what would drive the reader's terminal.
+pub fn plain(text: &str) -> String {
+    text.chars()
+        .map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter })
+        .collect()
 }
 
 #[cfg(test)]

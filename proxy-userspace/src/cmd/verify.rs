@@ -25,6 +25,7 @@ use crate::model::Listing;
 use crate::plan::rules::Rules;
 use crate::plan::tables::OwnerTag;
 use crate::source::Batch;
+use crate::source::kube::Bounds;
 use crate::status::listing_name;
 
 /// Between two looks at the maps while they differ.
@@ -42,7 +43,7 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
 
 async fn verify(config: &AgentConfig, within: Duration) -> anyhow::Result<Vec<Difference>> {
     let (sender, mut batches) = mpsc::channel(1024);
-    let _source = Source::follow(config, sender).context(Exit::Unreached)?;
+    let _source = Source::follow(config, Bounds::default(), sender).context(Exit::Unreached)?;
     let mut wanted = Wanted::new(config)?;
     let deadline = Instant::now() + within;
     while !wanted.sync.is_ready() {
@@ -89,7 +90,7 @@ impl Wanted {
             eprintln!("shunt: skipped: {warning}");
         }
         self.sync.take(batch.events);
-        let outcome = self.sync.sync(0);
+        let outcome = self.sync.sync(|| 0);
         self.labels.extend(outcome.named);
     }
 

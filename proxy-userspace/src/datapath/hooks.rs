@@ -13,8 +13,14 @@ pub struct Hook {
     pub attach_type: bpf_attach_type,
 }
 
-/// Every hook, in the order of attaching: `getpeername` first, so that a translated socket is never shown bare.
-pub const HOOKS: [Hook; 4] = [
+/// Every hook, in the order of attaching: what remembers a translated socket comes last, so that none is shown bare and
+/// none that is closed is still remembered.
+pub const HOOKS: [Hook; 5] = [
+    Hook {
+        name: "sock_release",
+        program: "shunt_sock_release",
+        attach_type: bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
+    },
     Hook {
         name: "getpeername4",
         program: "shunt_getpeername4",

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use aya::maps::Map as AyaMap;
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::names;
 
@@ -131,9 +132,12 @@ pub fn read_object(path: &Path) -> Result<Vec<u8>, DatapathError> {
 fn load_program(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), DatapathError> {
     let absent = || DatapathError::Absent { kind: "program", name: hook.program };
     let program = ebpf.program_mut(hook.program).ok_or_else(absent)?;
-    let program: &mut aya::programs::CgroupSockAddr =
-        program.try_into().map_err(|source| DatapathError::Program { name: hook.program, source })?;
-    program.load().map_err(|source| DatapathError::Program { name: hook.program, source })
+    match program {
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(absent()),
+    }
+    .map_err(|source| DatapathError::Program { name: hook.program, source })
 }
 
 fn map_fd(map: &AyaMap) -> Option<std::io::Result<OwnedFd>> {

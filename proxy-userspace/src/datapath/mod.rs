@@ -2,6 +2,7 @@
 //! is really attached. It knows no Service.
 
 pub mod attach;
+pub mod features;
 pub mod hooks;
 pub mod load;
 pub mod logs;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use proxy_common::filter;
 use proxy_common::names::{self, Chunked};
+use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
 use rustix::fs::statfs;
 
 use super::DatapathError;
@@ -162,7 +163,8 @@ fn pinned_maps() -> Vec<Pinned> {
         plain(names::NODE_ADDRS, Shape::hash(addr, 4, names::NODE_ADDRS_MAX)),
         plain(names::CIDRS, Shape::lpm_trie(addr + 4, 4, names::CIDRS_MAX)),
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
-        plain(names::TCP_SOCKETS, Shape::socket_storage(size_of::<proxy_common::socket::TcpRecord>() as u32)),
+        plain(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
+        plain(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),
     ]
 }
 

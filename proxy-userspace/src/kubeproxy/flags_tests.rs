@@ -93,8 +93,9 @@ fn flags_mean_what_fields_mean() {
     assert_eq!(set.pacing.min_sync_period, Duration::from_secs(5));
     assert_eq!(set.pacing.config_sync_period, Duration::from_mins(1));
     assert!(set.bind_address_hard_fail && set.oom_score_adj == Some(-3));
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("--proxy-mode: is Shunt's own"), "{said:?}");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("--config-sync-period: ignored: changes come by the watches"), "{said:?}");
+    assert!(said[1].starts_with("--proxy-mode: is Shunt's own"), "{said:?}");
     // Unlike in a file, the default addresses do not follow.
     assert_eq!(settings(&["--bind-address=::"]).0.healthz_address.to_string(), "0.0.0.0:10256");
     assert_eq!(settings(&[]).0.nodeport_addresses, NodePortAddresses::All);

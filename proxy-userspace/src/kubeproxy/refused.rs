@@ -17,15 +17,18 @@ const NO_MARK: &str = "ignored: Shunt marks no packet";
 const NO_IPVS: &str = "ignored: Shunt uses no IPVS; it picks backends by itself";
 const NOT_WINDOWS: &str = "ignored: it is for Windows";
 const NO_SYSCTL: &str = "ignored: Shunt does not use the kernel's conntrack and changes no sysctl";
+const NO_RESYNC: &str =
+    "ignored: changes come by the watches, and the maps are read and compared with all of it once an hour";
 const PACKET_PATH: &str =
     "kept, but without effect: it is for packets, and this version works at sockets only";
 
 /// Fields and why they come to nothing.
-const FIELDS: [(&str, &str); 41] = [
+const FIELDS: [(&str, &str); 42] = [
     ("clientConnection.acceptContentTypes", OWN_API_CLIENT),
     ("clientConnection.contentType", OWN_API_CLIENT),
     ("clientConnection.qps", OWN_API_CLIENT),
     ("clientConnection.burst", OWN_API_CLIENT),
+    ("configSyncPeriod", NO_RESYNC),
     ("logging.flushFrequency", NO_BUFFER),
     ("logging.vmodule", "ignored: SHUNT_LOG filters by module, as in info,shunt::source=debug"),
     ("logging.options.text.splitStream", NO_BUFFER),

@@ -48,6 +48,14 @@ pub enum StoreError {
     /// The fake store was told to fail here.
     #[error("injected fault")]
     Injected,
+    /// The fake store saw a cell given away with counts of whoever had it before.
+    #[error("{map} element {element} still holds a count of another service port")]
+    NotCleared {
+        /// Which map.
+        map: &'static str,
+        /// Which element.
+        element: u64,
+    },
     /// The fake store saw an id, extent or hash element reused before its grace period ended.
     #[error("{map} element {element} reused inside its grace period")]
     ReusedTooEarly {

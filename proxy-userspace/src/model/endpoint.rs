@@ -50,10 +50,36 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`; nil means not terminating.
     pub terminating: bool,
+    /// `hints`; none where it names neither a zone nor a node.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// For whom an endpoint is meant. Apart from [`Endpoint`], of which a large cluster has a million, mostly without.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
     /// `hints.forZones`.
-    pub zone_hints: Box<[Arc<str>]>,
+    pub zones: Box<[Arc<str>]>,
     /// `hints.forNodes`.
-    pub node_hints: Box<[Arc<str>]>,
+    pub nodes: Box<[Arc<str>]>,
+}
+
+impl Hints {
+    /// The hints, if there are any.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (!self.zones.is_empty() || !self.nodes.is_empty()).then(|| Box::new(self))
+    }
+}
+
+impl Endpoint {
+    /// `hints.forZones`.
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// `hints.forNodes`.
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
 }
 
 /// One port of a slice.

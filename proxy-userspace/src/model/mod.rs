@@ -8,7 +8,7 @@ mod event;
 mod node;
 mod service;
 
-pub use endpoint::{Endpoint, EndpointSlice, SlicePort};
+pub use endpoint::{Endpoint, EndpointSlice, Hints, SlicePort};
 pub use event::{Event, Listing, ObjectName};
 pub use node::{Node, ServiceCidr};
 pub use service::{Family, Protocol, Service, ServicePort, TrafficPolicy};

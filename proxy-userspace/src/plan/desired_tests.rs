@@ -25,15 +25,7 @@ fn service() -> Service {
 }
 
 fn endpoint(addr: IpAddr) -> Endpoint {
-    Endpoint {
-        addr,
-        node: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
-    }
+    Endpoint { addr, node: None, ready: true, serving: true, terminating: false, hints: None }
 }
 
 fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {

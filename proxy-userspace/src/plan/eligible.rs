@@ -76,16 +76,16 @@ impl Facts {
         let named = !node.name.is_empty();
         let zone = node.zone.as_deref().filter(|zone| !zone.is_empty());
         let is_local = named && endpoint.node.as_deref() == Some(&*node.name);
-        let for_node = named && endpoint.node_hints.contains(&node.name);
-        let for_zone = zone.is_some_and(|zone| endpoint.zone_hints.iter().any(|hint| **hint == *zone));
+        let for_node = named && endpoint.node_hints().contains(&node.name);
+        let for_zone = zone.is_some_and(|zone| endpoint.zone_hints().iter().any(|hint| **hint == *zone));
         [
             (endpoint.terminating, Self::TERMINATING),
             (endpoint.ready, Self::READY),
             (endpoint.serving, Self::SERVING),
             (is_local, Self::LOCAL),
-            (!endpoint.node_hints.is_empty(), Self::NODE_HINTED),
+            (!endpoint.node_hints().is_empty(), Self::NODE_HINTED),
             (for_node, Self::HINTED_TO_THIS_NODE),
-            (!endpoint.zone_hints.is_empty(), Self::ZONE_HINTED),
+            (!endpoint.zone_hints().is_empty(), Self::ZONE_HINTED),
             (for_zone, Self::HINTED_TO_THIS_ZONE),
         ]
         .into_iter()

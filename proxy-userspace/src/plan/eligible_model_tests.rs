@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ObjectName, Protocol, SlicePort};
+use crate::model::{Hints, ObjectName, Protocol, SlicePort};
 
 type Socket = (IpAddr, u16);
 
@@ -26,19 +26,19 @@ fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
 }
 
 fn names_node(endpoint: &Endpoint, node: &Node) -> bool {
-    endpoint.node_hints.contains(&node.name)
+    endpoint.node_hints().contains(&node.name)
 }
 
 fn names_zone(endpoint: &Endpoint, node: &Node) -> bool {
-    endpoint.zone_hints.iter().any(|hint| Some(hint) == node.zone.as_ref())
+    endpoint.zone_hints().iter().any(|hint| Some(hint) == node.zone.as_ref())
 }
 
 /// "Duplicates over slices count once, and of two copies the one that is not terminating wins", then ready ones.
 fn distinct(slices: &[EndpointSlice], scope: Scope<'_>) -> BTreeMap<Socket, Endpoint> {
     let preference = |one: &Endpoint| {
         let conditions = (!one.terminating, one.ready, one.serving, is_local(one, scope.node));
-        let node_hints = (!one.node_hints.is_empty(), names_node(one, scope.node));
-        let zone_hints = (!one.zone_hints.is_empty(), names_zone(one, scope.node));
+        let node_hints = (!one.node_hints().is_empty(), names_node(one, scope.node));
+        let zone_hints = (!one.zone_hints().is_empty(), names_zone(one, scope.node));
         (conditions, node_hints, zone_hints)
     };
     let mut found: BTreeMap<Socket, Endpoint> = BTreeMap::new();
@@ -68,10 +68,10 @@ fn cluster_set(all: &BTreeMap<Socket, Endpoint>, node: &Node) -> BTreeSet<Socket
     if ready.is_empty() {
         return sockets(all, |one| one.serving && one.terminating);
     }
-    if ready.iter().all(|one| !one.node_hints.is_empty()) && ready.iter().any(|one| names_node(one, node)) {
+    if ready.iter().all(|one| !one.node_hints().is_empty()) && ready.iter().any(|one| names_node(one, node)) {
         return sockets(all, |one| one.ready && names_node(one, node));
     }
-    if ready.iter().all(|one| !one.zone_hints.is_empty()) && ready.iter().any(|one| names_zone(one, node)) {
+    if ready.iter().all(|one| !one.zone_hints().is_empty()) && ready.iter().any(|one| names_zone(one, node)) {
         return sockets(all, |one| one.ready && names_zone(one, node));
     }
     sockets(all, |one| one.ready)
@@ -140,8 +140,7 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
             ready,
             serving,
             terminating,
-            zone_hints,
-            node_hints,
+            hints: Hints { zones: zone_hints, nodes: node_hints }.boxed(),
         },
     );
     // Few endpoints, so that sets in which all agree come up often.

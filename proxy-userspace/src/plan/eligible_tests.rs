@@ -28,8 +28,7 @@ fn endpoint(text: &str) -> Endpoint {
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
+        hints: None,
     };
     for word in words {
         let names = |list: &str| list.split(',').map(Arc::from).collect();
@@ -42,8 +41,8 @@ fn endpoint(text: &str) -> Endpoint {
             ("gone", "") => (made.ready, made.serving, made.terminating) = (false, false, true),
             // What the slice controller writes under publishNotReadyAddresses.
             ("published", "") => (made.ready, made.serving, made.terminating) = (true, false, true),
-            ("zone", list) => made.zone_hints = names(list),
-            ("node", list) => made.node_hints = names(list),
+            ("zone", list) => made.hints.get_or_insert_default().zones = names(list),
+            ("node", list) => made.hints.get_or_insert_default().nodes = names(list),
             other => panic!("{other:?} in {text:?}"),
         }
     }

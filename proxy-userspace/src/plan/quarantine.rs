@@ -81,6 +81,13 @@ impl Quarantine {
         Some(resource)
     }
 
+    /// What [`Quarantine::release_owing_grace`] would give, one after the other.
+    pub fn rested(&self, now: Millis) -> impl Iterator<Item = Resource> + '_ {
+        let is_rested = move |since: Millis| now.saturating_sub(since) >= self.period;
+        let stamped = self.entries.iter().take(self.entries.len() - self.unstamped);
+        stamped.take_while(move |(since, _)| is_rested(*since)).map(|(_, resource)| *resource)
+    }
+
     /// Everything at rest.
     pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
         self.entries.iter().map(|(_, resource)| *resource)
@@ -105,6 +112,7 @@ mod tests {
         assert_eq!(quarantine.release(1010), Some(Resource::Row(1)));
         assert_eq!(quarantine.release(9000), None, "the second came after the grace period");
         assert_eq!(quarantine.release_owing_grace(1019), None);
+        assert_eq!((quarantine.rested(1019).count(), quarantine.rested(1020).count()), (0, 1));
         assert_eq!(quarantine.release_owing_grace(1020), Some(Resource::Row(2)));
     }
 }

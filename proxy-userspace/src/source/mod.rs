@@ -1,8 +1,8 @@
 //! In: whoever says what the cluster wants. A source turns what it reads into [`Event`]s and never learns what becomes
 //! of them.
 //!
-//! `api` holds the shapes that are decoded, `convert` gives them meaning, `kube` follows an API server, `manifests` reads
-//! a directory, `node` the addresses of this node's interfaces.
+//! `api` holds the shapes that are decoded, `convert` gives them meaning, `kube` follows an API server (and hands it what
+//! `events` has to tell), `manifests` reads a directory, `node` the addresses of this node's interfaces.
 
 pub mod api;
 pub mod convert;
@@ -43,6 +43,38 @@ pub struct Warning {
     pub field: String,
     /// What is wrong with it, and what follows from that.
     pub problem: String,
+    /// The object by its names in the API, if it is one and has any.
+    pub about: Option<Subject>,
+}
+
+/// An object of the API, by its names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject {
+    /// Its kind.
+    pub kind: api::Kind,
+    /// Its namespace; empty if it is in none.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+}
+
+impl Subject {
+    /// Something that is wrong with the object.
+    fn warning(&self, field: String, problem: String) -> Warning {
+        let about = (!self.name.is_empty()).then(|| self.clone());
+        Warning { object: self.to_string(), field, problem, about }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind.word();
+        match (&*self.namespace, &*self.name) {
+            (_, "") => write!(out, "{kind} without a name"),
+            ("", name) => write!(out, "{kind} {name}"),
+            (namespace, name) => write!(out, "{kind} {namespace}/{name}"),
+        }
+    }
 }
 
 impl fmt::Display for Warning {

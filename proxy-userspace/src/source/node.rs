@@ -57,6 +57,18 @@ impl NodeAddresses {
         };
         Ok(Self { tasks: [tokio::spawn(notices), tokio::spawn(answers), tokio::spawn(follow)] })
     }
+
+    /// Resolves when a part of it has ended, without which it sees no more changes. None does by itself unless it
+    /// panics, the kernel closes a socket, or the receiver is gone.
+    pub async fn ended(&mut self) {
+        let [notices, answers, follow] = &mut self.tasks;
+        // Which one, and how, is nothing that anybody could act upon.
+        tokio::select! {
+            _ = notices => {}
+            _ = answers => {}
+            _ = follow => {}
+        }
+    }
 }
 
 impl Drop for NodeAddresses {
@@ -115,7 +127,8 @@ impl Follower {
         }
         self.problem = Some(problem.clone());
         let object = "addresses of the node's interfaces".into();
-        Batch { events: Vec::new(), warnings: vec![Warning { object, field: String::new(), problem }] }
+        let warning = Warning { object, field: String::new(), problem, about: None };
+        Batch { events: Vec::new(), warnings: vec![warning] }
     }
 }
 
@@ -166,6 +179,19 @@ mod tests {
         let only = vec![AddressAttribute::Address(own)];
         assert_eq!(own_address(&message(AddressFamily::Inet6, only)), Some(own));
         assert_eq!(own_address(&message(AddressFamily::Inet6, vec![])), None);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_noticed() {
+        let soon = Duration::from_millis(200);
+        let (sender, batches) = mpsc::channel(1);
+        let mut source = NodeAddresses::follow(sender).unwrap();
+        assert!(tokio::time::timeout(soon, source.ended()).await.is_err(), "it has ended by itself");
+        let (sender, nobody) = mpsc::channel(1);
+        drop(nobody);
+        let mut source = NodeAddresses::follow(sender).unwrap();
+        tokio::time::timeout(Duration::from_secs(20), source.ended()).await.unwrap();
+        drop(batches);
     }
 
     /// The kernel says the same in another way, whatever addresses this machine has. Changes are for the netns tier.

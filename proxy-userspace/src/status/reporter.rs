@@ -12,7 +12,8 @@ use crate::model::Listing;
 use crate::plan::tables::OwnerTag;
 use crate::source::kube::Connections;
 
-/// An update that waits longer than this is a fault: twice kube-proxy's default sync period.
+/// An update that waits longer than this is a fault, unless [`Reporter::judge_after`] says otherwise: twice kube-proxy's
+/// default sync period.
 pub const OVERDUE: Duration = Duration::from_mins(1);
 
 /// Warnings that are kept.
@@ -56,6 +57,7 @@ struct Kept {
     started: Instant,
     /// The same moment as `sync.pending_since`, by a clock that is never set: health must not depend on wall time.
     pending_since: Option<Instant>,
+    overdue: Duration,
     /// Kept up to date by the source itself.
     connections: Connections,
     measures: Measures,
@@ -85,6 +87,7 @@ impl Reporter {
             status,
             started: Instant::now(),
             pending_since: None,
+            overdue: OVERDUE,
             connections,
             measures: Measures::default(),
         };
@@ -124,6 +127,11 @@ impl Reporter {
     /// The watches of an API server stand like this from now on.
     pub fn connect(&self, connections: Connections) {
         self.lock().connections = connections;
+    }
+
+    /// Takes an update for a fault that waits for as long as `overdue`.
+    pub fn judge_after(&self, overdue: Duration) {
+        self.lock().overdue = overdue;
     }
 
     /// A copy of all there is to tell.
@@ -171,7 +179,8 @@ impl Reporter {
         kept.measures.changes.services_pending = 0;
         kept.measures.changes.slices_pending = 0;
         kept.status.sync.last_error = None;
-        // What had waited is written; anything that still waits came since.
+        // Part of what had waited is written, which may be the part that waited longest. What never settles is retried with
+        // errors, or refused and told apart.
         kept.pending_since = None;
         kept.status.sync.pending_since = None;
         kept.set_pending(batch.pending);
@@ -203,7 +212,10 @@ impl Reporter {
     /// Whether the agent keeps up, seen at `now`.
     pub fn health(&self, now: Instant) -> Health {
         let kept = self.lock();
-        let is_overdue = kept.pending_since.is_some_and(|since| now.duration_since(since) >= OVERDUE);
+        // Until the first batch has ended well the agent starts, however long that takes: to kill it would not help.
+        let has_started = kept.measures.last_applied.is_some();
+        let is_overdue =
+            has_started && kept.pending_since.is_some_and(|since| now.duration_since(since) >= kept.overdue);
         Health {
             keeps_up: !is_overdue,
             node_eligible: kept.status.node_eligible,
@@ -281,9 +293,15 @@ mod tests {
         let later = |seconds| Instant::now() + Duration::from_secs(seconds);
         assert!(reporter.health(later(3600)).keeps_up, "an agent that starts is healthy");
         reporter.queued(1);
+        assert!(reporter.health(later(3600)).keeps_up, "also if its first batch does not end");
+        reporter.applied(Batch::default());
+        reporter.queued(1);
         assert!(reporter.health(later(50)).keeps_up);
         reporter.failed(Batch { pending: 1, ..Batch::default() }, &std::fmt::Error);
         assert!(!reporter.health(later(61)).keeps_up, "a failed batch does not start the clock anew");
+        reporter.judge_after(Duration::from_secs(100));
+        assert!(reporter.health(later(90)).keeps_up);
+        assert!(!reporter.health(later(101)).keeps_up);
         reporter.applied(Batch::default());
         assert!(reporter.health(later(3600)).keeps_up);
     }

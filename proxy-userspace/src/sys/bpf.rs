@@ -121,6 +121,8 @@ pub struct ProgramFacts {
     pub verified_instructions: u32,
     /// Bytes of the program after the verifier removed what can never run.
     pub translated_bytes: u32,
+    /// Bytes of machine code; zero: the program is interpreted.
+    pub machine_code_bytes: u32,
 }
 
 /// What the kernel tells of the program behind `fd`.
@@ -135,6 +137,7 @@ pub fn program_facts(fd: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
         run_count: info.run_cnt,
         verified_instructions: info.verified_insns,
         translated_bytes: info.xlated_prog_len,
+        machine_code_bytes: info.jited_prog_len,
     })
 }
 

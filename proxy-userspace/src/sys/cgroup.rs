@@ -41,8 +41,10 @@ pub enum CgroupError {
         /// The directory.
         path: PathBuf,
     },
-    /// Only sub-cgroups are mounted, and the root could not be opened by its handle: CAP_DAC_READ_SEARCH is missing.
-    #[error("open the root of the cgroup v2 tree from inside a cgroup namespace")]
+    /// Only sub-cgroups are mounted, and the root could not be opened by its handle.
+    #[error(
+        "open the root of the cgroup v2 tree from inside a cgroup namespace, which needs CAP_DAC_READ_SEARCH"
+    )]
     Handle(#[source] io::Error),
     /// The kernel opened something else by that handle.
     #[error("the root's handle leads to cgroup {id}")]
@@ -50,6 +52,11 @@ pub enum CgroupError {
         /// Id of what was opened.
         id: u64,
     },
+}
+
+/// Opens the cgroup to hook: the directory that was given, else the true root.
+pub fn open_or_root(given: Option<&Path>) -> Result<OwnedFd, CgroupError> {
+    given.map_or_else(true_root, open_dir)
 }
 
 /// Opens the true root of the cgroup v2 tree, also from inside a private cgroup namespace.

@@ -82,6 +82,39 @@ impl Link {
     }
 }
 
+/// `BPF_F_QUERY_EFFECTIVE`: what runs for the processes of a cgroup, whichever cgroup above it is attached to.
+const EFFECTIVE: u32 = 1;
+/// Programs of one hook that are asked for at most; the kernel allows 64 in one cgroup.
+const MOST_PROGRAMS: usize = 4096;
+
+/// Ids of the programs that a hook runs for processes of this cgroup, in the order in which they run. Needs
+/// CAP_NET_ADMIN.
+pub fn programs_of(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut room = 64;
+    loop {
+        match query(cgroup, attach_type, room) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < MOST_PROGRAMS => room *= 2,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn query(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type, room: usize) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; room];
+    let mut attributes = bpf::attributes();
+    attributes.query.__bindgen_anon_1.target_fd = bpf::number(cgroup);
+    attributes.query.attach_type = attach_type as u32;
+    attributes.query.query_flags = EFFECTIVE;
+    // The kernel writes at most `prog_cnt` ids, the length of `ids`.
+    attributes.query.prog_ids = ids.as_mut_ptr() as u64;
+    attributes.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    bpf::call(bpf_cmd::BPF_PROG_QUERY, &mut attributes)?;
+    // SAFETY: the kernel wrote the count back into the member that we set.
+    let count = unsafe { attributes.query.__bindgen_anon_2.prog_cnt };
+    ids.truncate(count as usize);
+    Ok(ids)
+}
+
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

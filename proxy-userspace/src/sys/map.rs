@@ -40,6 +40,12 @@ impl Shape {
         Self { map_type, key_size: 4, value_size, max_entries, flags: MMAPABLE }
     }
 
+    /// An array that only programs read and write.
+    pub const fn array(value_size: u32, max_entries: u32) -> Self {
+        let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        Self { map_type, key_size: 4, value_size, max_entries, flags: 0 }
+    }
+
     /// A hash whose elements are allocated as they come.
     pub const fn hash(key_size: u32, value_size: u32, max_entries: u32) -> Self {
         let map_type = bpf_map_type::BPF_MAP_TYPE_HASH as u32;

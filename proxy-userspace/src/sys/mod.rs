@@ -8,6 +8,7 @@ pub mod link;
 pub mod map;
 pub mod mapping;
 pub mod netns;
+pub mod nftables;
 pub mod oom;
 pub mod pidfd;
 pub mod socket;

@@ -4,6 +4,7 @@
 //! the wrong place. Cookies are in [`super::socket`].
 #![expect(unsafe_code, reason = "getifaddrs(3) hands out a list of pointers")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -50,6 +51,11 @@ pub fn in_namespace<T: Send>(namespace: impl AsFd, work: impl FnOnce() -> T + Se
 
 /// Addresses of all interfaces of the calling thread's network namespace, in the kernel's order.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    Ok(interface_addresses()?.into_iter().map(|(_, address)| address).collect())
+}
+
+/// The same, each with the name of its interface.
+pub fn interface_addresses() -> io::Result<Vec<(String, IpAddr)>> {
     let mut first = std::ptr::null_mut();
     // SAFETY: the call stores the head of a list that it allocates, or fails.
     if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
@@ -60,7 +66,11 @@ pub fn addresses() -> io::Result<Vec<IpAddr>> {
     // SAFETY: `next` is null or an element of the list, which lives until it is freed below.
     while let Some(element) = unsafe { next.as_ref() } {
         // SAFETY: `ifa_addr` is null or points to an address of the family that it names.
-        found.extend(unsafe { address_at(element.ifa_addr) });
+        if let Some(address) = unsafe { address_at(element.ifa_addr) } {
+            // SAFETY: every element of the list has a name that ends with a zero byte.
+            let name = unsafe { CStr::from_ptr(element.ifa_name) };
+            found.push((name.to_string_lossy().into_owned(), address));
+        }
         next = element.ifa_next;
     }
     // SAFETY: the list came from `getifaddrs` and is freed once; nothing of it is kept.
@@ -98,6 +108,7 @@ mod tests {
     #[test]
     fn loopback_is_among_the_addresses() {
         assert!(addresses().unwrap().contains(&Ipv4Addr::LOCALHOST.into()));
+        assert!(interface_addresses().unwrap().contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST.into())));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! An agent under test: the shipped program on a node of the topology, and what it says of itself.
 
-mod ask;
+pub mod ask;
 mod launch;
 
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use shunt::model::Listing;
 use shunt::source::kube::Connection;
 use shunt::status::{AgentStatus, listing_name};
 
-use self::ask::http_ask;
 pub(crate) use self::ask::http_get;
+use self::ask::{Answer, http_ask};
 pub use self::launch::Launch;
 use self::launch::Source;
 use crate::netns::run;
@@ -194,7 +194,7 @@ impl<'a> Agent<'a> {
 
     /// `/metrics` in the format that `accept` asks for.
     pub fn scrape(&self, accept: &str) -> Result<String> {
-        let (code, body) = http_ask(self.node, METRICS, ("/metrics", accept))?;
+        let Answer { code, body, .. } = http_ask(self.node, METRICS, ("/metrics", accept))?;
         ensure!(code == 200, "/metrics answered {code}: {body}");
         Ok(body)
     }

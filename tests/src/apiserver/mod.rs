@@ -2,10 +2,12 @@
 //! faults that a test asks for.
 //!
 //! It speaks as much of the protocol as a node agent needs: pages, watches from a version, streaming lists, bookmarks,
-//! expired versions, tokens, missing rights and APIs. Objects are whatever JSON a test puts there. A label or field
-//! selector is judged when an object is sent, so that an object that stops to match is not said to be deleted.
+//! expired versions, tokens, missing rights and APIs, and Events that are made and merged. Objects are whatever JSON a
+//! test puts there. A label or field selector is judged when an object is sent, so that an object that stops to match is
+//! not said to be deleted.
 
 mod answers;
+mod place;
 mod serve;
 mod world;
 
@@ -29,6 +31,8 @@ pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub const NODES: &str = "/api/v1/nodes";
 /// Path of ServiceCIDRs.
 pub const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+/// Path of Events, which are made and changed one by one and never listed.
+pub const EVENTS: &str = "/apis/events.k8s.io/v1/events";
 
 /// How the server behaves. Changes count for requests that come later; those under way are ended by
 /// [`ApiServer::cut`].
@@ -42,8 +46,12 @@ pub struct Manners {
     pub token: Option<String>,
     /// Paths that it does not serve.
     pub absent: Vec<String>,
-    /// Paths that nobody may read.
+    /// Paths of which nobody may ask or write anything.
     pub denied: Vec<String>,
+    /// Paths on which it fails with 500.
+    pub failing: Vec<String>,
+    /// Paths on which it takes requests and says nothing.
+    pub mute: Vec<String>,
     /// Whether an expired version is refused by a status, and not by an event of a watch that was granted.
     pub expires_by_status: bool,
     /// Whether it takes requests and says nothing, also on the watches that it serves.
@@ -58,6 +66,8 @@ impl Default for Manners {
             token: None,
             absent: Vec::new(),
             denied: Vec::new(),
+            failing: Vec::new(),
+            mute: Vec::new(),
             expires_by_status: false,
             is_silent: false,
         }
@@ -113,6 +123,11 @@ impl ApiServer {
         self.world.put(path, object);
     }
 
+    /// The uid of an object, if there is one of this name.
+    pub fn uid(&self, path: &str, namespace: &str, name: &str) -> Option<String> {
+        self.world.uid(path, &format!("{namespace}/{name}"))
+    }
+
     /// Deletes an object; nothing if it is not there.
     pub fn delete(&self, path: &str, namespace: &str, name: &str) {
         self.world.delete(path, namespace, name);
@@ -131,6 +146,16 @@ impl ApiServer {
     /// Forgets what changed up to now: whoever wants to go on from an earlier version must list again.
     pub fn compact(&self) {
         self.world.compact();
+    }
+
+    /// The Events that were written, in the order of namespace and name.
+    pub fn events(&self) -> Vec<Value> {
+        self.world.events()
+    }
+
+    /// Forgets all Events, as an API server does after an hour.
+    pub fn expire_events(&self) {
+        self.world.expire_events();
     }
 
     /// What was asked so far, of the servers beside this one too.

@@ -5,17 +5,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::EVENTS;
 use super::answers::{self, AnswerBody};
+use super::place::Place;
 use super::world::{Asked, Selectors, World};
-use super::{NODES, SERVICE_CIDRS, SERVICES, SLICES};
 
 /// Pieces of a stream that may wait for a slow reader.
 const PIECES: usize = 16;
@@ -62,46 +65,82 @@ async fn answer(world: Arc<World>, request: Request<Incoming>) -> Result<Respons
             break;
         }
     }
-    let is_known = [SERVICES, SLICES, NODES, SERVICE_CIDRS].contains(&asked.path.as_str());
+    let is_asked = |paths: &[String], place: &Place| paths.iter().any(|path| path == place.collection);
+    let place = Place::of(&asked.path).filter(|place| !is_asked(&manners.absent, place));
+    while place.as_ref().is_some_and(|place| is_asked(&world.manners().mute, place)) {
+        if turns.changed().await.is_err() {
+            break;
+        }
+    }
     Ok(if asked.path == "/version" {
         answers::whole(StatusCode::OK, r#"{"major":"1","minor":"37"}"#.to_owned())
     } else if manners.token.is_some() && manners.token != asked.token {
         answers::refusal(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
-    } else if !is_known || manners.absent.contains(&asked.path) {
+    } else if let Some(place) = place {
+        let plural = place.collection.rsplit('/').next().unwrap_or_default();
+        if is_asked(&manners.denied, &place) {
+            let verb = if asked.method == "GET" { "list" } else { "create" };
+            let message = format!("{plural} is forbidden: User \"test\" cannot {verb} resource \"{plural}\"");
+            answers::refusal(StatusCode::FORBIDDEN, "Forbidden", &message)
+        } else if is_asked(&manners.failing, &place) {
+            answers::refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "it does not work")
+        } else if place.collection == EVENTS {
+            write_event(&world, &place, request).await
+        } else {
+            collection(world, &place, &asked)
+        }
+    } else {
         answers::refusal(
             StatusCode::NOT_FOUND,
             "NotFound",
             "the server could not find the requested resource",
         )
-    } else if manners.denied.contains(&asked.path) {
-        let plural = asked.path.rsplit('/').next().unwrap_or_default();
-        let message = format!("{plural} is forbidden: User \"test\" cannot list resource \"{plural}\"");
-        answers::refusal(StatusCode::FORBIDDEN, "Forbidden", &message)
-    } else {
-        collection(world, &asked)
     })
+}
+
+/// Events are only made, and merged with further fields.
+async fn write_event(world: &World, place: &Place, request: Request<Incoming>) -> Response<AnswerBody> {
+    let method = request.method().clone();
+    let Ok(body) = request.into_body().collect().await else {
+        return answers::refusal(StatusCode::BAD_REQUEST, "BadRequest", "the request broke off");
+    };
+    let Ok(body) = serde_json::from_slice::<Value>(&body.to_bytes()) else {
+        return answers::refusal(StatusCode::BAD_REQUEST, "BadRequest", "not JSON");
+    };
+    let namespace = place.namespace.as_deref().unwrap_or_default();
+    match (method, &place.name) {
+        (Method::POST, None) if world.create_event(namespace, body.clone()) => {
+            answers::whole(StatusCode::CREATED, body.to_string())
+        }
+        (Method::POST, None) => answers::refusal(StatusCode::CONFLICT, "AlreadyExists", "already exists"),
+        (Method::PATCH, Some(name)) if world.patch_event((namespace, name), &body) => {
+            answers::whole(StatusCode::OK, body.to_string())
+        }
+        (Method::PATCH, Some(_)) => answers::refusal(StatusCode::NOT_FOUND, "NotFound", "not found"),
+        _ => answers::refusal(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "not allowed"),
+    }
 }
 
 fn asked(request: &Request<Incoming>) -> Asked {
     let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     Asked {
+        method: request.method().to_string(),
         path: request.uri().path().to_owned(),
         query: request.uri().query().unwrap_or_default().to_owned(),
         token: authorization.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned),
     }
 }
 
-fn collection(world: Arc<World>, asked: &Asked) -> Response<AnswerBody> {
-    let selectors = selectors(&asked.query);
+fn collection(world: Arc<World>, place: &Place, asked: &Asked) -> Response<AnswerBody> {
+    let selectors = Selectors { namespace: place.namespace.clone(), ..selectors(&asked.query) };
     if parameter(&asked.query, "watch").is_none() {
         let after = parameter(&asked.query, "continue").unwrap_or_default();
         let limit = parameter(&asked.query, "limit").and_then(|limit| limit.parse().ok());
         let limit = limit.unwrap_or(usize::MAX);
-        let (items, version) = world.list(&asked.path, &after, limit);
+        let (items, version) = world.list((place.collection, &selectors), &after, limit);
         let next = items.last().filter(|_| items.len() == limit).map_or("", |(key, _)| key).to_owned();
-        let chosen: Vec<_> =
-            items.into_iter().map(|(_, item)| item).filter(|item| item.matches(&selectors)).collect();
-        return answers::page(&chosen, version, &next);
+        let items: Vec<_> = items.into_iter().map(|(_, item)| item).collect();
+        return answers::page(&items, version, &next);
     }
     let manners = world.manners();
     let lists = parameter(&asked.query, "sendInitialEvents").is_some();
@@ -115,7 +154,7 @@ fn collection(world: Arc<World>, asked: &Asked) -> Response<AnswerBody> {
         return answers::refusal(StatusCode::GONE, "Expired", "too old resource version");
     }
     let (sender, pieces) = mpsc::channel(PIECES);
-    let watch = Watch { world, path: asked.path.clone(), selectors, sender };
+    let watch = Watch { world, path: place.collection.to_owned(), selectors, sender };
     tokio::spawn(watch.run(from, lists));
     answers::endless(pieces)
 }
@@ -169,9 +208,9 @@ impl Watch {
 
     /// All objects, and the bookmark that ends them; returns their version, or nothing if nobody reads.
     async fn send_all(&self) -> Option<u64> {
-        let (items, version) = self.world.list(&self.path, "", usize::MAX);
+        let (items, version) = self.world.list((&self.path, &self.selectors), "", usize::MAX);
         let mut text = String::new();
-        for (_, item) in items.iter().filter(|(_, item)| item.matches(&self.selectors)) {
+        for (_, item) in &items {
             answers::push_event(&mut text, "ADDED", &item.text);
             if text.len() >= PIECE_BYTES {
                 self.sender.send(std::mem::take(&mut text).into()).await.ok()?;
@@ -204,6 +243,7 @@ fn selectors(query: &str) -> Selectors {
     Selectors {
         absent_labels: absent_labels.collect(),
         name: field.strip_prefix("metadata.name=").map(str::to_owned),
+        namespace: None,
     }
 }
 

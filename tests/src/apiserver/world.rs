@@ -11,7 +11,9 @@ use super::Manners;
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Path of the collection.
+    /// Method, in capitals.
+    pub method: String,
+    /// Path as it came.
     pub path: String,
     /// Query as it came.
     pub query: String,
@@ -30,7 +32,9 @@ impl Asked {
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) text: Arc<str>,
+    namespace: Arc<str>,
     name: Arc<str>,
+    uid: Arc<str>,
     labels: Arc<[String]>,
     version: u64,
 }
@@ -41,6 +45,7 @@ impl Stored {
         let has_label = |key: &String| self.labels.contains(key);
         !selectors.absent_labels.iter().any(has_label)
             && selectors.name.as_ref().is_none_or(|name| **name == *self.name)
+            && selectors.namespace.as_ref().is_none_or(|namespace| **namespace == *self.namespace)
     }
 }
 
@@ -49,6 +54,7 @@ impl Stored {
 pub(super) struct Selectors {
     pub(super) absent_labels: Vec<String>,
     pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
 }
 
 /// What happened to an object.
@@ -67,6 +73,8 @@ struct Kept {
     compacted: u64,
     objects: BTreeMap<Arc<str>, BTreeMap<String, Stored>>,
     changes: Vec<Change>,
+    /// By namespace and name.
+    events: BTreeMap<(String, String), Value>,
     asked: Vec<Asked>,
     manners: Manners,
     /// Counts the cuts.
@@ -92,19 +100,26 @@ impl World {
         let mut kept = self.lock();
         kept.version += 1;
         let version = kept.version;
+        let path: Arc<str> = path.into();
+        let objects = kept.objects.entry(Arc::clone(&path)).or_default();
         object["metadata"]["resourceVersion"] = version.to_string().into();
+        let text =
+            |object: &Value, key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let key = format!("{}/{}", text(&object, "namespace"), text(&object, "name"));
+        // An object keeps its uid for as long as it is there.
+        let uid = objects.get(&key).map_or_else(|| format!("uid-{version}").into(), |it| Arc::clone(&it.uid));
+        object["metadata"]["uid"] = (*uid).into();
         let metadata = &object["metadata"];
-        let text = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
         let labels = metadata["labels"].as_object().into_iter().flat_map(|labels| labels.keys().cloned());
         let stored = Stored {
-            name: text("name").into(),
+            namespace: text(&object, "namespace").into(),
+            name: text(&object, "name").into(),
+            uid,
             labels: labels.collect(),
             version,
             text: object.to_string().into(),
         };
-        let key = format!("{}/{}", text("namespace"), stored.name);
-        let path: Arc<str> = path.into();
-        let before = kept.objects.entry(Arc::clone(&path)).or_default().insert(key, stored.clone());
+        let before = objects.insert(key, stored.clone());
         let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
         kept.changes.push(Change { version, path, kind, object: stored });
         drop(kept);
@@ -128,6 +143,42 @@ impl World {
         kept.changes.push(Change { version, path: path.into(), kind: "DELETED", object });
         drop(kept);
         self.turn();
+    }
+
+    pub(super) fn uid(&self, path: &str, key: &str) -> Option<String> {
+        let kept = self.lock();
+        kept.objects.get(path)?.get(key).map(|stored| stored.uid.to_string())
+    }
+
+    /// Makes an Event; false if there is one of its name.
+    pub(super) fn create_event(&self, namespace: &str, event: Value) -> bool {
+        let name = event["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let mut kept = self.lock();
+        let key = (namespace.to_owned(), name);
+        let is_new = !kept.events.contains_key(&key);
+        if is_new {
+            kept.events.insert(key, event);
+        }
+        is_new
+    }
+
+    /// Replaces fields of an Event; false if it is not there.
+    pub(super) fn patch_event(&self, (namespace, name): (&str, &str), fields: &Value) -> bool {
+        let mut kept = self.lock();
+        let event = kept.events.get_mut(&(namespace.to_owned(), name.to_owned()));
+        let Some(event) = event else { return false };
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            event[field] = value.clone();
+        }
+        true
+    }
+
+    pub(super) fn events(&self) -> Vec<Value> {
+        self.lock().events.values().cloned().collect()
+    }
+
+    pub(super) fn expire_events(&self) {
+        self.lock().events.clear();
     }
 
     pub(super) fn behave(&self, change: impl FnOnce(&mut Manners)) {
@@ -168,11 +219,17 @@ impl World {
         self.turned.subscribe()
     }
 
-    /// All objects of a collection after the key `after`, `limit` at most, each with its key; and the version of that.
-    pub(super) fn list(&self, path: &str, after: &str, limit: usize) -> (Vec<(String, Stored)>, u64) {
+    /// All objects of a collection that are chosen and come after the key `after`, `limit` at most, each with its key;
+    /// and the version of that.
+    pub(super) fn list(
+        &self,
+        (path, selectors): (&str, &Selectors),
+        after: &str,
+        limit: usize,
+    ) -> (Vec<(String, Stored)>, u64) {
         let kept = self.lock();
         let objects = kept.objects.get(path);
-        let later = |(key, _): &(&String, &Stored)| key.as_str() > after;
+        let later = |(key, stored): &(&String, &Stored)| key.as_str() > after && stored.matches(selectors);
         let items = objects.into_iter().flatten().filter(later).take(limit);
         (items.map(|(key, stored)| (key.clone(), stored.clone())).collect(), kept.version)
     }

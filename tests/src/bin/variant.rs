@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -12,6 +13,7 @@ use shunt::cli::AgentArgs;
 use shunt::cmd::{self, Exit};
 use shunt::datapath::load::read_object;
 use shunt::maps::apply::StoreOrder;
+use shunt::source::kube::Bounds;
 
 /// An agent that differs from the shipped one.
 #[derive(Parser)]
@@ -25,6 +27,9 @@ struct Arguments {
     /// Run each batch last op first.
     #[arg(long)]
     reversed: bool,
+    /// Wait for an absent Node for longer than a clock can count: the thread that follows the API server panics.
+    #[arg(long)]
+    overflow: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -47,5 +52,7 @@ fn run(arguments: Arguments) -> Result<Exit> {
     let Command::Agent(agent) = arguments.command;
     let order = if arguments.reversed { StoreOrder::Reversed } else { StoreOrder::Planned };
     let object = arguments.object.as_deref().map(read_object).transpose()?;
-    cmd::agent::run_variant(agent, &Variant { object, schema: arguments.schema, order })
+    let node = if arguments.overflow { Duration::MAX } else { Bounds::default().node };
+    let bounds = Bounds { node, ..Bounds::default() };
+    cmd::agent::run_variant(agent, &Variant { object, schema: arguments.schema, order, bounds })
 }

@@ -21,7 +21,7 @@ pub const NAMESPACE: &str = "default";
 /// Requests under way at the same time.
 const AT_ONCE: usize = 64;
 /// Requests of one call: it has a time limit.
-const BATCH: usize = 2_000;
+const BATCH: usize = 200;
 
 /// The name of service `index`, and of its slice.
 pub fn name(index: usize) -> String {

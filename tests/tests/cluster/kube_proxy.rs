@@ -8,7 +8,8 @@ use serde_json::json;
 use tests::cluster::objects::{Pod, Service};
 use tests::cluster::{ControlPlane, KubeProxy, Options};
 use tests::load::Place;
-use tests::topology::Cluster;
+use tests::preflight::Preflight;
+use tests::topology::{Cluster, Node};
 use tests::wait;
 
 const PORT: u16 = 80;
@@ -58,6 +59,22 @@ fn clients_reach_real_backends_through_its_rules() {
     for (client, vip) in clients.iter().flat_map(|client| vips.iter().map(move |vip| (client, *vip))) {
         served_by(*client, vip, &[two.name.clone()].into());
     }
+    checked(node, proxy);
+}
+
+/// `shunt check` tells a kube-proxy that runs from the rules of one that has gone.
+fn checked(node: &Node, proxy: KubeProxy) {
+    let running = Preflight::of(node).unwrap();
+    let tables = "table ip kube-proxy, table ip6 kube-proxy";
+    assert_eq!(running.about("kube-proxy in nftables").unwrap(), ("info", tables));
+    assert_eq!(running.about("kube-proxy").unwrap().1, format!("runs here: pid {}", proxy.pid()));
+    let taken = "127.0.0.1:10249 is taken by a kube-proxy (mode nftables)";
+    assert_eq!(running.about("--metrics-address").unwrap(), ("warning", taken));
+    assert_eq!(running.about("--healthz-address").unwrap().0, "warning");
+    drop(proxy);
+    let gone = Preflight::of(node).unwrap();
+    assert_eq!((gone.code, gone.about("kube-proxy in nftables").unwrap()), (Some(1), ("warning", tables)));
+    assert_eq!(gone.about("--metrics-address").unwrap().0, "ok");
 }
 
 /// Waits until connects to `vip` are answered by these pods, all of them and no others.

@@ -7,6 +7,7 @@ mod account;
 mod agent;
 mod deploy;
 mod endpoints;
+mod events;
 mod kube_proxy;
 mod lifetime;
 mod many;

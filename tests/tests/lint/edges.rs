@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 19] = [
+pub(crate) const TABLE: [Row; 25] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -148,6 +148,34 @@ pub(crate) const TABLE: [Row; 19] = [
         reason: "a text format is a function of the data",
     },
     Row {
+        module: "proxy-userspace/src/events/notes",
+        modules: Names::Only(&["model", "plan", "source"]),
+        crates: Names::Only(&["std"]),
+        is_pure: true,
+        reason: "what there is to tell follows from what was skipped and refused",
+    },
+    Row {
+        module: "proxy-userspace/src/events/ledger",
+        modules: Names::Only(&["source"]),
+        crates: Names::Only(&["std", "jiff"]),
+        is_pure: true,
+        reason: "the bounds of what is told are handed their clock",
+    },
+    Row {
+        module: "proxy-userspace/src/events/body",
+        modules: Names::Only(&[]),
+        crates: Names::Only(&["std", "jiff", "serde_json", "sha2"]),
+        is_pure: true,
+        reason: "the form of an Event is a function of the data",
+    },
+    Row {
+        module: "proxy-userspace/src/events",
+        modules: Names::Only(&["plan", "source"]),
+        crates: Names::Only(&["std", "jiff", "sha2", "tokio", "tracing"]),
+        is_pure: false,
+        reason: "Events are told and forgotten: the agent hands over what it has, and nothing comes back",
+    },
+    Row {
         module: "proxy-userspace/src/kubeproxy",
         modules: Names::Only(&["cli", "plan", "source"]),
         crates: Names::Only(&[
@@ -162,6 +190,20 @@ pub(crate) const TABLE: [Row; 19] = [
         ]),
         is_pure: false,
         reason: "kube-proxy's configuration is read and judged; what is done with it is decided elsewhere",
+    },
+    Row {
+        module: "proxy-userspace/src/check/gather",
+        modules: Names::Only(&["datapath", "health", "sys"]),
+        crates: Names::Only(&["std", "proxy_common", "rustix", "zerocopy"]),
+        is_pure: false,
+        reason: "looking at the host knows no Service, and decides nothing",
+    },
+    Row {
+        module: "proxy-userspace/src/check",
+        modules: Names::Only(&["datapath"]),
+        crates: Names::Only(&["std", "serde"]),
+        is_pure: true,
+        reason: "findings follow from the facts that were gathered",
     },
     Row {
         module: "proxy-userspace/src/cmd",

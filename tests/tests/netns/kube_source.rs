@@ -79,6 +79,29 @@ fn an_api_server_is_followed_and_its_loss_changes_nothing() {
 }
 
 #[test]
+fn an_agent_whose_source_panics_ends_and_names_it() {
+    let cluster = Cluster::new(1, 0).unwrap();
+    let node = cluster.node(1);
+    // Without the Node, whose wait overflows in this variant.
+    let server = node.netns.inside(ApiServer::start).unwrap().unwrap();
+    let ended = |options: &[&str]| {
+        let mut command = node.agent().command("variant").unwrap();
+        command.args(options).args(["agent", "--node-name", &node.name, "--api-server", &server.url()]);
+        command.args(["--healthz-address", "127.0.0.1:10256", "--metrics-address", METRICS]);
+        command.arg("--cgroup").arg(node.cgroup.path()).arg("--pin-dir").arg(pin_dir(node));
+        let mut agent = Process::spawn("agent whose source panics", command).unwrap();
+        let status = agent.wait(Duration::from_secs(5));
+        (status.ok().and_then(|status| status.code()), agent.log())
+    };
+    let (code, log) = ended(&["--overflow"]);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("the thread of the source kube has ended"), "{log}");
+    // The control: the agent does not end for another reason.
+    let (code, log) = ended(&[]);
+    assert_eq!(code, None, "{log}");
+}
+
+#[test]
 fn a_cluster_ip_for_an_api_server_is_given_up_with_exit_code_4() {
     let cluster = Cluster::new(1, 0).unwrap();
     let node = cluster.node(1);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use shunt::model::Listing;
 use shunt::source::kube::Bounds;
-use tests::apiserver::{SERVICES, SLICES};
+use tests::apiserver::{NODES, SERVICES, SLICES};
 
-use crate::rig::{Rig, anonymous, bounds, server, service, short_bounds, slice};
+use crate::rig::{NODE, Rig, anonymous, bounds, server, service, short_bounds, slice};
 
 #[test]
 fn one_undecodable_object_stops_nobody() {
@@ -153,6 +153,26 @@ fn neither_node_nor_service_cidrs_need_a_right() {
     assert!(rig.watch(Listing::Node).last_error.unwrap().starts_with("list nodes: answered 403 "));
     server.behave(|manners| manners.denied.clear());
     rig.until("the right has come", |rig| rig.state.node().zone.is_some() && rig.state.cidrs().count() == 1);
+}
+
+/// Runs the source until its thread is known to have ended; false if that does not come.
+fn has_ended(rig: &mut Rig) -> bool {
+    let limit = Duration::from_secs(5);
+    let Rig { kube, runtime, .. } = rig;
+    runtime.block_on(async { tokio::time::timeout(limit, kube.ended()).await.is_ok() })
+}
+
+#[test]
+fn a_thread_that_panics_is_noticed() {
+    let server = server();
+    server.delete(NODES, "", NODE);
+    // No clock counts that far, which only the wait for an absent Node finds out.
+    let overflow = Bounds { node: Duration::MAX, ..bounds() };
+    let mut rig = Rig::follow(anonymous(&[&server]), overflow);
+    assert!(has_ended(&mut rig));
+    // The control: without the panic it goes on.
+    let mut rig = Rig::listed(&server);
+    assert!(!has_ended(&mut rig));
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) struct Rig {
     /// Events since they were last taken.
     pub(crate) events: Vec<Event>,
     pub(crate) warnings: Vec<Warning>,
-    runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
 /// Bounds with waits that are short for a test, and limits that a busy machine does not meet.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use jiff::SignedDuration;
 
 use super::{ObservedHook, StatusReport};
-use crate::cmd::columns;
+use crate::cmd::{columns, plain};
 use crate::maps::fill::MapFill;
 use crate::source::kube::Connection;
 use crate::status::{AgentStatus, SyncStatus};
@@ -126,7 +126,7 @@ fn sources(status: &AgentStatus) -> String {
         let [name, listed] = row(source);
         let mut watch = String::new();
         if let Some(connection) = &source.connection {
-            push_plain(&mut watch, &connection_words(connection));
+            watch.push_str(&plain(&connection_words(connection)));
         }
         [name, listed, watch]
     });
@@ -175,22 +175,15 @@ fn section(text: &mut String, title: &str, count: u64, items: &[String]) {
     text.push('\n');
     for item in items {
         text.push_str("  ");
-        push_plain(text, item);
+        text.push_str(&plain(item));
         text.push('\n');
     }
 }
 
 fn line(text: &mut String, title: &str, value: &str) {
     let _ = write!(text, "{:<8}", format!("{title}:"));
-    push_plain(text, value);
+    text.push_str(&plain(value));
     text.push('\n');
-}
-
-/// Text that comes from objects must not drive the reader's terminal.
-fn push_plain(text: &mut String, value: &str) {
-    text.extend(
-        value.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }),
-    );
 }
 
 #[cfg(test)]

@@ -71,6 +71,14 @@ impl Memory {
         self.watch.now
     }
 
+    /// Counts a connection as the programs do: an element of the counters that belongs to a cell.
+    pub fn count(&mut self, service: u32, element: u32) {
+        if let Some(word) = self.words[WordTable::Counters as usize].get_mut(element as usize) {
+            *word += 1;
+            self.watch.note_count(service, element);
+        }
+    }
+
     /// Effects so far: word stores, hash entries, growth and grace periods.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -4,7 +4,7 @@
 use foldhash::{HashMap, HashSet};
 use proxy_common::backend::{STATE_WORD, split};
 use proxy_common::frontend::{FrontendKind, FrontendValue};
-use proxy_common::names::{BACKENDS, OWNED, SERVICES, SLOTS};
+use proxy_common::names::{BACKENDS, COUNTERS, OWNED, SERVICES, SLOTS};
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use crate::maps::{StoreError, WordTable};
@@ -38,6 +38,8 @@ pub(super) struct Watch {
     frontends_of: HashMap<u32, i64>,
     blocks_named: HashSet<u32>,
     blocks_left: HashMap<u32, Left>,
+    /// Elements of the counters that were counted up for each cell.
+    counted: HashMap<u32, HashSet<u32>>,
 }
 
 impl Watch {
@@ -69,7 +71,29 @@ impl Watch {
         if breaks && !self.is_lenient {
             return Err(StoreError::ReusedTooEarly { map, element: u64::from(element) });
         }
-        Ok(())
+        self.check_counters(load, store)
+    }
+
+    /// A cell must be given away with its counters at zero.
+    fn check_counters(
+        &self,
+        load: impl Fn(WordTable, u64) -> u64,
+        (table, word, value): Store,
+    ) -> Result<(), StoreError> {
+        let service = (word / CELL_WORDS as u64) as u32;
+        if table != WordTable::Services || word != cell_word(service, OWNER_WORD) || value == 0 {
+            return Ok(());
+        }
+        let counted = self.counted.get(&service).into_iter().flatten().map(|element| u64::from(*element));
+        match { counted }.find(|element| load(WordTable::Counters, *element) != 0) {
+            Some(element) => Err(StoreError::NotCleared { map: COUNTERS.name, element }),
+            None => Ok(()),
+        }
+    }
+
+    /// An element of the counters is counted up for a cell.
+    pub(super) fn note_count(&mut self, service: u32, element: u32) {
+        self.counted.entry(service).or_default().insert(element);
     }
 
     /// Follows a store that is about to happen; `load` reads the words as they are before it.

@@ -122,7 +122,7 @@ fn any_node() -> impl Strategy<Value = DesiredNode> {
 }
 
 /// One step: changes, and how long after the step before they come.
-pub(super) fn any_step() -> impl Strategy<Value = (Changes, u64)> {
+fn any_step() -> impl Strategy<Value = (Changes, u64)> {
     let upsert = prop::collection::vec(any_port(), 0..4);
     let remove = prop::collection::vec((1..=PORTS).prop_map(OwnerTag), 0..3);
     let node = prop::option::weighted(0.3, any_node());
@@ -130,4 +130,9 @@ pub(super) fn any_step() -> impl Strategy<Value = (Changes, u64)> {
     (upsert, remove, node, pause).prop_map(|(upsert, remove, node, pause)| {
         (Changes { upsert, remove, node, ..Changes::default() }, pause)
     })
+}
+
+/// Some steps.
+pub(super) fn any_steps(most: usize) -> impl Strategy<Value = Vec<(Changes, u64)>> {
+    prop::collection::vec(any_step(), 1..most)
 }

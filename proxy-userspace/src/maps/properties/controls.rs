@@ -5,6 +5,7 @@ use super::world::{RULES, World};
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
 use crate::plan::diff::Changes;
+use crate::plan::ops::MapOp;
 use crate::plan::quarantine::QUARANTINE;
 use crate::plan::rules::{Limits, Rules};
 use crate::plan::tables::OwnerTag;
@@ -55,6 +56,22 @@ fn without_a_grace_period_a_hash_element_is_reused_too_early() {
     world.sync(Changes { remove: vec![OwnerTag(1)], ..Changes::default() }).unwrap();
     let reused = world.sync(endpoints(&[Some(7)])).unwrap_err().source;
     assert!(matches!(reused, StoreError::ReusedTooEarly { map: "FRONTENDS", .. }), "{reused}");
+}
+
+#[test]
+fn with_the_counts_of_another_a_cell_is_refused() {
+    let mut world = World::new(Rules { limits: Limits { cells: 1, ..RULES.limits }, ..RULES });
+    world.sync(endpoints(&[Some(7)])).unwrap();
+    world.sync(Changes { remove: vec![OwnerTag(1)], ..Changes::default() }).unwrap();
+    world.rest();
+    let next = Changes { upsert: vec![port(2, cluster_ip_frontends(2), &[Some(7)])], ..Changes::default() };
+    let planned = world.planner.plan(next, world.store.memory.now());
+    let is_clearing = |op: &&MapOp| matches!(op, MapOp::ClearCounters { .. });
+    assert_eq!(planned.ops.iter().filter(is_clearing).count(), 1);
+    let kept: Vec<MapOp> = planned.ops.iter().filter(|op| !is_clearing(op)).cloned().collect();
+    let refused = world.clone().run(&kept).unwrap_err().source;
+    assert!(matches!(refused, StoreError::NotCleared { map: "COUNTERS", .. }), "{refused}");
+    world.run(&planned.ops).unwrap();
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Full tables: the new is refused whole and named, the old stays right, and room is used once there is some.
 
-use proxy_common::lb::Lookup;
+use proptest::prelude::*;
+use proxy_common::lb::{Lookup, Origin};
 use proxy_common::node::NodeAddrFlags;
 
-use super::cases::{addr, cluster_ip, cluster_ip_frontends, port};
+use super::cases::{PORTS, addr, any_steps, cluster_ip, cluster_ip_frontends, endpoint, port};
+use super::readers::{Outcome, outcomes};
 use super::world::{RULES, World};
 use crate::maps::memory::Faults;
 use crate::plan::diff::{Changes, Planned};
@@ -102,24 +104,99 @@ fn a_refused_port_whose_cell_has_just_an_owner_gets_no_frontend() {
 }
 
 #[test]
-fn a_change_without_room_keeps_the_old_state_and_is_named() {
+fn a_change_without_room_goes_as_far_as_there_is_room() {
     let mut world = world(Limits { rows: 3, ..RULES.limits });
     world.sync(upsert(vec![vip_port(1, &TWO)])).unwrap();
-    let before = world.text();
     let grown = vip_port(1, &[None, Some(7), Some(7), Some(7)]);
     let planned = world.sync(upsert(vec![grown.clone(), vip_port(2, &[Some(7)])])).unwrap();
-    assert_eq!(
-        refused(&planned),
-        [("default/web1:http/tcp", "BACKENDS")],
-        "the new one still finds a row once the old one did not"
-    );
-    assert!(world.text().contains(before.lines().nth(1).unwrap()));
-    let removal = Changes { remove: vec![OwnerTag(2)], ..Changes::default() };
-    world.sync(removal).unwrap();
-    world.sync(upsert(vec![vip_port(1, &[None, Some(7)])])).unwrap();
+    let [one, two] = ["default/web1:http/tcp", "default/web2:http/tcp"];
+    assert_eq!(refused(&planned), [(one, "BACKENDS"), (two, "BACKENDS")], "the old one goes before the new");
+    assert_eq!(served(&world, 1), [2, 3], "the first is gone, and of two new ones one finds a row");
+    assert_eq!(world.sync(Changes::default()).unwrap().ops, [], "there is no more room");
+    world.sync(Changes { remove: vec![OwnerTag(2)], ..Changes::default() }).unwrap();
     world.rest();
-    assert_eq!(refused(&world.sync(upsert(vec![grown])).unwrap()), []);
+    assert_eq!(served(&world, 1), [2, 3, 4]);
     world.check_converged();
+    assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}
+
+/// All endpoints of a service port are replaced, and there is no row for the new ones before the old ones have rested.
+#[test]
+fn a_port_whose_endpoints_are_all_gone_refuses_until_there_is_room() {
+    let mut world = world(Limits { rows: 2, ..RULES.limits });
+    world.sync(upsert(vec![vip_port(1, &TWO)])).unwrap();
+    world.sync(upsert(vec![vip_port(1, &[None, None, Some(7)])])).unwrap();
+    assert_eq!(served(&world, 1), Vec::<u8>::new());
+    world.rest();
+    assert_eq!(served(&world, 1), [3]);
+    world.check_converged();
+    assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}
+
+#[test]
+fn a_frontend_that_moves_to_where_no_room_is_leaves_where_it_was() {
+    let mut world = world(Limits { frontends: 2, ..RULES.limits });
+    let at = |vip: u64, endpoints: &[Option<u8>]| port(1, cluster_ip_frontends(vip), endpoints);
+    world.sync(upsert(vec![at(1, &TWO)])).unwrap();
+    let moved = at(2, &[None, Some(7), Some(7)]);
+    assert_eq!(refused(&world.sync(upsert(vec![moved])).unwrap()), [("default/web1:http/tcp", "FRONTENDS")]);
+    assert_eq!(world.store.memory.frontend(&cluster_ip(1)), None);
+    assert_eq!(refused(&world.sync(Changes::default()).unwrap()), []);
+    world.check_converged();
+    assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}
+
+/// Indices of the endpoints that the cluster IP of a service port leads to.
+fn served(world: &World, tag: u64) -> Vec<u8> {
+    let met = outcomes(&world.store.memory, &cluster_ip(tag), Origin::Pod);
+    let leads_to = |index: &u8| {
+        let (addr, port) = endpoint(*index);
+        met.contains(&Outcome::To(addr, port))
+    };
+    (1..=6).filter(leads_to).collect()
+}
+
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (1..6_u32, 1..16_u32, 1..12_u32, 1..10_u32, 1..4_u32).prop_map(
+        |(cells, rows, slots, frontends, blocks)| Limits {
+            cells,
+            rows,
+            slots: slots * 2,
+            frontends,
+            blocks,
+            ..RULES.limits
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What is gone leaves at once: the world checks that of each batch with refusals.
+    #[test]
+    fn full_tables_hold_what_is_wanted_and_take_it_once_there_is_room(
+        steps in any_steps(8),
+        limits in any_limits(),
+        may_lack_slots in any::<bool>(),
+    ) {
+        let slots = if may_lack_slots { limits.slots } else { RULES.limits.slots };
+        let mut world = world(Limits { slots, ..limits });
+        world.may_lack_slots = may_lack_slots;
+        for (changes, pause) in steps {
+            world.store.memory.advance(pause);
+            world.sync(changes).unwrap();
+            prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
+        }
+        // Every service port but one goes, and that one needs little.
+        let remove = (2..=PORTS).map(OwnerTag).collect();
+        world.sync(Changes { remove, upsert: vec![vip_port(1, &[Some(7)])], ..Changes::default() }).unwrap();
+        world.rest();
+        world.rest();
+        prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
+        if limits.frontends > 1 {
+            world.check_converged();
+        }
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The fake store with readers that look at it after each effect.
 
 use proxy_common::addr::Addr;
+use proxy_common::counter::{ServiceCounter, service_element};
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
 use super::readers::Readers;
+use super::world::RULES;
 use crate::maps::memory::Memory;
 use crate::maps::{Hashes, MapStore, StoreError, WordTable, Words};
 
@@ -19,8 +21,23 @@ impl Observed {
     fn seen<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if self.is_looking && result.is_ok() {
             self.readers.look(&self.memory);
+            self.count();
         }
         result
+    }
+}
+
+impl Observed {
+    /// Whoever has a frontend in hand connects, and is counted.
+    fn count(&mut self) {
+        for service in self.readers.cells_in_hand() {
+            for counter in [ServiceCounter::Picked, ServiceCounter::Refused] {
+                for shard in 0..RULES.shards {
+                    let element = service_element(service, counter, RULES.shards, shard);
+                    self.memory.count(service, element);
+                }
+            }
+        }
     }
 }
 

@@ -60,6 +60,12 @@ impl Readers {
         self.keys.extend(port.frontends.iter().map(|frontend| frontend.key));
     }
 
+    /// A service port found no room for all of its last version, and becomes `part` until it does.
+    pub(super) fn expect_part(&mut self, part: DesiredPort) {
+        let all = &mut self.versions.entry(part.tag).or_default().all;
+        all.insert(all.len().saturating_sub(1), part);
+    }
+
     /// The maps hold the last version of `wanted` service ports, and nothing of others.
     pub(super) fn note_in_sync(&mut self, wanted: impl Fn(OwnerTag) -> bool) {
         for (tag, versions) in &mut self.versions {
@@ -70,6 +76,11 @@ impl Readers {
     pub(super) fn note_grace(&mut self) {
         self.held_frontends.clear();
         self.held_views.clear();
+    }
+
+    /// Cells to which the frontends lead that somebody has read since the last grace period.
+    pub(super) fn cells_in_hand(&self) -> BTreeSet<u32> {
+        self.held_frontends.iter().map(|(_, (service, ..), _)| *service).collect()
     }
 
     /// Looks at everything.

@@ -7,7 +7,7 @@ use proxy_common::frontend::{FrontendKey, FrontendKind};
 use super::cases::frontend;
 use super::world::{RULES, World};
 use crate::plan::diff::Changes;
-use crate::plan::ops::MapOp;
+use crate::plan::ops::{MapOp, WordTable};
 use crate::plan::rules::{Limits, Rules};
 use crate::plan::tables::{DesiredBackend, DesiredPort, DesiredView, OwnerTag};
 
@@ -58,4 +58,27 @@ fn a_change_costs_as_much_as_itself() {
 
     world.restart(RULES);
     assert_eq!(world.sync(world.listing()).unwrap().ops, []);
+}
+
+/// A change a millisecond, each of ten rows: what rests is most of a chunk. A batch then waits for a grace period now and
+/// then, not each time.
+#[test]
+fn steady_churn_pays_few_grace_periods_and_little_growth() {
+    const BATCHES: u32 = 4_000;
+    let mut world = World::new(Rules { limits: Limits::LAYOUT, ..RULES });
+    world.store.is_looking = false;
+    let mut graces = 0;
+    for batch in 0..BATCHES {
+        let index = batch % 500;
+        // Endpoints that this service did not have the last time.
+        let first = batch / 500 % 2 * ENDPOINTS;
+        let upsert = vec![service(index + 1, first..first + ENDPOINTS)];
+        let planned = world.sync(Changes { upsert, ..Changes::default() }).unwrap();
+        graces += planned.ops.iter().filter(|op| **op == MapOp::Grace).count();
+        world.store.memory.advance(1);
+    }
+    // Ten rows a batch: 5 000 in use, 10 000 at rest.
+    assert!(graces <= 8, "{graces} grace periods in {BATCHES} batches");
+    let rows = world.planner.actual().elements(WordTable::Backends);
+    assert!(rows <= 3 * 16_384, "{rows} rows for 15 000 that are in use or rest");
 }

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proxy_common::addr::{Addr, Port};
+use proxy_common::backend::BackendState;
 use proxy_common::frontend::FrontendKey;
 use proxy_common::lb::{Lookup, owns_vip};
+use proxy_common::service::ViewKind;
 
 use super::observed::Observed;
 use super::readers::{Outcomes, Readers, origins, outcomes, promised};
@@ -12,11 +15,12 @@ use crate::maps::apply::{ApplyError, StoreOrder, run};
 use crate::maps::memory::{Faults, Memory};
 use crate::maps::render::text;
 use crate::maps::{Hashes, WordTable};
-use crate::plan::diff::{Changes, Free, Planned, Planner};
+use crate::plan::actual::Actual;
+use crate::plan::diff::{Changes, Free, Planned, Planner, Refused};
 use crate::plan::ops::MapOp;
 use crate::plan::quarantine::QUARANTINE;
 use crate::plan::rules::{Limits, Rules};
-use crate::plan::tables::{DesiredNode, DesiredPort, OwnerTag};
+use crate::plan::tables::{DesiredBackend, DesiredNode, DesiredPort, DesiredView, OwnerTag};
 
 /// Frontends that fit without growth.
 const CAPACITY: u32 = 4;
@@ -44,6 +48,8 @@ pub(super) struct World {
     pub(super) order: StoreOrder,
     /// For a control run: the planner is told of grace periods that never were.
     pub(super) skips_grace: bool,
+    /// Whether a smaller view may find no slots either.
+    pub(super) may_lack_slots: bool,
 }
 
 impl World {
@@ -57,6 +63,7 @@ impl World {
             node: DesiredNode::default(),
             order: StoreOrder::Planned,
             skips_grace: false,
+            may_lack_slots: false,
         }
     }
 
@@ -94,6 +101,7 @@ impl World {
         if !planned.refused.is_empty() {
             // What is refused may be all that wanted a frontend.
             self.store.readers.lasting.clear();
+            self.expect_parts(&planned);
         }
         self.run(&planned.ops)?;
         if planned.refused.is_empty() {
@@ -102,6 +110,27 @@ impl World {
             self.check_absent(&before);
         }
         Ok(planned)
+    }
+
+    /// What is refused and has a cell becomes what the batch makes of it, whole; and that has nothing which is not wanted,
+    /// and everything wanted that was there before.
+    fn expect_parts(&mut self, planned: &Planned) {
+        let mut after = self.planner.clone();
+        planned.ops.iter().for_each(|op| after.settle(op));
+        let (before, after) = (self.planner.actual(), after.actual());
+        for Refused { label, .. } in &planned.refused {
+            let Some(port) = self.ports.values().find(|port| port.label == *label) else { continue };
+            let Some(service) = before.cell_of(port.tag) else { continue };
+            let reduced = part_of(after, service, port);
+            let (old, new) = (targets(&part_of(before, service, port)), targets(&reduced));
+            let wanted = targets(port);
+            let is_served = before.frontends().any(|(_, value)| value.service == service);
+            let may_stay = old == new && (self.may_lack_slots || !is_served);
+            assert!(new.is_subset(&wanted) || may_stay, "{label}: {new:?}, wanted is {wanted:?}");
+            let has_kept = old.intersection(&wanted).all(|target| new.contains(target));
+            assert!(has_kept, "{label} of {old:?}: {new:?}");
+            self.store.readers.expect_part(reduced);
+        }
     }
 
     pub(super) fn run(&mut self, ops: &[MapOp]) -> Result<(), ApplyError> {
@@ -245,6 +274,27 @@ impl World {
             }
         }
     }
+}
+
+type Targets = BTreeSet<(Addr, Port)>;
+
+fn targets(port: &DesiredPort) -> Targets {
+    port.backends.iter().map(|backend| (backend.addr, backend.port)).collect()
+}
+
+/// What a cell holds, as a version of `port`.
+fn part_of(actual: &Actual, service: u32, port: &DesiredPort) -> DesiredPort {
+    let rows = actual.rows_of(service).map(|id| actual.row(id));
+    let backends = rows
+        .map(|row| DesiredBackend { addr: row.addr, port: row.port, state: BackendState(row.state) })
+        .collect();
+    let views = actual.views(service).map(|word| match word.kind() {
+        ViewKind::Pass => DesiredView::Pass,
+        ViewKind::Random => DesiredView::Random,
+        ViewKind::Reject => DesiredView::Reject,
+        ViewKind::Drop => DesiredView::Drop,
+    });
+    DesiredPort { backends, views, ..port.clone() }
 }
 
 fn adopted(memory: &Memory, rules: Rules) -> Planner {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use foldhash::{HashSet, HashSetExt};
+use proxy_common::addr::{Addr, Port};
+use proxy_common::backend::BackendState;
 use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
 
@@ -11,7 +13,7 @@ use super::port::diff_port;
 use super::stock::Full;
 use super::{Changes, InFlight, Planner, Refused};
 use crate::plan::claims::Touched;
-use crate::plan::tables::{DesiredPort, OwnerTag};
+use crate::plan::tables::{DesiredBackend, DesiredFrontend, DesiredPort, OwnerTag};
 
 impl Planner {
     /// Merges what an aborted batch left over with `changes`; returns the service ports that are gone, and the frontends
@@ -49,29 +51,31 @@ impl Planner {
 
     /// Plans every service port that waits: those that have a cell before new ones, which get what room is left.
     pub(super) fn admit_all(&mut self, batch: &mut Batch, touched: &mut Touched, refused: &mut Vec<Refused>) {
-        let mut ports: Vec<(bool, DesiredPort)> = std::mem::take(&mut self.waiting)
-            .into_values()
-            .map(|port| (self.actual.cell_of(port.tag).is_none(), port))
-            .collect();
-        ports.sort_unstable_by(|(new, port), (other_new, other)| {
-            (new, &port.label, port.tag).cmp(&(other_new, &other.label, other.tag))
-        });
+        let mut ports: Vec<DesiredPort> = std::mem::take(&mut self.waiting).into_values().collect();
+        ports.sort_unstable_by(|port, other| (&port.label, port.tag).cmp(&(&other.label, other.tag)));
+        let (old, new): (Vec<_>, Vec<_>) =
+            ports.into_iter().partition(|port| self.actual.cell_of(port.tag).is_some());
         let mut inserted = HashSet::new();
-        for (_, port) in ports {
-            let mark = self.stock.mark();
-            match self.admit(batch, &mut inserted, &port) {
-                Ok(()) => {
-                    self.claims.replace(port.tag, (&port.label, &port.frontends), touched);
-                    self.in_flight.ports.push(port);
-                }
-                Err(Full(table)) => {
-                    self.stock.roll_back(mark);
-                    if !self.is_served(port.tag) {
-                        self.claims.remove(port.tag, touched);
+        for ports in [old, new] {
+            let mut without_room = Vec::new();
+            for port in ports {
+                match self.admit(batch, &mut inserted, &port) {
+                    Ok(()) => {
+                        self.claims.replace(port.tag, (&port.label, &port.frontends), touched);
+                        self.in_flight.ports.push(port);
                     }
-                    refused.push(Refused { label: Arc::clone(&port.label), table });
-                    self.waiting.insert(port.tag, port);
+                    Err(full) => without_room.push((port, full)),
                 }
+            }
+            for (port, Full(table)) in without_room {
+                if self.is_served(port.tag) {
+                    let frontends = self.admit_in_part(batch, &mut inserted, &port);
+                    self.claims.replace(port.tag, (&port.label, &frontends), touched);
+                } else {
+                    self.claims.remove(port.tag, touched);
+                }
+                refused.push(Refused { label: Arc::clone(&port.label), table });
+                self.waiting.insert(port.tag, port);
             }
         }
     }
@@ -91,7 +95,55 @@ impl Planner {
         inserted: &mut HashSet<FrontendKey>,
         port: &DesiredPort,
     ) -> Result<(), Full> {
-        // Blocks of owned VIPs are few, and what they lack holds up no service.
+        let absent = self.absent_frontends(inserted, port)?;
+        self.write_port(batch, port)?;
+        inserted.extend(absent);
+        Ok(())
+    }
+
+    /// Adds what brings a port's cell to `port`, or nothing if there is no room.
+    fn write_port(&mut self, batch: &mut Batch, port: &DesiredPort) -> Result<(), Full> {
+        let mark = self.stock.mark();
+        let planned = diff_port(&self.actual, &mut self.stock, port);
+        let (ops, new_cell) = planned.inspect_err(|_| self.stock.roll_back(mark))?;
+        batch.add(ops);
+        batch.new_cells.extend(new_cell.map(|service| (port.tag, service)));
+        Ok(())
+    }
+
+    /// Plans as much of a served port's change as finds room, and returns the frontends that it keeps or gets.
+    ///
+    /// What is gone leaves, whatever the new finds: a connection must not be sent to an endpoint that is known to be dead.
+    /// Only where even a smaller view finds no slots, the views stay as they are.
+    fn admit_in_part(
+        &mut self,
+        batch: &mut Batch,
+        inserted: &mut HashSet<FrontendKey>,
+        port: &DesiredPort,
+    ) -> Vec<DesiredFrontend> {
+        let mut reduced = port.clone();
+        match self.absent_frontends(inserted, port) {
+            Ok(absent) => inserted.extend(absent),
+            Err(Full(_)) => self.keep_present(&mut reduced.frontends),
+        }
+        let (kept, new) = self.with_and_without_row(port);
+        let room = self.rows_left(new.len());
+        for backends in [[&kept[..], &new[..room]].concat(), kept] {
+            reduced.backends = backends;
+            if self.write_port(batch, &reduced).is_ok() {
+                break;
+            }
+        }
+        reduced.frontends
+    }
+
+    /// The frontends of a port that neither the maps nor this batch have, if there is room for all of them. Blocks of
+    /// owned VIPs are few, and what they lack holds up no service.
+    fn absent_frontends(
+        &self,
+        inserted: &HashSet<FrontendKey>,
+        port: &DesiredPort,
+    ) -> Result<Vec<FrontendKey>, Full> {
         let is_absent = |key: &&FrontendKey| {
             !key.is_owned_vip() && self.actual.frontend(key).is_none() && !inserted.contains(*key)
         };
@@ -101,11 +153,39 @@ impl Planner {
         if !absent.is_empty() && taken + absent.len() > self.frontend_limit() as usize {
             return Err(Full(names::FRONTENDS));
         }
-        let (ops, new_cell) = diff_port(&self.actual, &mut self.stock, port)?;
-        batch.add(ops);
-        batch.new_cells.extend(new_cell.map(|service| (port.tag, service)));
-        inserted.extend(absent);
-        Ok(())
+        Ok(absent)
+    }
+
+    /// Keeps the frontends that are in the maps, and the ownership of their VIPs.
+    fn keep_present(&self, frontends: &mut Vec<DesiredFrontend>) {
+        let is_present = |key: &FrontendKey| !key.is_owned_vip() && self.actual.frontend(key).is_some();
+        let vips: HashSet<Addr> = frontends
+            .iter()
+            .filter(|frontend| is_present(&frontend.key))
+            .map(|frontend| frontend.key.addr)
+            .collect();
+        frontends.retain(|DesiredFrontend { key, .. }| {
+            is_present(key) || key.is_owned_vip() && vips.contains(&key.addr)
+        });
+    }
+
+    /// The backends that have a row, and the others: those first that a view wants.
+    fn with_and_without_row(&self, port: &DesiredPort) -> (Vec<DesiredBackend>, Vec<DesiredBackend>) {
+        let rows = self.actual.cell_of(port.tag).into_iter().flat_map(|cell| self.actual.rows_of(cell));
+        let present: HashSet<(Addr, Port)> =
+            rows.map(|id| self.actual.row(id)).map(|row| (row.addr, row.port)).collect();
+        let (kept, mut new): (Vec<_>, Vec<_>) =
+            port.backends.iter().partition(|backend| present.contains(&(backend.addr, backend.port)));
+        new.sort_by_key(|backend: &DesiredBackend| backend.state == BackendState::SERVING);
+        (kept, new)
+    }
+
+    /// How many rows can be had, up to `most`.
+    fn rows_left(&mut self, most: usize) -> usize {
+        let mark = self.stock.mark();
+        let left = (0..most).take_while(|_| self.stock.take_row().is_ok()).count();
+        self.stock.roll_back(mark);
+        left
     }
 
     /// Entries that the frontend hash may hold.

@@ -47,7 +47,8 @@ pub struct Changes {
     pub prune: bool,
 }
 
-/// Something that found no room; what the maps held of it before is still there. It is tried again in each later plan.
+/// Something that found no room. A service port that was served before goes on with what there is room for; a new one is
+/// not there at all. It is tried again in each later plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Label of the service port, or a description of the node's address or range.

@@ -46,7 +46,7 @@ pub struct TypeMeta {
 }
 
 /// The objects that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// v1 Service.
     Service,
@@ -58,6 +58,28 @@ pub enum Kind {
     ServiceCidr,
     /// v1 List.
     List,
+}
+
+impl Kind {
+    /// As the API spells it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
+            Self::List => "List",
+        }
+    }
+
+    /// Its group and version.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node | Self::List => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ServiceCidr => "networking.k8s.io/v1",
+        }
+    }
 }
 
 impl TypeMeta {

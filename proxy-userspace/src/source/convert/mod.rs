@@ -20,8 +20,8 @@ pub use slice::slice;
 
 use std::fmt::Display;
 
-use super::Warning;
-use super::api::Metadata;
+use super::api::{Kind, Metadata};
+use super::{Subject, Warning};
 use crate::model::{ObjectName, Protocol};
 
 /// What an object means to this node.
@@ -58,33 +58,25 @@ pub enum Unserved {
 /// The warnings of one object.
 #[derive(Debug)]
 struct Report {
-    object: String,
+    subject: Subject,
     warnings: Vec<Warning>,
 }
 
 impl Report {
     /// For an object that may turn out to have no name.
-    fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        let object = match (namespace, name) {
-            (_, "") => format!("{kind} without a name"),
-            ("", name) => format!("{kind} {name}"),
-            (namespace, name) => format!("{kind} {namespace}/{name}"),
-        };
-        Self { object, warnings: Vec::new() }
+    fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let subject = Subject { kind, namespace: namespace.into(), name: name.into() };
+        Self { subject, warnings: Vec::new() }
     }
 
     fn warn(&mut self, field: impl Into<String>, problem: impl Display) {
-        self.warnings.push(Warning {
-            object: self.object.clone(),
-            field: field.into(),
-            problem: problem.to_string(),
-        });
+        self.warnings.push(self.subject.warning(field.into(), problem.to_string()));
     }
 }
 
 /// Name of an object in a namespace. Without one it is in `default`, as for everyone who applies a manifest without
 /// saying more; objects of an API server always have one.
-fn object_name(metadata: &Metadata, kind: &str) -> (Option<ObjectName>, Report) {
+fn object_name(metadata: &Metadata, kind: Kind) -> (Option<ObjectName>, Report) {
     let namespace = if metadata.namespace.is_empty() { "default" } else { &metadata.namespace };
     let mut report = Report::new(kind, namespace, &metadata.name);
     let is_named = is_part_of_name(namespace, "metadata.namespace", &mut report)

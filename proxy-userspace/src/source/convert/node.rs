@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::address::{parse_ip, parse_net};
 use super::{Converted, Interner, Outcome, Report, is_part_of_name};
 use crate::model::{Node, ServiceCidr};
-use crate::source::api;
+use crate::source::api::{self, Kind};
 
 /// The cluster autoscaler's mark on a node that it is about to take away.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -15,7 +15,7 @@ const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// What a Node means. Whether it is the own one is for the caller to say.
 pub fn node(object: &api::Node, names: &mut Interner) -> Converted<Node, ()> {
     let name = &object.metadata.name;
-    let mut report = Report::new("Node", "", name);
+    let mut report = Report::new(Kind::Node, "", name);
     if !is_part_of_name(name, "metadata.name", &mut report) {
         return (Outcome::Rejected, report.warnings);
     }
@@ -38,7 +38,7 @@ pub fn node(object: &api::Node, names: &mut Interner) -> Converted<Node, ()> {
 /// taken away by a typing error.
 pub fn service_cidr(object: &api::ServiceCidr) -> Converted<ServiceCidr, Box<str>> {
     let name = &object.metadata.name;
-    let mut report = Report::new("ServiceCIDR", "", name);
+    let mut report = Report::new(Kind::ServiceCidr, "", name);
     if !is_part_of_name(name, "metadata.name", &mut report) {
         return (Outcome::Rejected, report.warnings);
     }

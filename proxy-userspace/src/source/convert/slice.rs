@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::address::{endpoint_objection, parse_ip};
 use super::{Converted, Interner, Outcome, Report, Unserved, object_name, port_number, protocol};
-use crate::model::{Endpoint, EndpointSlice, Family, ObjectName, SlicePort};
+use crate::model::{Endpoint, EndpointSlice, Family, Hints, ObjectName, SlicePort};
 use crate::source::api;
 
 /// What the API server allows in one slice. Larger ones are served and reported: nothing here depends on the number.
@@ -13,7 +13,7 @@ const API_ENDPOINT_LIMIT: usize = 1000;
 
 /// What a slice means to this node.
 pub fn slice(object: &api::EndpointSlice, names: &mut Interner) -> Converted<EndpointSlice> {
-    let (name, mut report) = object_name(&object.metadata, "EndpointSlice");
+    let (name, mut report) = object_name(&object.metadata, api::Kind::EndpointSlice);
     let outcome = name.map_or(Outcome::Rejected, |name| convert(name, object, names, &mut report));
     (outcome, report.warnings)
 }
@@ -104,8 +104,11 @@ fn pack(addr: IpAddr, endpoint: &api::Endpoint, names: &mut Interner) -> Endpoin
         ready: endpoint.conditions.ready.unwrap_or(true),
         serving: endpoint.conditions.serving.unwrap_or(true),
         terminating: endpoint.conditions.terminating.unwrap_or(false),
-        zone_hints: hints(&endpoint.hints.for_zones, names),
-        node_hints: hints(&endpoint.hints.for_nodes, names),
+        hints: Hints {
+            zones: hints(&endpoint.hints.for_zones, names),
+            nodes: hints(&endpoint.hints.for_nodes, names),
+        }
+        .boxed(),
     }
 }
 

@@ -18,13 +18,22 @@ use super::fault::{Fault, Refusal};
 
 /// What is read of a refusal at most.
 const REFUSAL_BYTES: usize = 64 << 10;
+/// The only media type that is spoken.
+pub(super) const JSON: &str = "application/json";
 
 /// The body of the answer to a GET; refusals are faults.
 pub(super) async fn ask(client: &Client, path: &str, limit: Duration) -> Result<Body, Fault> {
-    let request = Request::get(path)
-        .header(header::ACCEPT, "application/json")
-        .body(Body::empty())
-        .map_err(|error| Fault::Garbled(error.to_string()))?;
+    let request = Request::get(path).header(header::ACCEPT, JSON).body(Body::empty());
+    send(client, request, limit).await
+}
+
+/// The body of the answer to any request; refusals are faults.
+pub(super) async fn send(
+    client: &Client,
+    request: Result<Request<Body>, hyper::http::Error>,
+    limit: Duration,
+) -> Result<Body, Fault> {
+    let request = request.map_err(|error| Fault::Garbled(error.to_string()))?;
     let answer = timeout(limit, client.send(request)).await.map_err(|_| Fault::Silent(limit))?;
     let answer = answer.map_err(|error| Fault::Connection(chain(&error)))?;
     let code = answer.status();

@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 
 use super::resource::{Resource, Said};
 use crate::model::Event;
+use crate::source::Batch;
 use crate::source::convert::Interner;
-use crate::source::{Batch, Warning};
 
 /// Events to a batch of a listing.
 const FULL: usize = 256;
@@ -79,12 +79,9 @@ impl Batcher {
     /// Goes on without the Node.
     pub(super) fn give_up_node(&mut self) {
         if let (Resource::Node(name), false) = (&self.resource, self.has_ended) {
-            self.pending.warnings.push(Warning {
-                object: format!("Node {name}"),
-                field: String::new(),
-                problem: "not found; going on without its zone and addresses until it comes into being"
-                    .to_owned(),
-            });
+            let problem = "not found; going on without its zone and addresses until it comes into being";
+            let subject = self.resource.subject("", name);
+            self.pending.warnings.push(subject.warning(String::new(), problem.to_owned()));
             self.empty();
         }
     }

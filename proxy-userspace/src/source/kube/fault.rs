@@ -42,11 +42,34 @@ pub(super) struct Refusal {
     pub(super) reason: String,
     /// For people; it names verb and resource where a right is missing.
     pub(super) message: String,
+    /// For programs.
+    pub(super) details: Option<Details>,
+}
+
+/// What a `Status` says to programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Details {
+    causes: Option<Vec<Cause>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Cause {
+    reason: String,
+}
+
+impl Refusal {
+    /// Whether it is only said since the namespace is on its way out, in which nothing can be made any more.
+    pub(super) fn is_of_ending_namespace(&self) -> bool {
+        let causes = self.details.as_ref().and_then(|details| details.causes.as_ref());
+        causes.into_iter().flatten().any(|cause| cause.reason == "NamespaceTerminating")
+    }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { code, reason, message } = self;
+        let Self { code, reason, message, .. } = self;
         match (reason.as_str(), message.as_str()) {
             ("", "") => write!(out, "answered {code}"),
             ("", message) => write!(out, "answered {code}: {message}"),
@@ -119,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_all_it_knows() {
-        let refusal = Refusal { code: 403, reason: "Forbidden".into(), message: "no".into() };
+        let refusal =
+            Refusal { code: 403, reason: "Forbidden".into(), message: "no".into(), ..Refusal::default() };
         assert_eq!(Fault::Refused(refusal).to_string(), "answered 403 Forbidden: no");
         assert_eq!(refused(502).to_string(), "answered 502");
     }

@@ -19,9 +19,11 @@ mod fault;
 mod resource;
 mod servers;
 mod watch;
+mod write;
 
 pub use access::{Access, AccessError, Identity};
 pub use connections::{Connection, Connections};
+pub use write::{Unwritten, Writing};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +77,8 @@ impl Default for Bounds {
 #[derive(Debug)]
 pub struct Kube {
     _stop: oneshot::Sender<()>,
+    /// Its sender is gone with the thread.
+    alive: oneshot::Receiver<()>,
     connections: Connections,
 }
 
@@ -88,6 +92,7 @@ impl Kube {
         batches: mpsc::Sender<Batch>,
     ) -> Result<Self, SourceError> {
         let (stop, stopped) = oneshot::channel();
+        let (life, alive) = oneshot::channel::<()>();
         let connections = Connections::default();
         let surroundings = Arc::new(Surroundings {
             servers: Servers::new(access.servers().len()),
@@ -110,6 +115,8 @@ impl Kube {
             )
         };
         let run = move || {
+            // Dropped with the thread, also when it panics.
+            let _life = life;
             runtime.block_on(async {
                 tokio::select! {
                     // Both an answer and a sender that is gone mean the end.
@@ -119,7 +126,13 @@ impl Kube {
             });
         };
         std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
-        Ok(Self { _stop: stop, connections })
+        Ok(Self { _stop: stop, alive, connections })
+    }
+
+    /// Resolves when the thread has ended, which it does by itself only if it panics or its receiver is gone.
+    pub async fn ended(&mut self) {
+        // Nothing is ever sent.
+        let _ = (&mut self.alive).await;
     }
 
     /// How the watches stand.

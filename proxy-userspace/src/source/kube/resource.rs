@@ -8,8 +8,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::model::{Event, Listing, ObjectName};
+use crate::source::api::{self, Kind};
 use crate::source::convert::{self, Converted, Interner, Outcome};
-use crate::source::{Warning, api};
+use crate::source::{Subject, Warning};
 
 /// Objects to a page of a listing: small enough that a page of large slices fits in a few megabytes.
 const PAGE: u32 = 250;
@@ -118,9 +119,8 @@ impl Resource {
             }
             Err(fault) => {
                 let Names { namespace, name, version } = names_of(object);
-                let object = format!("{} {}", self.kind(), joined(&namespace, &name));
                 let problem = format!("{}; what was known of the object stands", fault.problem);
-                let warnings = vec![Warning { object, field: fault.field, problem }];
+                let warnings = vec![self.subject(&namespace, &name).warning(fault.field, problem)];
                 Said { event: self.kept(&namespace, &name), warnings, version }
             }
         }
@@ -157,13 +157,15 @@ impl Resource {
         }
     }
 
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Services => "Service",
-            Self::EndpointSlices => "EndpointSlice",
-            Self::Node(_) => "Node",
-            Self::ServiceCidrs => "ServiceCIDR",
-        }
+    /// One of its objects.
+    pub(super) fn subject(&self, namespace: &str, name: &str) -> Subject {
+        let kind = match self {
+            Self::Services => Kind::Service,
+            Self::EndpointSlices => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidrs => Kind::ServiceCidr,
+        };
+        Subject { kind, namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -222,20 +224,12 @@ fn object_name(namespace: &str, name: &str) -> Option<ObjectName> {
     (is_part(namespace) && is_part(name)).then(|| ObjectName::new(namespace, name))
 }
 
-fn joined(namespace: &str, name: &str) -> String {
-    match (namespace, name) {
-        (_, "") => "without a name".to_owned(),
-        ("", name) => name.to_owned(),
-        (namespace, name) => format!("{namespace}/{name}"),
-    }
-}
-
 fn watching(seconds: u64) -> String {
     format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}")
 }
 
 /// Everything but what a URL never gives a meaning, by its bytes.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

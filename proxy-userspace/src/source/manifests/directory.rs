@@ -150,6 +150,7 @@ impl Directory {
             object: format!("{key} in {}", loser.display()),
             field: String::new(),
             problem: format!("also in {}, which wins: it is the first in order", owner.display()),
+            about: None,
         });
         self.shadowed.entry(key.clone()).or_default().insert(loser);
     }

@@ -72,6 +72,7 @@ impl Reader<'_> {
             object: format!("{} of {}", fault.place, self.path.display()),
             field: fault.line.map(|line| format!("line {line}")).unwrap_or_default(),
             problem: fault.problem,
+            about: None,
         });
     }
 
@@ -112,7 +113,7 @@ impl Reader<'_> {
 
     fn warn(&mut self, object: &impl fmt::Display, field: &str, problem: String) {
         let object = format!("{object} in {}", self.path.display());
-        self.reading.warnings.push(Warning { object, field: field.to_owned(), problem });
+        self.reading.warnings.push(Warning { object, field: field.to_owned(), problem, about: None });
     }
 }
 

@@ -221,6 +221,7 @@ impl<'a> Walk<'a> {
                 object: directory.display().to_string(),
                 field: String::new(),
                 problem: format!("cannot be watched ({error}); it is looked at again and again instead"),
+                about: None,
             }),
         }
         Ok(())
@@ -288,5 +289,6 @@ pub(super) fn unreadable_warning(path: &Path, error: &io::Error) -> Warning {
         object: path.display().to_string(),
         field: String::new(),
         problem: format!("{error}; what it said before stands"),
+        about: None,
     }
 }

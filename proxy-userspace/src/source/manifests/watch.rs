@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::directory::Directory;
 use super::tree::{Tree, Wake, unreadable_warning};
@@ -26,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Manifests {
     stop: OwnedFd,
+    /// Its sender is gone with the thread.
+    alive: oneshot::Receiver<()>,
 }
 
 impl Manifests {
@@ -51,11 +53,23 @@ impl Manifests {
             troubles: BTreeSet::new(),
         };
         let name = "manifests";
+        let (life, alive) = oneshot::channel::<()>();
+        let run = move || {
+            // Dropped with the thread, also when it panics.
+            let _life = life;
+            follower.run(&stopped, &batches);
+        };
         std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || follower.run(&stopped, &batches))
+            .spawn(run)
             .map_err(|source| SourceError::Thread { name, source })?;
-        Ok(Self { stop })
+        Ok(Self { stop, alive })
+    }
+
+    /// Resolves when the thread has ended, which it does by itself only if it panics or its receiver is gone.
+    pub async fn ended(&mut self) {
+        // Nothing is ever sent.
+        let _ = (&mut self.alive).await;
     }
 }
 

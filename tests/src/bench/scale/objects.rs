@@ -81,8 +81,7 @@ impl World {
             ready: true,
             serving: true,
             terminating: false,
-            zone_hints: Box::default(),
-            node_hints: Box::default(),
+            hints: None,
         };
         EndpointSlice {
             name: ObjectName::new("default", &slice_name(index)),

@@ -133,8 +133,7 @@ impl Run {
     }
 
     fn sync(&mut self) -> Result<()> {
-        let now = self.start.elapsed().as_millis() as u64;
-        let outcome = self.sync.sync(now);
+        let outcome = self.sync.sync(|| self.start.elapsed().as_millis() as u64);
         ensure!(outcome.error.is_none(), "sync: {:?}", outcome.error);
         ensure!(outcome.is_settled && outcome.refused.is_empty(), "refused: {:?}", outcome.refused.first());
         Ok(())

@@ -3,9 +3,11 @@
 mod adopt;
 
 use foldhash::{HashMap, HashMapExt};
+use proxy_common::backend::ROW_WORDS;
 use proxy_common::counter::{ServiceCounter, service_element};
 use proxy_common::names::{self, Chunked};
-use proxy_common::service::ViewWord;
+use proxy_common::owned::BLOCK_WORDS;
+use proxy_common::service::{CELL_WORDS, ViewWord};
 
 use super::Free;
 use crate::plan::actual::Actual;
@@ -17,6 +19,9 @@ use crate::plan::rules::Rules;
 
 /// How long a table that could not grow is taken to be as large as it can get.
 const GROWTH_RETRY: Millis = 10_000;
+
+/// A grace period is waited for when one part in this many of a table comes free by it.
+const WORTH_A_GRACE: u64 = 8;
 
 /// A table has no room left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,14 +242,21 @@ impl Stock {
     }
 
     fn make_room(&mut self, table: WordTable, wants_growth: bool) -> Result<(), Full> {
-        if self.reclaim() || (wants_growth && self.grow(table)) {
+        let is_worth_it = self.owes_grace || self.is_worth_a_grace(table);
+        if (is_worth_it && self.reclaim()) || (wants_growth && self.grow(table)) || self.reclaim() {
             return Ok(());
         }
         Err(Full(table.name()))
     }
 
-    /// Frees what has rested long enough, on the promise that the batch starts with a grace period. That costs as much
-    /// as growth and keeps the tables small, so it comes first.
+    /// Whether enough of the table has rested for a grace period, which holds up the batch for some 10 ms. Growth costs
+    /// as much, but then lasts: under steady churn each batch would otherwise pay for the few ids that one batch freed.
+    fn is_worth_a_grace(&self, table: WordTable) -> bool {
+        let rested: u64 = self.quarantine.rested(self.now).map(|resource| words_of(table, resource)).sum();
+        rested * WORTH_A_GRACE >= self.words(table)
+    }
+
+    /// Frees what has rested long enough, on the promise that the batch starts with a grace period.
     fn reclaim(&mut self) -> bool {
         let mut reclaimed = false;
         while let Some(resource) = self.quarantine.release_owing_grace(self.now) {
@@ -295,6 +307,17 @@ impl Pending {
             Self::Extent { extent, .. } => Resource::Extent(extent),
             Self::Block(id) => Resource::Block(id),
         }
+    }
+}
+
+/// Words of `table` that come free with `resource`.
+fn words_of(table: WordTable, resource: Resource) -> u64 {
+    match (table, resource) {
+        (WordTable::Services, Resource::Cell(_)) => CELL_WORDS as u64,
+        (WordTable::Backends, Resource::Row(_)) => ROW_WORDS as u64,
+        (WordTable::Slots, Resource::Extent(extent)) => u64::from(extent.words),
+        (WordTable::Owned, Resource::Block(_)) => BLOCK_WORDS as u64,
+        _ => 0,
     }
 }
 

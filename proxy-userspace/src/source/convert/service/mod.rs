@@ -18,7 +18,7 @@ const AFFINITY_MAX_SECONDS: u32 = 86_400;
 
 /// What a Service means to this node.
 pub fn service(object: &api::Service) -> Converted<Service> {
-    let (name, mut report) = object_name(&object.metadata, "Service");
+    let (name, mut report) = object_name(&object.metadata, api::Kind::Service);
     let outcome = name.map_or(Outcome::Rejected, |name| convert(name, object, &mut report));
     (outcome, report.warnings)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{fields, served};
-use crate::model::{Endpoint, EndpointSlice, Family, ObjectName, Protocol, SlicePort};
+use crate::model::{Endpoint, EndpointSlice, Family, Hints, ObjectName, Protocol, SlicePort};
 use crate::source::api;
 use crate::source::convert::{Converted, Interner, Outcome, Unserved, slice};
 
@@ -49,8 +49,7 @@ fn a_plain_slice_is_served_whole() {
                 ready: false,
                 serving: true,
                 terminating: true,
-                zone_hints: names(&["z1", "z2"]),
-                node_hints: names(&["a"]),
+                hints: Hints { zones: names(&["z1", "z2"]), nodes: names(&["a"]) }.boxed(),
             },
             Endpoint {
                 addr: [10, 0, 0, 2].into(),
@@ -58,8 +57,7 @@ fn a_plain_slice_is_served_whole() {
                 ready: true,
                 serving: true,
                 terminating: false,
-                zone_hints: names(&[]),
-                node_hints: names(&[]),
+                hints: None,
             },
         ],
         ports: vec![
@@ -206,5 +204,5 @@ fn endpoints_share_the_names_of_their_nodes() {
     let (slice, _) = served(of(&json!({ "endpoints": [endpoint("10.0.0.1"), endpoint("10.0.0.2")] })));
     let [one, two] = &slice.endpoints[..] else { panic!("{slice:?}") };
     assert!(Arc::ptr_eq(one.node.as_ref().unwrap(), two.node.as_ref().unwrap()));
-    assert!(Arc::ptr_eq(one.node.as_ref().unwrap(), &two.node_hints[0]));
+    assert!(Arc::ptr_eq(one.node.as_ref().unwrap(), &two.node_hints()[0]));
 }

@@ -319,3 +319,15 @@ fn the_thread_ends_with_its_source() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[tokio::test]
+async fn a_thread_that_has_ended_is_noticed() {
+    let root = tempfile::tempdir().unwrap();
+    let (sender, batches) = mpsc::channel(1);
+    let mut source = Manifests::follow(root.path(), "here", sender).unwrap();
+    let soon = tokio::time::timeout(Duration::from_millis(200), source.ended());
+    assert!(soon.await.is_err(), "it has ended by itself");
+    drop(batches);
+    fs::write(root.path().join("a.yaml"), "kind: [").unwrap();
+    tokio::time::timeout(PATIENCE, source.ended()).await.unwrap();
+}

@@ -1,0 +1,129 @@
+//! From events to a fake store: what of planner, store and state only shows where they are put together.
+
+use std::cell::Cell;
+
+use super::*;
+use crate::maps::Hashes;
+use crate::maps::memory::Memory;
+use crate::model::{Endpoint, Family, Protocol, ServicePort, SlicePort, TrafficPolicy};
+use crate::plan::rules::Limits;
+
+fn name(number: u8) -> ObjectName {
+    ObjectName::new("default", &format!("web{number}"))
+}
+
+/// A Service with one port and a cluster IP that ends in `number`.
+fn service(number: u8) -> Event {
+    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+    Event::ServiceApplied(Arc::new(Service {
+        name: name(number),
+        cluster_ips: vec![[10, 96, 0, number].into()],
+        external_ips: vec![],
+        load_balancer_ips: vec![],
+        source_ranges: vec![],
+        ports: vec![port],
+        affinity_seconds: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+    }))
+}
+
+/// Its endpoints, by the last byte of their addresses.
+fn slice(number: u8, endpoints: &[u8]) -> Event {
+    let endpoint = |last: &u8| Endpoint {
+        addr: [10, 0, number, *last].into(),
+        node: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        hints: None,
+    };
+    Event::SliceApplied(Arc::new(EndpointSlice {
+        name: name(number),
+        service: format!("web{number}").into(),
+        family: Family::V4,
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
+        triggered_at: None,
+    }))
+}
+
+/// A writer over empty maps that has heard all there is.
+fn listed(limits: Limits) -> Sync<Memory> {
+    let mut sync = adopted(Memory::new(64), limits);
+    list(&mut sync, []);
+    sync
+}
+
+fn adopted(store: Memory, limits: Limits) -> Sync<Memory> {
+    let options = SyncOptions {
+        node_name: "node-1".to_owned(),
+        node_ports: NodePortAddresses::All,
+        expected: Listing::ALL.to_vec(),
+        rules: Rules { limits, ..Rules::for_shards(1) },
+        order: StoreOrder::Planned,
+    };
+    Sync::adopt(store, options).unwrap()
+}
+
+fn list(sync: &mut Sync<Memory>, events: impl IntoIterator<Item = Event>) {
+    sync.take(Listing::ALL.map(Event::ListStarted));
+    sync.take(events);
+    sync.take(Listing::ALL.map(Event::ListEnded));
+}
+
+/// A run that is planned at one time and whose ops are done at another.
+fn sync_late(sync: &mut Sync<Memory>, planned: Millis, done: Millis) -> Outcome {
+    let passed = done - sync.store().now();
+    sync.store_mut().advance(passed);
+    let time = Cell::new(planned);
+    sync.sync(|| time.replace(done))
+}
+
+#[test]
+fn what_a_long_run_frees_at_its_end_rests_from_then_on() {
+    let mut sync = listed(Limits { rows: 2, ..Limits::LAYOUT });
+    sync.take([service(1), slice(1, &[1, 2])]);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    sync.take([slice(1, &[2])]);
+    assert!(sync_late(&mut sync, 1000, 1900).is_settled);
+
+    // The row has rested a second since the plan, but a tenth of one since it was free.
+    sync.take([slice(1, &[2, 3])]);
+    let early = sync_late(&mut sync, 2000, 2000);
+    assert_eq!((early.error, early.refused.len()), (None, 1));
+    let later = sync_late(&mut sync, 2900, 2900);
+    assert_eq!((later.error, later.is_settled), (None, true));
+}
+
+#[test]
+fn a_recheck_undoes_what_somebody_else_wrote() {
+    let mut sync = listed(Limits::LAYOUT);
+    sync.take([service(1), slice(1, &[1])]);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    let keys = |sync: &Sync<Memory>| {
+        let mut keys: Vec<_> = sync.store().frontends().unwrap().iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    };
+    let before = keys(&sync);
+    assert!(!before.is_empty());
+    sync.store_mut().delete_frontends(&before).unwrap();
+
+    // The mirror does not know: nothing is due, and to be told of the same again changes nothing.
+    sync.take([service(1)]);
+    assert!(!sync.is_due());
+    assert_eq!(sync_late(&mut sync, 1, 1).executed, Executed::default());
+    assert_eq!(keys(&sync), []);
+
+    sync.recheck();
+    assert!(sync.is_due());
+    let outcome = sync_late(&mut sync, 2_000, 2_000);
+    assert_eq!((outcome.error, outcome.is_settled, sync.is_ready()), (None, true, true));
+    assert_eq!(keys(&sync), before);
+
+    sync.recheck();
+    let again = sync_late(&mut sync, 4_000, 4_000);
+    assert_eq!(again.executed, Executed::default(), "where all is right a recheck writes nothing");
+}

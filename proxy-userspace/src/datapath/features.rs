@@ -1,0 +1,105 @@
+//! What the programs ask of the kernel, thing by thing: where a load fails, this says which one is lacking.
+//!
+//! All of it is as old as [`super::probe::OLDEST_KERNEL`], so nothing has a fallback; a kernel may still be built without.
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+
+/// Helpers that the programs call; the last three only where they log.
+const HELPERS: [BpfHelper; 11] = [
+    BpfHelper::BPF_FUNC_map_lookup_elem,
+    BpfHelper::BPF_FUNC_get_prandom_u32,
+    BpfHelper::BPF_FUNC_get_smp_processor_id,
+    BpfHelper::BPF_FUNC_get_socket_cookie,
+    BpfHelper::BPF_FUNC_get_current_cgroup_id,
+    BpfHelper::BPF_FUNC_sk_storage_get,
+    BpfHelper::BPF_FUNC_get_netns_cookie,
+    BpfHelper::BPF_FUNC_set_retval,
+    BpfHelper::BPF_FUNC_ringbuf_reserve,
+    BpfHelper::BPF_FUNC_ringbuf_submit,
+    BpfHelper::BPF_FUNC_ringbuf_discard,
+];
+
+/// Types of the maps, and of the maps in maps.
+const MAP_TYPES: [(&str, MapType); 6] = [
+    ("array", MapType::Array),
+    ("array_of_maps", MapType::ArrayOfMaps),
+    ("hash", MapType::Hash),
+    ("lpm_trie", MapType::LpmTrie),
+    ("sk_storage", MapType::SkStorage),
+    ("ringbuf", MapType::RingBuf),
+];
+
+/// Kinds of things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A type of map.
+    MapType,
+    /// A function of the kernel that programs call.
+    Helper,
+}
+
+/// One thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name in the kernel.
+    pub name: String,
+    /// Whether the kernel has it; an error says why that could not be found out.
+    pub is_there: Result<bool, String>,
+}
+
+/// Asks the kernel for each. Needs the rights to load programs; nothing stays loaded.
+pub fn probe() -> Vec<Feature> {
+    let map_types = MAP_TYPES.map(|(name, map_type)| Feature {
+        kind: Kind::MapType,
+        name: name.to_owned(),
+        is_there: is_map_supported(map_type).map_err(|error| error.to_string()),
+    });
+    let helpers = HELPERS.map(|helper| Feature {
+        kind: Kind::Helper,
+        name: helper_name(helper),
+        is_there: is_helper_supported(ProgramType::CgroupSockAddr, helper).map_err(|error| error.to_string()),
+    });
+    map_types.into_iter().chain(helpers).collect()
+}
+
+fn helper_name(helper: BpfHelper) -> String {
+    format!("{helper:?}").trim_start_matches("BPF_FUNC_").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::load::OBJECT;
+    use aya_obj::Object;
+    use std::collections::BTreeSet;
+
+    /// `BPF_JMP | BPF_CALL`.
+    const CALL: u8 = 0x85;
+
+    #[test]
+    fn the_lists_are_those_of_the_object() {
+        let object = Object::parse(OBJECT).unwrap();
+        let instructions = object.functions.values().flat_map(|function| &function.instructions);
+        // A call with another source is one between functions of the object.
+        let called =
+            instructions.filter(|instruction| instruction.code == CALL && instruction.src_reg() == 0);
+        let called: BTreeSet<i32> = called.map(|instruction| instruction.imm).collect();
+        assert_eq!(called, HELPERS.map(|helper| helper as i32).into());
+
+        let maps = object
+            .maps
+            .values()
+            .flat_map(|map| [Some(map.map_type()), map.inner().map(|map| map.map_type())]);
+        let used: BTreeSet<u32> = maps.flatten().collect();
+        assert_eq!(used, MAP_TYPES.map(|(_, map_type)| map_type as u32).into());
+    }
+
+    #[test]
+    fn helpers_have_the_names_of_the_kernel() {
+        assert_eq!(helper_name(BpfHelper::BPF_FUNC_sk_storage_get), "sk_storage_get");
+    }
+}

@@ -1,0 +1,160 @@
+//! Out: Events, where a user would look for them: on the Service, the EndpointSlice or the Node that something is to be
+//! said about. Nothing depends on them.
+//!
+//! `notes` says what there is to tell, `ledger` whether and when it is told, `body` how; `writer` alone has an effect.
+//! At most 25 Events are written at once and then one in 12 seconds, of those about one object 5 and then one a minute;
+//! a hundred may wait, and the rest is in the log only. What comes again counts up its Event, every five minutes at most.
+//!
+//! Of what every agent finds alike, one tells: the name of the Event follows from what it says, and who comes second is
+//! told that it exists.
+
+mod body;
+mod ledger;
+mod notes;
+mod writer;
+
+pub use ledger::{Limits, Rate};
+pub use notes::{Note, Reason};
+
+use std::io;
+
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::plan::claims::Conflict;
+use crate::plan::diff::Refused;
+use crate::source::api::Kind;
+use crate::source::kube::{Access, Bounds, Writing};
+use crate::source::{Subject, Warning};
+use writer::Writer;
+
+/// Notes on their way to the writer.
+const NOTES: usize = 256;
+/// Looked at of what one batch has to tell: more would not be written.
+const LOOKED_AT: usize = 100;
+
+/// Through which the agent tells. It never waits.
+#[derive(Debug)]
+pub struct Recorder {
+    notes: Option<mpsc::Sender<Note>>,
+    node: Subject,
+    /// The first refusals that stood when last looked at.
+    refused: Vec<Refused>,
+}
+
+impl Recorder {
+    /// Tells nobody.
+    pub fn silent(node_name: &str) -> Self {
+        let node = Subject { kind: Kind::Node, namespace: "".into(), name: node_name.into() };
+        Self { notes: None, node, refused: Vec::new() }
+    }
+
+    /// Writes Events to an API server, from a thread of its own in the network namespace of the caller, which ends when
+    /// this is dropped.
+    pub fn start(access: Access, (bounds, limits): (Bounds, Limits), node_name: &str) -> io::Result<Self> {
+        let (sender, notes) = mpsc::channel(NOTES);
+        let writer = Writer::new(Writing::new(access, bounds), limits, node_name);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("events".to_owned())
+            .spawn(move || runtime.block_on(writer.run(notes)))?;
+        Ok(Self { notes: Some(sender), ..Self::silent(node_name) })
+    }
+
+    /// Something about the own Node.
+    pub fn note(&mut self, reason: Reason, text: impl Into<String>) {
+        if self.notes.is_some() {
+            self.send(Note { subject: self.node.clone(), reason, text: text.into() });
+        }
+    }
+
+    /// What a source skipped.
+    pub fn skipped(&mut self, warnings: &[Warning]) {
+        if self.notes.is_some() {
+            notes::of_warnings(warnings).take(LOOKED_AT).for_each(|note| self.send(note));
+        }
+    }
+
+    /// What stands of a plan: refusals are told when they begin, conflicts when a plan touches them.
+    pub fn planned(&mut self, refused: &[Refused], conflicts: &[Conflict]) {
+        if self.notes.is_none() {
+            return;
+        }
+        let refused = &refused[..refused.len().min(LOOKED_AT)];
+        if *refused != *self.refused {
+            let before = std::mem::replace(&mut self.refused, refused.to_vec());
+            let new = refused.iter().filter(|refusal| !before.contains(refusal));
+            new.for_each(|refusal| self.send(notes::of_refusal(refusal, &self.node)));
+        }
+        for conflict in conflicts.iter().take(LOOKED_AT) {
+            if let Some(note) = notes::of_conflict(conflict, &self.node) {
+                self.send(note);
+            }
+        }
+    }
+
+    fn send(&mut self, note: Note) {
+        match self.notes.as_ref().map(|notes| notes.try_send(note)) {
+            None | Some(Ok(())) => {}
+            Some(Err(mpsc::error::TrySendError::Full(note))) => {
+                debug!(subject = %note.subject, "not told by an Event: too many at once");
+            }
+            Some(Err(mpsc::error::TrySendError::Closed(_))) => {
+                warn!("the thread that writes Events has ended; the agent does without them");
+                self.notes = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorder(room: usize) -> (Recorder, mpsc::Receiver<Note>) {
+        let (sender, notes) = mpsc::channel(room);
+        (Recorder { notes: Some(sender), ..Recorder::silent("node-1") }, notes)
+    }
+
+    fn refusals(names: &[&str]) -> Vec<Refused> {
+        let refused = |name: &&str| Refused { label: format!("shop/{name}:http/tcp").into(), table: "SLOTS" };
+        names.iter().map(refused).collect()
+    }
+
+    fn told(notes: &mut mpsc::Receiver<Note>) -> Vec<String> {
+        std::iter::from_fn(|| notes.try_recv().ok()).map(|note| note.subject.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_refusal_that_stands_is_told_once() {
+        let (mut recorder, mut notes) = recorder(10);
+        recorder.planned(&refusals(&["a"]), &[]);
+        recorder.planned(&refusals(&["a", "b"]), &[]);
+        recorder.planned(&refusals(&["a", "b"]), &[]);
+        assert_eq!(told(&mut notes), ["a", "b"]);
+        recorder.planned(&[], &[]);
+        recorder.planned(&refusals(&["b"]), &[]);
+        assert_eq!(told(&mut notes), ["b"], "one that came back is told again");
+    }
+
+    #[test]
+    fn a_writer_that_is_slow_or_gone_holds_nobody_up() {
+        let (mut recorder, notes) = recorder(2);
+        for _ in 0..5 {
+            recorder.note(Reason::Ready, "ready");
+        }
+        assert_eq!(notes.len(), 2);
+        drop(notes);
+        recorder.note(Reason::Ready, "ready");
+        assert!(recorder.notes.is_none());
+        recorder.planned(&refusals(&["a"]), &[]);
+    }
+
+    #[test]
+    fn a_thousand_refusals_of_one_batch_are_not_all_looked_at() {
+        let (mut recorder, mut notes) = recorder(2000);
+        let names: Vec<String> = (0..1000).map(|index| format!("s-{index}")).collect();
+        recorder.planned(&refusals(&names.iter().map(String::as_str).collect::<Vec<_>>()), &[]);
+        assert_eq!(told(&mut notes).len(), LOOKED_AT);
+    }
+}

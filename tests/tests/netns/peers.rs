@@ -1,0 +1,113 @@
+//! What a translated TCP socket is remembered by: its place in `TCP_PEERS`, or its own storage where that is taken.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use proxy_common::names::{TCP_PEERS, TCP_SOCKETS};
+use proxy_common::service::ViewWord;
+use proxy_common::socket::{PEER_PLACES, peer_place};
+use rustix::net::sockopt::socket_cookie;
+use shunt::sys::map::Map;
+use tests::hand::{Rig, VIP};
+
+/// A cookie that no socket has.
+const STRANGER: u64 = u64::MAX;
+/// Bytes of a place.
+const PLACE: usize = 48;
+
+struct Peers {
+    rig: Rig,
+    listener: TcpListener,
+    places: Map,
+}
+
+impl Peers {
+    fn new(label: &str) -> Self {
+        let mut rig = Rig::new(label).unwrap();
+        let listener = rig.listeners(1).unwrap().remove(0);
+        rig.write_row(1, listener.local_addr().unwrap()).unwrap();
+        rig.write_slots(0, &[1]).unwrap();
+        rig.switch_to(ViewWord::random(0, 1)).unwrap();
+        rig.insert_vip().unwrap();
+        let places = Map::open_pinned(&rig.pin_dir().maps().join(TCP_PEERS)).unwrap();
+        Self { rig, listener, places }
+    }
+
+    fn connect(&self, to: SocketAddr) -> TcpStream {
+        let stream = self.rig.netns.inside(|| TcpStream::connect(to)).unwrap().unwrap();
+        self.listener.accept().unwrap();
+        stream
+    }
+
+    /// Who has the place of `cookie`.
+    fn holder(&self, cookie: u64) -> u64 {
+        let place = self.places.lookup(&peer_place(cookie).to_ne_bytes()).unwrap().unwrap();
+        u64::from_ne_bytes(place[..8].try_into().unwrap())
+    }
+
+    /// Places that somebody has.
+    fn taken(&self) -> usize {
+        let (_, values) = self.places.entries().unwrap();
+        values.chunks(PLACE).filter(|place| place[..8] != [0; 8]).count()
+    }
+
+    /// Gives every place to somebody else.
+    fn fill(&self) {
+        let mut place = [0; PLACE];
+        place[..8].copy_from_slice(&STRANGER.to_ne_bytes());
+        for index in 0..PEER_PLACES {
+            self.places.update(&index.to_ne_bytes(), &place).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_socket_has_a_place_until_it_is_closed() {
+    let peers = Peers::new("places");
+    let streams: Vec<TcpStream> = (0..20).map(|_| peers.connect(VIP)).collect();
+    for stream in &streams {
+        let cookie = socket_cookie(stream).unwrap();
+        assert_eq!(peers.holder(cookie), cookie);
+        assert_eq!(stream.peer_addr().unwrap(), VIP);
+    }
+    let twin = streams[0].try_clone().unwrap();
+    assert_eq!(peers.taken(), 20);
+    drop(streams);
+    assert_eq!((peers.taken(), twin.peer_addr().unwrap()), (1, VIP), "a descriptor is left");
+    drop(twin);
+    assert_eq!(peers.taken(), 0);
+    let direct = peers.connect(peers.listener.local_addr().unwrap());
+    assert_eq!(direct.peer_addr().unwrap(), peers.listener.local_addr().unwrap());
+    assert_eq!(peers.taken(), 0, "a socket that was not translated needs none");
+}
+
+#[test]
+fn where_its_place_is_taken_a_socket_itself_remembers() {
+    let peers = Peers::new("overflow");
+    peers.fill();
+    let stream = peers.connect(VIP);
+    let cookie = socket_cookie(&stream).unwrap();
+    assert_eq!((peers.holder(cookie), stream.peer_addr().unwrap()), (STRANGER, VIP));
+    drop(stream);
+    assert_eq!(peers.taken(), PEER_PLACES as usize, "nobody gives back what another has");
+    assert!(peers.rig.pin_dir().maps().join(TCP_SOCKETS).exists());
+}
+
+#[test]
+fn a_socket_that_is_connected_again_is_remembered_by_its_last_connect() {
+    let peers = Peers::new("again");
+    let stream = peers.connect(VIP);
+    let other = peers.rig.netns.inside(|| TcpListener::bind("127.0.1.9:8080")).unwrap().unwrap();
+    let again = |to: SocketAddr| {
+        rustix::net::connect_unspec(&stream).unwrap();
+        rustix::net::connect(&stream, &to).unwrap();
+        stream.peer_addr().unwrap()
+    };
+    peers.fill();
+    assert_eq!(again(VIP), VIP, "its place was taken away: the socket remembers");
+    let other = other.local_addr().unwrap();
+    assert_eq!(again(other), other);
+    let cookie = socket_cookie(&stream).unwrap();
+    let free = [0; PLACE];
+    peers.places.update(&peer_place(cookie).to_ne_bytes(), &free).unwrap();
+    assert_eq!((again(VIP), peers.holder(cookie)), (VIP, cookie));
+}
