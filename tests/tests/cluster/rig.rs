@@ -72,7 +72,8 @@ pub(crate) fn at(vip: IpAddr) -> SocketAddr {
 #[track_caller]
 pub(crate) fn verified(agent: &Agent<'_>) {
     let said = agent.shunt_verify().unwrap();
-    assert_eq!(said, "the maps hold what the source says\n");
+    let start: Vec<&str> = said.lines().take(20).collect();
+    assert_eq!(start, ["the maps hold what the source says"]);
 }
 
 /// Stores and map operations since the agent was started.
