@@ -1,4 +1,4 @@
-//! A stand-in for an API server: lists and watches over plain HTTP on loopback, from a thread of its own, with the
+//! A stand-in for an API server: lists and watches over plain HTTP, on loopback if not told else, from a thread of its own, with the
 //! faults that a test asks for.
 //!
 //! It speaks as much of the protocol as a node agent needs: pages, watches from a version, streaming lists, bookmarks,
@@ -11,7 +11,7 @@ mod place;
 mod serve;
 mod world;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -52,6 +52,10 @@ pub struct Manners {
     pub failing: Vec<String>,
     /// Paths on which it takes requests and says nothing.
     pub mute: Vec<String>,
+    /// Paths on which it grants watches and says nothing more, also on those that it serves.
+    pub quiet: Vec<String>,
+    /// Paths on which a watch from a version ends with its first bookmark.
+    pub ending: Vec<String>,
     /// Whether an expired version is refused by a status, and not by an event of a watch that was granted.
     pub expires_by_status: bool,
     /// Whether it takes requests and says nothing, also on the watches that it serves.
@@ -68,6 +72,8 @@ impl Default for Manners {
             denied: Vec::new(),
             failing: Vec::new(),
             mute: Vec::new(),
+            quiet: Vec::new(),
+            ending: Vec::new(),
             expires_by_status: false,
             is_silent: false,
         }
@@ -86,21 +92,26 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts a server with nothing in it.
     pub fn start() -> Result<Self> {
-        Self::serve(Arc::new(World::default()))
+        Self::start_at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The same at an address of the network namespace that the calling thread is in.
+    pub fn start_at(ip: IpAddr) -> Result<Self> {
+        Self::serve(Arc::new(World::default()), ip)
     }
 
     /// Starts another server of the same objects and manners.
     pub fn beside(&self) -> Result<Self> {
-        Self::serve(Arc::clone(&self.world))
+        Self::serve(Arc::clone(&self.world), self.address.ip())
     }
 
-    fn serve(world: Arc<World>) -> Result<Self> {
+    fn serve(world: Arc<World>, ip: IpAddr) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
         let (sender, bound) = mpsc::channel();
         let served = Arc::clone(&world);
         let run = move || {
-            let ended = runtime.block_on(serve::run(served, stopped, |address| {
+            let ended = runtime.block_on(serve::run(served, stopped, ip, |address| {
                 // Whoever started this waits for it.
                 let _ = sender.send(address);
             }));

@@ -1,8 +1,9 @@
 //! From requests to answers.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http_body_util::BodyExt;
@@ -29,9 +30,10 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(super) async fn run(
     world: Arc<World>,
     mut stopped: watch::Receiver<bool>,
+    ip: IpAddr,
     bound: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind to loopback")?;
+    let listener = TcpListener::bind((ip, 0)).await.context("bind")?;
     bound(listener.local_addr()?);
     // Dropping the set breaks off every connection.
     let mut connections = JoinSet::new();
@@ -190,17 +192,20 @@ impl Watch {
             if self.world.cuts() != cuts {
                 return;
             }
-            if !manners.is_silent {
+            let says_nothing = manners.is_silent || manners.quiet.contains(&self.path);
+            if !says_nothing {
                 let Some(reached) = self.send_changes(version).await else { return };
                 version = reached;
             }
+            let ends_now = manners.ending.contains(&self.path) && !lists;
+            let pause = if ends_now { Duration::ZERO } else { manners.bookmark_every };
             tokio::select! {
                 turned = turns.changed() => if turned.is_err() { return },
                 () = self.sender.closed() => return,
-                () = tokio::time::sleep(manners.bookmark_every), if !manners.is_silent => {
+                () = tokio::time::sleep(pause), if !says_nothing => {
                     let mut text = String::new();
                     answers::push_bookmark(&mut text, version, false);
-                    if self.sender.send(text.into()).await.is_err() {
+                    if self.sender.send(text.into()).await.is_err() || ends_now {
                         return;
                     }
                 }

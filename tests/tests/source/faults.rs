@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use shunt::model::Listing;
 use shunt::source::kube::Bounds;
-use tests::apiserver::{NODES, SERVICES, SLICES};
+use tests::apiserver::{ApiServer, NODES, SERVICES, SLICES};
 
-use crate::rig::{NODE, Rig, anonymous, bounds, server, service, short_bounds, slice};
+use crate::rig::{LISTINGS, NODE, Rig, anonymous, bounds, server, service, short_bounds, slice};
 
 #[test]
 fn one_undecodable_object_stops_nobody() {
@@ -63,6 +63,117 @@ fn a_silent_server_is_noticed_within_the_bound_and_comes_back() {
     server.behave(|manners| manners.is_silent = false);
     rig.until("it is followed again", |rig| rig.has_service("late"));
     assert_eq!(rig.watch(Listing::Services).listings, 1);
+}
+
+/// The watches of a server that sends bookmarks, or does not, while one of them says nothing.
+fn quiet_services(bookmark_every: Duration) -> (Rig, ApiServer, ApiServer) {
+    let first = server();
+    let second = first.beside().unwrap();
+    first.behave(|manners| manners.bookmark_every = bookmark_every);
+    let mut rig =
+        Rig::follow(anonymous(&[&first, &second]), Bounds { answer: bounds().answer, ..short_bounds() });
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    // Time for a bookmark on each watch, where there are any.
+    let asked = first.asked().len();
+    first.cut();
+    rig.until("each watch has been resumed", |_| first.asked().len() >= asked + LISTINGS.len());
+    rig.for_a_while(bookmark_every.min(Duration::from_millis(50)) * 4);
+    first.behave(|manners| manners.quiet.push(SERVICES.to_owned()));
+    (rig, first, second)
+}
+
+#[test]
+fn one_silent_watch_is_opened_again_and_its_server_is_not_left() {
+    let (mut rig, first, _second) = quiet_services(Duration::from_millis(50));
+    rig.until("the silence is noticed", |rig| rig.watch(Listing::Services).lost_since.is_some());
+    assert_eq!(rig.watch(Listing::Services).last_error.unwrap(), "watch services: nothing came for 500ms");
+    rig.for_a_while(short_bounds().silence);
+    let servers: Vec<String> = LISTINGS.iter().map(|listing| rig.watch(*listing).server).collect();
+    assert!(servers.iter().all(|server| *server == format!("{}/", first.url())), "{servers:?}");
+    let faults: Vec<u64> = LISTINGS[1..].iter().map(|listing| rig.watch(*listing).faults).collect();
+    assert_eq!(faults, [0, 0, 0], "the others are not concerned");
+    first.behave(|manners| manners.quiet.clear());
+    first.put(SERVICES, service("late", "10.96.0.12"));
+    rig.until("it is followed again", |rig| rig.has_service("late"));
+    assert_eq!(rig.watch(Listing::Services).listings, 1);
+}
+
+#[test]
+fn a_server_without_bookmarks_has_no_faults() {
+    let (mut rig, first, _second) = quiet_services(Duration::from_hours(1));
+    let before = first.asked().len();
+    rig.for_a_while(short_bounds().silence * 5);
+    for listing in LISTINGS {
+        let watch = rig.watch(listing);
+        assert_eq!((watch.faults, watch.listings, watch.lost_since), (0, 1, None), "{listing:?}: {watch:?}");
+        assert!(watch.watching_since.is_some() && watch.server == format!("{}/", first.url()), "{watch:?}");
+    }
+    let asked = first.asked().len() - before;
+    assert!((2 * LISTINGS.len()..=6 * LISTINGS.len()).contains(&asked), "{asked} requests");
+    first.behave(|manners| manners.quiet.clear());
+    first.put(SERVICES, service("late", "10.96.0.12"));
+    rig.until("a change is seen", |rig| rig.has_service("late"));
+}
+
+#[test]
+fn a_watch_that_was_granted_is_followed_only_once_it_brings_something() {
+    let server = server();
+    let mut rig = Rig::listed(&server);
+    server.behave(|manners| {
+        manners.denied.push(SERVICES.to_owned());
+        manners.quiet.push(SERVICES.to_owned());
+    });
+    server.cut();
+    rig.until("it is lost", |rig| rig.watch(Listing::Services).lost_since.is_some());
+    let faults = rig.watch(Listing::Services).faults;
+    server.behave(|manners| manners.denied.clear());
+    let granted = || server.asked().iter().filter(|asked| asked.path == SERVICES).count();
+    let before = granted();
+    rig.until("it is granted", |_| granted() > before);
+    rig.for_a_while(Duration::from_millis(300));
+    let watch = rig.watch(Listing::Services);
+    assert!(watch.watching_since.is_none() && watch.lost_since.is_some(), "{watch:?}");
+    assert!(watch.faults <= faults + 1, "one may have been under way: {watch:?}");
+    server.behave(|manners| manners.quiet.clear());
+    rig.until("it brings a bookmark", |rig| rig.watch(Listing::Services).watching_since.is_some());
+}
+
+#[test]
+fn watches_that_end_after_a_bookmark_are_not_opened_again_and_again() {
+    let server = server();
+    let slow = Bounds { backoff: (Duration::from_millis(400), Duration::from_secs(10)), ..bounds() };
+    let mut rig = Rig::follow(anonymous(&[&server]), slow);
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    server.behave(|manners| manners.ending.push(SERVICES.to_owned()));
+    let services = || server.asked().iter().filter(|asked| asked.path == SERVICES).count();
+    let before = services();
+    server.cut();
+    rig.for_a_while(Duration::from_secs(3));
+    let asked = services() - before;
+    // The waits are halved at most: 200, 400 and 800 milliseconds fit, and 1600 no more.
+    assert!((2..=5).contains(&asked), "{asked} requests in three seconds");
+    let error = rig.watch(Listing::Services).last_error.unwrap();
+    assert_eq!(error, "watch services: the server ended the watch as soon as it had begun");
+    server.behave(|manners| manners.ending.clear());
+    server.put(SERVICES, service("late", "10.96.0.12"));
+    rig.until("it is followed again", |rig| rig.has_service("late"));
+}
+
+#[test]
+fn watches_that_end_after_a_change_are_opened_again_once_a_second() {
+    let server = server();
+    let mut rig = Rig::listed(&server);
+    let services = || server.asked().iter().filter(|asked| asked.path == SERVICES).count();
+    let (before, since) = (services(), Instant::now());
+    for index in 0..100_u8 {
+        server.put(SERVICES, service("web", &format!("10.96.1.{index}")));
+        server.cut();
+        rig.for_a_while(Duration::from_millis(20));
+    }
+    let asked = services() - before;
+    let most = usize::try_from(since.elapsed().as_secs()).unwrap() + 2;
+    assert!((2..=most).contains(&asked), "{asked} requests in {:?}", since.elapsed());
+    rig.until("the last change is seen", |rig| rig.service_ip("web") == Some([10, 96, 1, 99].into()));
 }
 
 #[test]

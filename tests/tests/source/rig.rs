@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks at what sends no event.
 const LOOK: Duration = Duration::from_millis(10);
 pub(crate) const NODE: &str = "node-1";
-const LISTINGS: [Listing; 4] =
+pub(crate) const LISTINGS: [Listing; 4] =
     [Listing::Services, Listing::EndpointSlices, Listing::Node, Listing::ServiceCidrs];
 
 /// A source and all that it has said.
@@ -90,14 +90,27 @@ impl Rig {
                 self.warnings,
                 self.kube.connections()
             );
-            let next = async { tokio::time::timeout(LOOK, self.batches.recv()).await };
-            if let Ok(batch) = self.runtime.block_on(next) {
-                let batch = batch.expect("the source has ended");
-                self.warnings.extend(batch.warnings);
-                self.events.extend(batch.events.iter().cloned());
-                for event in batch.events {
-                    self.state.apply(event);
-                }
+            self.take_in();
+        }
+    }
+
+    /// Takes batches in for so long.
+    pub(crate) fn for_a_while(&mut self, long: Duration) {
+        let end = Instant::now() + long;
+        while Instant::now() < end {
+            self.take_in();
+        }
+    }
+
+    /// Takes in what comes within a moment.
+    fn take_in(&mut self) {
+        let next = async { tokio::time::timeout(LOOK, self.batches.recv()).await };
+        if let Ok(batch) = self.runtime.block_on(next) {
+            let batch = batch.expect("the source has ended");
+            self.warnings.extend(batch.warnings);
+            self.events.extend(batch.events.iter().cloned());
+            for event in batch.events {
+                self.state.apply(event);
             }
         }
     }

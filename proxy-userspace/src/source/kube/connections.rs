@@ -14,7 +14,8 @@ use crate::model::Listing;
 pub struct Connection {
     /// Address of the API server in use, or last tried.
     pub server: String,
-    /// Since when it has been followed without a break; none while it is not.
+    /// Since when it has been followed without a break; none while it is not, and until a watch that was opened has brought
+    /// something.
     pub watching_since: Option<Timestamp>,
     /// Since when it has not been followed; none while it is.
     pub lost_since: Option<Timestamp>,

@@ -18,11 +18,14 @@ pub(super) enum Fault {
     /// Nothing came for too long.
     #[error("nothing came for {0:?}")]
     Silent(Duration),
+    /// Nothing came on a watch for too long, of a server that sends bookmarks.
+    #[error("nothing came for {0:?}")]
+    Stalled(Duration),
     /// The server said no.
     #[error("{0}")]
     Refused(Refusal),
     /// The server ended a watch as soon as it had begun.
-    #[error("the server ended the watch at once")]
+    #[error("the server ended the watch as soon as it had begun")]
     Ended,
     /// What came is not what an API server says.
     #[error("not an API server's answer: {0}")]
@@ -84,7 +87,8 @@ impl Fault {
         match self {
             Self::Connection(_) | Self::Silent(_) | Self::Garbled(_) | Self::Ended => true,
             Self::Refused(refusal) => refusal.code >= 500,
-            Self::Access(_) | Self::Closed => false,
+            // The server answers, as far as is known: the next question will show.
+            Self::Stalled(_) | Self::Access(_) | Self::Closed => false,
         }
     }
 

@@ -39,14 +39,16 @@ use watch::{Follower, Surroundings};
 /// How long the source waits for what. The default is what a user runs; tests shorten it.
 ///
 /// A server whose host is gone is noticed after `keepalive` (30 s), one that is silent with its host alive after
-/// `silence` (90 s), in the midst of a listing after `answer` (30 s).
+/// `silence` (90 s), in the midst of a listing after `answer` (30 s). A watch that fell silent is opened again; if that
+/// has no answer either, the next server is asked after another `answer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// For a TCP connection.
     pub connect: Duration,
     /// For the head of an answer, and between any two pieces of a listing.
     pub answer: Duration,
-    /// Between any two pieces of a watch. An API server sends a bookmark every minute.
+    /// Between any two pieces of a watch, before it is opened again. An API server sends a bookmark every minute, but need
+    /// not.
     pub silence: Duration,
     /// For sign of life of the server's host.
     pub keepalive: Duration,

@@ -20,7 +20,8 @@ use super::servers::Servers;
 use crate::model::Listing;
 use crate::source::Batch;
 
-/// A watch that ends sooner, and brought nothing, is a fault: asking again at once would go on for ever.
+/// A watch that ends sooner is not opened again before that, and is a fault if it brought no object: asking again at once
+/// would go on for ever.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What all watches share.
@@ -43,6 +44,10 @@ pub(super) struct Follower {
     version: Option<String>,
     /// Whether anything came since the watch was opened.
     has_progressed: bool,
+    /// Whether that was more than bookmarks.
+    has_changed: bool,
+    /// The server that has sent a bookmark in the midst of a watch: from it, silence means something.
+    bookmarks_of: Option<usize>,
     /// Since when all has been well.
     healthy_since: Option<Instant>,
     /// Whether nobody answered when last there was a fault.
@@ -61,6 +66,8 @@ impl Follower {
             batcher: Batcher::new(resource),
             version: None,
             has_progressed: false,
+            has_changed: false,
+            bookmarks_of: None,
             healthy_since: None,
             was_unanswered: false,
             avoids_streaming: false,
@@ -92,25 +99,24 @@ impl Follower {
 
     /// One request, or one listing in pages, by a client of its own: credentials are never older than that.
     async fn turn(&mut self, server: usize) -> Result<(), Fault> {
-        self.has_progressed = false;
+        (self.has_progressed, self.has_changed) = (false, false);
         let bounds = self.around.bounds;
         let (client, address) = self.around.access.client(server, bounds)?;
         self.around.connections.tries(self.listing(), &address);
-        let Some(version) = self.version.clone() else { return self.list(&client).await };
+        let Some(version) = self.version.clone() else { return self.list(&client, server).await };
         let path = self.batcher.resource().watch_path(&version, watch_seconds());
         let body = self.patiently(ask(&client, &path, bounds.answer)).await??;
-        self.note_health();
-        self.follow(Lines::new(body), false).await
+        self.follow(Lines::new(body), server, false).await
     }
 
-    async fn list(&mut self, client: &Client) -> Result<(), Fault> {
+    async fn list(&mut self, client: &Client, server: usize) -> Result<(), Fault> {
         let limit = self.around.bounds.answer;
         if !self.avoids_streaming {
             let path = self.batcher.resource().streaming_path(watch_seconds());
             match self.patiently(ask(client, &path, limit)).await? {
                 Ok(body) => {
                     self.batcher.start();
-                    let followed = self.follow(Lines::new(body), true).await;
+                    let followed = self.follow(Lines::new(body), server, true).await;
                     self.avoids_streaming =
                         self.version.is_none() && matches!(followed, Err(Fault::Silent(_)));
                     return followed;
@@ -147,45 +153,83 @@ impl Follower {
     }
 
     /// Takes in what a watch says until it ends. With `is_listing` it starts with all there is.
-    async fn follow(&mut self, mut lines: Lines, mut is_listing: bool) -> Result<(), Fault> {
+    async fn follow(&mut self, mut lines: Lines, server: usize, mut is_listing: bool) -> Result<(), Fault> {
         let (began, bounds) = (Instant::now(), self.around.bounds);
         loop {
+            let is_new = !self.has_progressed;
             while let Some(line) = lines.next() {
-                let version = match answer::read_line(line)? {
-                    Change::Applied(object) => self.batcher.apply(object),
-                    Change::Deleted(object) => self.batcher.delete(object),
-                    Change::Bookmark { version, ends_list: true } if is_listing => {
-                        is_listing = false;
-                        self.end_list(version.clone());
-                        self.note_health();
-                        version
-                    }
-                    Change::Bookmark { version, .. } => version,
-                    Change::Refused(refusal) => return Err(Fault::Refused(refusal)),
-                };
-                if !is_listing && !version.is_empty() {
-                    self.version = Some(version);
-                }
-                self.has_progressed = true;
+                self.read(line, server, &mut is_listing)?;
                 if self.batcher.is_full() {
                     self.flush().await?;
                 }
             }
             if !is_listing {
+                // Not before something has come: a head alone is no sign that a watch works.
+                if is_new && self.has_progressed {
+                    self.note_health();
+                }
                 self.flush().await?;
             }
             let limit = if is_listing { bounds.answer } else { bounds.silence };
-            if !self.patiently(lines.more(limit)).await?? {
-                break;
+            match self.patiently(lines.more(limit)).await? {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(Fault::Silent(limit)) if !is_listing => return self.judge_silence(limit, server),
+                Err(fault) => return Err(fault),
             }
         }
         if is_listing {
-            Err(Fault::Connection("the listing broke off".to_owned()))
-        } else if began.elapsed() < SHORTEST && !self.has_progressed {
-            Err(Fault::Ended)
-        } else {
-            Ok(())
+            return Err(Fault::Connection("the listing broke off".to_owned()));
         }
+        let early = SHORTEST.saturating_sub(began.elapsed());
+        if !early.is_zero() && !self.has_changed {
+            return Err(Fault::Ended);
+        }
+        self.patiently(sleep(early)).await
+    }
+
+    /// Takes one line in.
+    fn read(&mut self, line: &[u8], server: usize, is_listing: &mut bool) -> Result<(), Fault> {
+        let version = match answer::read_line(line)? {
+            Change::Applied(object) => {
+                self.has_changed = true;
+                self.batcher.apply(object)
+            }
+            Change::Deleted(object) => {
+                self.has_changed = true;
+                self.batcher.delete(object)
+            }
+            Change::Bookmark { version, ends_list: true } if *is_listing => {
+                *is_listing = false;
+                self.end_list(version.clone());
+                self.note_health();
+                // That there was nothing to list is an answer too.
+                self.has_changed = true;
+                version
+            }
+            Change::Bookmark { version, .. } => {
+                self.bookmarks_of = Some(server);
+                version
+            }
+            Change::Refused(refusal) => return Err(Fault::Refused(refusal)),
+        };
+        if !*is_listing && !version.is_empty() {
+            self.version = Some(version);
+        }
+        self.has_progressed = true;
+        Ok(())
+    }
+
+    /// What it means that nothing came for so long. A server that sends bookmarks has lost this watch, and maybe no more
+    /// than this one: it is opened again, and only a server that does not answer that is left. From one that sends none,
+    /// which the API allows, nothing is to be expected while nothing changes; its host is alive, or the connection
+    /// would have ended.
+    fn judge_silence(&mut self, limit: Duration, server: usize) -> Result<(), Fault> {
+        if self.bookmarks_of == Some(server) {
+            return Err(Fault::Stalled(limit));
+        }
+        self.note_health();
+        Ok(())
     }
 
     fn end_list(&mut self, version: String) {
