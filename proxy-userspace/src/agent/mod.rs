@@ -55,8 +55,8 @@ pub enum AgentError {
     /// The host lacks something.
     #[error("this host lacks {}", .0.iter().map(|missing| format!("{} (for {})", missing.what, missing.needed_for)).collect::<Vec<_>>().join("; "))]
     Unfit(Vec<Missing>),
-    /// There is no cgroup to attach to.
-    #[error(transparent)]
+    /// There is no cgroup to hook.
+    #[error("no cgroup to hook")]
     Cgroup(#[from] CgroupError),
     /// The kernel refused the programs, maps or hooks.
     #[error(transparent)]

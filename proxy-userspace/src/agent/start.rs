@@ -82,13 +82,7 @@ impl Node {
         })?;
         logs::forward(&mut loaded, config.bpf_log_level as u8)?;
         let store = KernelStore::open(loaded.kernel_maps()?)?;
-        let expected = vec![
-            Listing::Services,
-            Listing::EndpointSlices,
-            Listing::Node,
-            Listing::ServiceCidrs,
-            Listing::NodeAddresses,
-        ];
+        let expected = Listing::ALL.to_vec();
         let options = SyncOptions {
             node_name: config.node_name.clone(),
             node_ports: config.nodeport_addresses.clone(),
