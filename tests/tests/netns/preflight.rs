@@ -154,7 +154,7 @@ fn hooks_pins_and_addresses_of_the_agent_are_told_from_those_of_others() {
     let running = look();
     let (state, found) = running.about("hook connect4").unwrap();
     assert!(state == "ok" && found.contains("(shunt_connect4; pinned here)"), "{state} {found}");
-    let pins = format!("v{SCHEMA}, sock_release, getpeername4, getpeername6, connect4, connect6");
+    let pins = format!("v{SCHEMA}, {}", HOOKS.map(|hook| hook.name).join(", "));
     assert_eq!(running.about("pins").unwrap(), ("ok", &*pins));
     for (flag, address) in [("--metrics-address", "127.0.0.1:10249"), ("--healthz-address", "0.0.0.0:10256")]
     {
