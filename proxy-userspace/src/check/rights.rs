@@ -2,7 +2,9 @@
 
 use super::Finding;
 use super::facts::{Facts, Seen};
-use crate::datapath::probe::{CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Capability, REQUIRED};
+use crate::datapath::probe::{
+    self, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Capability, Need, REQUIRED,
+};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let required = REQUIRED.iter().map(|(capability, needed_for)| required(facts, *capability, needed_for));
@@ -37,8 +39,7 @@ fn required(facts: &Facts, capability: Capability, needed_for: &str) -> Finding 
 /// The kernel opens objects by their ids for nobody else, and the maps in pinned maps of maps have nothing but an id.
 fn without_sys_admin(facts: &Facts) -> Finding {
     let name = CAP_SYS_ADMIN.name;
-    let has_pins = facts.pins.contents.as_ref().is_ok_and(|contents| !contents.layouts.is_empty());
-    if has_pins {
+    if probe::missing(&facts.host).iter().any(|missing| missing.need == Need::Right(CAP_SYS_ADMIN)) {
         return Finding::missing(
             name,
             "lacking, and maps are pinned",
@@ -48,8 +49,8 @@ fn without_sys_admin(facts: &Facts) -> Finding {
     Finding::warning(
         name,
         "lacking",
-        "the first start works; each later one, which finds pinned maps, ends with exit code 3, and `shunt status` and \
-         `dump` do not work",
+        "the first start works; each later one, which finds pinned maps, ends with exit code 3. /metrics cannot read the \
+         maps, and `shunt status` and `dump` do not work",
     )
 }
 

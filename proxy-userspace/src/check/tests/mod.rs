@@ -38,7 +38,7 @@ fn fit() -> Facts {
             has_btf: true,
             has_cgroup2: true,
             capabilities: ALL_RIGHTS,
-            has_pins: false,
+            has_pins: true,
         },
         release: "6.1.0-13-amd64".to_owned(),
         features: Some(vec![feature(Kind::MapType, "hash"), feature(Kind::Helper, "set_retval")]),
