@@ -91,8 +91,8 @@ mod tests {
         assert_eq!(exit_for(&error), Exit::Unfit);
         assert_eq!(
             format!("{:#}", anyhow::Error::new(error)),
-            "open the root of the cgroup v2 tree from inside a cgroup namespace, which needs CAP_DAC_READ_SEARCH: \
-             permission denied"
+            "no cgroup to hook: open the root of the cgroup v2 tree from inside a cgroup namespace, which needs \
+             CAP_DAC_READ_SEARCH: permission denied"
         );
     }
 }

@@ -36,6 +36,7 @@ pub(super) struct Surroundings {
 
 /// Follows one kind of object.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that any other may come with")]
 pub(super) struct Follower {
     around: Arc<Surroundings>,
     batcher: Batcher,

@@ -206,7 +206,8 @@ pub(crate) fn agent_restarts(cluster: &Cluster, agent: &mut Agent<'_>, screen: &
     let report = load.finish()?;
     screen.check(
         &format!("{} connects meanwhile: {} failed", report.attempts, report.failures()),
-        report.failures() == 0 && report.attempts > 500,
+        // Enough to see that connects go on; how many there are in two seconds is up to the machine.
+        report.failures() == 0 && report.attempts > 50,
     );
     let status = agent.status()?;
     let written = |key: &str| status["sync"][key].as_u64().with_context(|| format!("sync.{key} of /status"));
