@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use shunt::model::Listing;
 use tests::agent::{Agent, Launch, pin_dir};
-use tests::cluster::objects::{Ref, SERVICE};
+use tests::cluster::objects::{NODE, Ref, SERVICE};
 use tests::cluster::{AccountFiles, ControlPlane, mounted};
 use tests::deployment::plain;
 use tests::topology::{Cluster, Node};
@@ -107,8 +108,13 @@ fn another_certificate_of_the_server_is_trusted_once_it_is_in_the_file() {
     files.write("ca.crt", &new).unwrap();
     served_by(client, vip, &[&after.name]);
     assert_eq!(agent.pid(), pid);
+    // A watch counts as open once it has said something, and of what stands still the server speaks once a minute.
+    let api = control.api().unwrap();
+    api.create_services(1..2, |_| vec![after.v4]).unwrap();
+    let object = Ref { kind: NODE, namespace: None, name: &node.name };
+    api.patch(&object, json!({ "metadata": { "labels": { "changed": "yes" } } })).unwrap();
     wait::until(LIMIT, "all to be followed", || {
-        let all = [Listing::Services, Listing::EndpointSlices, Listing::Node, Listing::ServiceCidrs];
+        let all = [Listing::Services, Listing::EndpointSlices, Listing::Node];
         Ok(all
             .iter()
             .all(|kind| agent.watch(*kind).is_ok_and(|it| it.watching_since.is_some()))
