@@ -1,7 +1,9 @@
 //! What holds for any sequence of changes: whole views at every instant, convergence, restarts, faults.
 
-use proptest::prelude::*;
+use std::cell::Cell;
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use proxy_common::frontend::FrontendKind;
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
@@ -66,9 +68,12 @@ proptest! {
         world.rest();
         world.check_no_leak(RULES.limits);
     }
+}
 
-    #[test]
-    fn faults_are_outlived(steps in any_steps(6), seed in any::<u64>()) {
+#[test]
+fn faults_are_outlived() {
+    let injected = Cell::new(0);
+    let outlives = |(steps, seed): (Vec<(Changes, u64)>, u64)| {
         let mut world = World::new(RULES);
         // Growth that failed counts as a full table for a while.
         world.may_lack_slots = true;
@@ -82,6 +87,7 @@ proptest! {
                     outcome = world.sync(Changes::default());
                 }
             }
+            injected.set(injected.get() + world.store.memory.faults.injected());
             prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
         }
         world.store.memory.faults = Faults::default();
@@ -92,7 +98,11 @@ proptest! {
         world.check_converged();
         world.rest();
         world.check_no_leak(RULES.limits);
-    }
+        Ok(())
+    };
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(64) };
+    TestRunner::new(config).run(&(any_steps(6), any::<u64>()), outlives).unwrap();
+    assert!(injected.get() > 100, "{} faults in all", injected.get());
 }
 
 /// A scenario with everything in it: joins, leaves, a moved frontend, a port that goes, the node's own tables.
