@@ -73,7 +73,9 @@ fn a_large_scenario_with_one_fault_in_ten_ends_as_without() {
     let left = LARGE - LARGE / 6;
     assert_eq!(counts(&seen[1]), [left, left * 5, left, left]);
     assert!(seen[1].contains(&format!("10.96.0.{}:81/tcp", LARGE / 3)), "the change is there");
-    assert_eq!(seen[1], seen[2]);
+    assert_eq!(counts(&seen[2]), counts(&seen[1]));
+    assert!(seen[2].contains("10.96.0.0:80/tcp cluster-ip -> large/t0:80/tcp"), "the new names are there");
+    assert_eq!(seen[2], seen[3]);
     let (under_faults, faults) = seen_under_faults(&scenario, 7);
     assert!(under_faults == seen, "faults changed the ending");
     assert!(faults > 1_000, "{faults} faults in all");

@@ -5,8 +5,8 @@ use super::Scenario;
 /// Services of the large scenario.
 pub const LARGE: usize = 600;
 
-/// Six hundred services of five endpoints in six files; a third of them changes, some go. The writer dies in the middle of
-/// the first batch and of the second, and another one starts in the end.
+/// Six hundred services of five endpoints in six files; a third of them changes, some go, some are made anew under other
+/// names. The writer dies in the middle of each batch, and another one starts in the end.
 pub fn large() -> Scenario {
     let file = |number: usize, round: usize| {
         let range = (number * LARGE / 6)..((number + 1) * LARGE / 6);
@@ -15,14 +15,24 @@ pub fn large() -> Scenario {
     };
     let first: String = (0..6).map(|number| file(number, 0)).collect();
     let changed: String = (2..4).map(|number| file(number, 1)).collect();
-    let steps =
-        ["@kill 9000\n@expect\n", &changed, "@remove part-5.yaml\n@kill 3000\n@expect\n@restart\n@expect\n"];
+    let renamed = file(0, RENAMED);
+    let steps = [
+        "@kill 9000\n@expect\n",
+        &changed,
+        "@remove part-5.yaml\n@kill 3000\n@expect\n",
+        &renamed,
+        "@kill 2000\n@expect\n@restart\n@expect\n",
+    ];
     Scenario::parse(&format!("@addresses 192.0.2.1\n{first}{}", steps.concat()))
 }
 
+/// The round in which services have other names, and all else is as in the first.
+const RENAMED: usize = 2;
+
 fn service(index: usize, round: usize) -> String {
     let ip = |net: &str, host: usize| format!("{net}.{}.{}", host / 250, host % 250);
-    let (vip, name) = (ip("10.96", index), format!("s{index}"));
+    let (prefix, round) = if round == RENAMED { ("t", 0) } else { ("s", round) };
+    let (vip, name) = (ip("10.96", index), format!("{prefix}{index}"));
     let hosts = (0..5).map(|endpoint| ip("10.1", index * 6 + endpoint + round));
     let endpoints: Vec<String> = hosts.map(|host| format!("- {{addresses: [\"{host}\"]}}\n")).collect();
     let endpoints = endpoints.concat();

@@ -91,6 +91,10 @@ impl<S: Hashes> Hashes for Mortal<S> {
         self.effect(|store| store.grow_frontends(capacity))
     }
 
+    fn move_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        self.effect(|store| store.move_frontends(entries))
+    }
+
     fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {
         self.effect(|store| store.insert_node_addr(addr, flags))
     }

@@ -12,6 +12,7 @@ use super::world::{RULES, World};
 use crate::maps::memory::Faults;
 use crate::plan::diff::Changes;
 use crate::plan::ops::MapOp;
+use crate::plan::rules::Rules;
 use crate::plan::tables::{DesiredNode, OwnerTag};
 
 proptest! {
@@ -105,12 +106,12 @@ fn faults_are_outlived() {
     assert!(injected.get() > 100, "{} faults in all", injected.get());
 }
 
-/// A scenario with everything in it: joins, leaves, a moved frontend, a port that goes, the node's own tables.
+/// A scenario with everything in it: joins, leaves, moved frontends, a port that goes, the node's own tables.
 fn scenario() -> (Changes, Changes) {
-    let load_balancer = frontend(cluster_ip(50), FrontendKind::LoadBalancer);
+    let load_balancers = [50, 51].map(|vip| frontend(cluster_ip(vip), FrontendKind::LoadBalancer));
     let with = |tag: u64, shared: bool, endpoints: &[Option<u8>]| {
         let mut frontends = cluster_ip_frontends(tag);
-        frontends.extend(shared.then_some(load_balancer));
+        frontends.extend(load_balancers.into_iter().filter(|_| shared));
         port(tag, frontends, endpoints)
     };
     let node = |cidrs: &[u32]| DesiredNode {
@@ -144,10 +145,20 @@ fn scenario() -> (Changes, Changes) {
 
 #[test]
 fn a_kill_or_a_fault_at_each_effect_in_turn_is_survived() {
-    let (first, second) = scenario();
-    let mut before = World::new(RULES);
-    before.sync(first).unwrap();
-    let effects = effects_of(&before, &second) as u64;
+    // Two frontends move to another cell: one by one, or at once.
+    for (moves_in_place, moves) in [(2, 0), (1, 1)] {
+        let (first, second) = scenario();
+        let mut before = World::new(Rules { moves_in_place, ..RULES });
+        before.sync(first).unwrap();
+        let planned = before.clone().sync(second.clone()).unwrap();
+        let at_once = planned.ops.iter().filter(|op| matches!(op, MapOp::MoveFrontends(_))).count();
+        assert_eq!(at_once, moves);
+        check_each_effect(&before, &second);
+    }
+}
+
+fn check_each_effect(before: &World, second: &Changes) {
+    let effects = effects_of(before, second) as u64;
     assert!(effects > 40, "only {effects} effects");
     for at in 0..effects {
         for is_fatal in [true, false] {
