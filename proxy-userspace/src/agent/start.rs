@@ -18,7 +18,7 @@ use crate::datapath::DatapathError;
 use crate::datapath::attach::Links;
 use crate::datapath::hooks::HOOKS;
 use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
-use crate::datapath::pin::PinDir;
+use crate::datapath::pin::{MapSet, PinDir};
 use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
 use crate::events::{Limits, Reason, Recorder};
@@ -131,8 +131,8 @@ impl Node {
             .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
         // The programs that used the maps of another layout are gone only now.
         if let Some(pin_dir) = &self.pin_dir {
-            for layout in pin_dir.remove_other_layouts()? {
-                info!(layout, "removed the maps of another layout");
+            for maps in pin_dir.remove_other_sets()? {
+                info!(maps, "removed the maps of another layout");
             }
         }
         Ok(())
@@ -166,9 +166,11 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
     }
     let pin_dir = PinDir::new(root, schema);
     pin_dir.create()?;
-    if let Some(difference) = pin_dir.foreign_map()? {
-        let aside = pin_dir.set_aside()?;
-        warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+    for set in MapSet::ALL {
+        if let Some(difference) = pin_dir.foreign_map(set)? {
+            let aside = pin_dir.set_aside(set)?;
+            warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+        }
     }
     Ok(Some(pin_dir))
 }

@@ -6,6 +6,7 @@ use proxy_common::names::{TCP_PEERS, TCP_SOCKETS};
 use proxy_common::service::ViewWord;
 use proxy_common::socket::{PEER_PLACES, peer_place};
 use rustix::net::sockopt::socket_cookie;
+use shunt::datapath::pin::MapSet;
 use shunt::sys::map::Map;
 use tests::hand::{Rig, VIP};
 
@@ -28,7 +29,7 @@ impl Peers {
         rig.write_slots(0, &[1]).unwrap();
         rig.switch_to(ViewWord::random(0, 1)).unwrap();
         rig.insert_vip().unwrap();
-        let places = Map::open_pinned(&rig.pin_dir().maps().join(TCP_PEERS)).unwrap();
+        let places = Map::open_pinned(&rig.pin_dir().directory(MapSet::Sockets).join(TCP_PEERS)).unwrap();
         Self { rig, listener, places }
     }
 
@@ -89,7 +90,7 @@ fn where_its_place_is_taken_a_socket_itself_remembers() {
     assert_eq!((peers.holder(cookie), stream.peer_addr().unwrap()), (STRANGER, VIP));
     drop(stream);
     assert_eq!(peers.taken(), PEER_PLACES as usize, "nobody gives back what another has");
-    assert!(peers.rig.pin_dir().maps().join(TCP_SOCKETS).exists());
+    assert!(peers.rig.pin_dir().directory(MapSet::Sockets).join(TCP_SOCKETS).exists());
 }
 
 #[test]
