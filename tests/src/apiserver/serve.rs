@@ -23,6 +23,8 @@ use super::world::{Asked, Selectors, World};
 
 /// Pieces of a stream that may wait for a slow reader.
 const PIECES: usize = 16;
+/// Between two drops.
+const DRIP: Duration = Duration::from_millis(20);
 /// Bytes of a piece of the initial events, about.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -136,8 +138,14 @@ fn asked(request: &Request<Incoming>) -> Asked {
 }
 
 fn collection(world: Arc<World>, place: &Place, asked: &Asked) -> Response<AnswerBody> {
+    let is_watch = parameter(&asked.query, "watch").is_some();
+    if world.manners().dripping.contains(&asked.path) && asked.is_listing() {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        tokio::spawn(drip(sender));
+        return answers::endless(pieces);
+    }
     let selectors = Selectors { namespace: place.namespace.clone(), ..selectors(&asked.query) };
-    if parameter(&asked.query, "watch").is_none() {
+    if !is_watch {
         let after = parameter(&asked.query, "continue").unwrap_or_default();
         let limit = parameter(&asked.query, "limit").and_then(|limit| limit.parse().ok());
         let limit = limit.unwrap_or(usize::MAX);
@@ -161,6 +169,13 @@ fn collection(world: Arc<World>, place: &Place, asked: &Asked) -> Response<Answe
     let watch = Watch { world, path: place.collection.to_owned(), selectors, sender };
     tokio::spawn(watch.run(from, lists));
     answers::endless(pieces)
+}
+
+/// White space now and then, of which neither JSON nor a watch is full.
+async fn drip(sender: mpsc::Sender<Bytes>) {
+    while sender.send(Bytes::from_static(b" ")).await.is_ok() {
+        tokio::time::sleep(DRIP).await;
+    }
 }
 
 /// One watch that is being served.

@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::Bounds;
 use super::fault::{Fault, Refusal};
 
 /// What is read of a refusal at most.
@@ -50,13 +51,19 @@ pub(super) async fn send(
     Err(Fault::Refused(refusal))
 }
 
-/// All of a body, of which each piece must come within `limit`.
-pub(super) async fn whole(mut body: Body, limit: Duration) -> Result<Vec<u8>, Fault> {
-    let mut text = Vec::new();
-    while let Some(piece) = piece(&mut body, limit).await? {
-        text.extend_from_slice(&piece);
-    }
-    Ok(text)
+/// All of a body: within the bounds of a page, in size and time, and each piece within that of an answer.
+pub(super) async fn whole(mut body: Body, bounds: Bounds) -> Result<Vec<u8>, Fault> {
+    let read = async {
+        let mut text = Vec::new();
+        while let Some(piece) = piece(&mut body, bounds.answer).await? {
+            if text.len() + piece.len() > bounds.page_bytes {
+                return Err(Fault::TooLarge(bounds.page_bytes));
+            }
+            text.extend_from_slice(&piece);
+        }
+        Ok(text)
+    };
+    timeout(bounds.page, read).await.map_err(|_| Fault::Slow(bounds.page))?
 }
 
 async fn piece(body: &mut Body, limit: Duration) -> Result<Option<hyper::body::Bytes>, Fault> {
@@ -114,8 +121,12 @@ impl Lines {
         }
     }
 
-    /// Waits for more; false if there is none. What was not a whole line by then is dropped.
-    pub(super) async fn more(&mut self, limit: Duration) -> Result<bool, Fault> {
+    /// Waits for more; false if there is none. What was not a whole line by then is dropped. A line that has more than
+    /// `bytes` before it ends is a fault.
+    pub(super) async fn more(&mut self, limit: Duration, bytes: usize) -> Result<bool, Fault> {
+        if self.buffer.len() - self.start > bytes {
+            return Err(Fault::TooLarge(bytes));
+        }
         let Some(piece) = piece(&mut self.body, limit).await? else { return Ok(false) };
         self.buffer.drain(..self.start);
         self.searched -= self.start;
@@ -246,14 +257,19 @@ mod tests {
     async fn lines_end_where_they_end_and_not_where_pieces_do() {
         let mut lines = Lines::new(Body::from(b"one\n\ntwo\nhal".to_vec()));
         assert_eq!(lines.next(), None);
-        assert!(lines.more(Duration::from_secs(1)).await.unwrap());
+        let limit = Duration::from_secs(1);
+        assert!(lines.more(limit, 3).await.unwrap());
         assert_eq!(lines.next(), Some(&b"one"[..]));
         assert_eq!(lines.next(), Some(&b"two"[..]));
         assert_eq!(lines.next(), None);
         lines.body = Body::from(b"f\n".to_vec());
-        assert!(lines.more(Duration::from_secs(1)).await.unwrap());
+        assert!(lines.more(limit, 3).await.unwrap());
         assert_eq!(lines.next(), Some(&b"half"[..]));
-        assert!(!lines.more(Duration::from_secs(1)).await.unwrap());
+        lines.body = Body::from(b"long".to_vec());
+        assert!(lines.more(limit, 3).await.unwrap());
+        assert_eq!(lines.next(), None);
+        assert!(matches!(lines.more(limit, 3).await, Err(Fault::TooLarge(3))));
+        assert!(!lines.more(limit, 4).await.unwrap());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::backoff::{Backoff, chance};
 use super::batcher::Batcher;
 use super::connections::Connections;
 use super::fault::Fault;
+use super::paging::Paging;
 use super::resource::Resource;
 use super::servers::Servers;
 use crate::model::Listing;
@@ -53,14 +54,16 @@ pub(super) struct Follower {
     healthy_since: Option<Instant>,
     /// Whether nobody answered when last there was a fault.
     was_unanswered: bool,
-    /// Whether a listing that was to come as a stream fell silent: the next one comes in pages.
+    /// Whether a listing that was to come as a stream fell silent, or did not end: the next one comes in pages.
     avoids_streaming: bool,
+    paging: Paging,
     /// Until when the own Node is waited for.
     node_deadline: Option<Instant>,
 }
 
 impl Follower {
     pub(super) fn new(around: Arc<Surroundings>, resource: Resource) -> Self {
+        let paging = Paging::new(&resource, around.bounds.page_bytes);
         Self {
             backoff: Backoff::new(around.bounds.backoff),
             around,
@@ -72,6 +75,7 @@ impl Follower {
             healthy_since: None,
             was_unanswered: false,
             avoids_streaming: false,
+            paging,
             node_deadline: None,
         }
     }
@@ -119,7 +123,7 @@ impl Follower {
                     self.batcher.start();
                     let followed = self.follow(Lines::new(body), server, true).await;
                     self.avoids_streaming =
-                        self.version.is_none() && matches!(followed, Err(Fault::Silent(_)));
+                        self.version.is_none() && matches!(followed, Err(Fault::Silent(_) | Fault::Slow(_)));
                     return followed;
                 }
                 Err(fault) if fault.is_unsupported() => {}
@@ -130,15 +134,25 @@ impl Follower {
     }
 
     async fn list_pages(&mut self, client: &Client) -> Result<(), Fault> {
-        let limit = self.around.bounds.answer;
+        let bounds = self.around.bounds;
         self.batcher.start();
         let mut next: Option<String> = None;
         loop {
-            let path = self.batcher.resource().list_path(next.as_deref());
-            let body = self.patiently(ask(client, &path, limit)).await??;
-            let text = self.patiently(answer::whole(body, limit)).await??;
+            let path = self.batcher.resource().list_path(self.paging.limit(), next.as_deref());
+            let body = self.patiently(ask(client, &path, bounds.answer)).await??;
+            let text = match self.patiently(answer::whole(body, bounds)).await? {
+                // The same page once more, but less of it.
+                Err(Fault::TooLarge(_)) if self.paging.shrink() => continue,
+                Err(fault @ Fault::Slow(_)) => {
+                    self.paging.shrink();
+                    return Err(fault);
+                }
+                text => text?,
+            };
             let page = answer::read_page(&text)?;
-            for object in page.items.unwrap_or_default() {
+            let objects = page.items.unwrap_or_default();
+            self.paging.came(objects.len(), text.len());
+            for object in objects {
                 self.batcher.apply(object);
                 if self.batcher.is_full() {
                     self.flush().await?;
@@ -171,10 +185,14 @@ impl Follower {
                 }
                 self.flush().await?;
             }
-            let limit = if is_listing { bounds.answer } else { bounds.silence };
-            match self.patiently(lines.more(limit)).await? {
+            let left = bounds.listing.saturating_sub(began.elapsed());
+            let limit = if is_listing { bounds.answer.min(left) } else { bounds.silence };
+            match self.patiently(lines.more(limit, bounds.page_bytes)).await? {
                 Ok(true) => {}
                 Ok(false) => break,
+                Err(Fault::Silent(limit)) if is_listing && limit < bounds.answer => {
+                    return Err(Fault::Slow(bounds.listing));
+                }
                 Err(Fault::Silent(limit)) if !is_listing => return self.judge_silence(limit, server),
                 Err(fault) => return Err(fault),
             }
