@@ -46,12 +46,18 @@ fn objects_of_others_are_not_even_sent() {
     let mut other = service("other", "10.96.0.20");
     other["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });
     server.put(SERVICES, other);
+    let mut nowhere = service("nowhere", "None");
+    nowhere["metadata"]["annotations"] = json!({ "sent": "never" });
+    server.put(SERVICES, nowhere);
     let mut headless = slice("web", &["10.0.0.9"]);
     headless["metadata"]["name"] = "headless-1".into();
     headless["metadata"]["labels"]["service.kubernetes.io/headless"] = "".into();
     server.put(SLICES, headless);
-    let rig = Rig::listed(&server);
-    assert!(!rig.has_service("other"));
+    let rig = Rig::follow(anonymous(&[&server]), bounds());
+    let rig = rig.until_listed();
+    // Not even as something that is not for this node, which would be a deletion.
+    assert!(!rig.has_service("other") && !rig.has_service("nowhere"));
+    assert!(rig.has_no_deletion(), "{:?}", rig.events);
     assert_eq!(rig.state.slices(&ObjectName::new("default", "web")).count(), 1);
     assert_eq!(&*rig.state.node().name, NODE);
 }

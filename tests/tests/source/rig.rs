@@ -75,10 +75,15 @@ impl Rig {
 
     /// Follows one server, and waits until it has listed all.
     pub(crate) fn listed(server: &ApiServer) -> Self {
-        let mut rig = Self::follow(anonymous(&[server]), bounds());
-        rig.until("everything is listed", |rig| rig.state.is_listed());
+        let mut rig = Self::follow(anonymous(&[server]), bounds()).until_listed();
         rig.events.clear();
         rig
+    }
+
+    /// Waits until it has listed all.
+    pub(crate) fn until_listed(mut self) -> Self {
+        self.until("everything is listed", |rig| rig.state.is_listed());
+        self
     }
 
     /// Takes batches in until `is_so`.

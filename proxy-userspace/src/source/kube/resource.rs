@@ -15,7 +15,7 @@ use crate::source::{Subject, Warning};
 /// A kind of object, and which of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
-    /// Services that no other proxy serves.
+    /// Services that no other proxy serves and that are not headless.
     Services,
     /// Slices of Services that have a cluster IP.
     EndpointSlices,
@@ -73,25 +73,33 @@ impl Resource {
         format!("{}{}&resourceVersion={}", self.path(), watching(seconds), encoded(version))
     }
 
-    /// Path with the selectors of kube-proxy, ending where more of the query is added.
+    /// Path with the selectors of kube-proxy 1.37, ending where more of the query is added.
     fn path(&self) -> String {
-        let (path, selector) = match self {
-            Self::Services => {
-                ("/api/v1/services", Some(("labelSelector", "!service.kubernetes.io/service-proxy-name")))
-            }
+        let own_node;
+        let (path, selectors): (_, &[(&str, &str)]) = match self {
+            Self::Services => (
+                "/api/v1/services",
+                &[
+                    ("labelSelector", "!service.kubernetes.io/service-proxy-name"),
+                    ("fieldSelector", "spec.clusterIP!=None"),
+                ],
+            ),
             Self::EndpointSlices => (
                 "/apis/discovery.k8s.io/v1/endpointslices",
-                Some(("labelSelector", "!service.kubernetes.io/headless")),
+                &[("labelSelector", "!service.kubernetes.io/headless")],
             ),
             Self::Node(name) => {
-                return format!("/api/v1/nodes?fieldSelector={}&", encoded(&format!("metadata.name={name}")));
+                own_node = format!("metadata.name={name}");
+                ("/api/v1/nodes", &[("fieldSelector", &own_node)])
             }
-            Self::ServiceCidrs => ("/apis/networking.k8s.io/v1/servicecidrs", None),
+            Self::ServiceCidrs => ("/apis/networking.k8s.io/v1/servicecidrs", &[]),
         };
-        selector.map_or_else(
-            || format!("{path}?"),
-            |(key, selector)| format!("{path}?{key}={}&", encoded(selector)),
-        )
+        let mut path = format!("{path}?");
+        for (key, selector) in selectors {
+            // Writing to a string cannot fail.
+            let _ = write!(path, "{key}={}&", encoded(selector));
+        }
+        path
     }
 
     /// What an object that is there says.
@@ -262,8 +270,11 @@ mod tests {
         assert_eq!(
             watch,
             "/api/v1/services?labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&\
-             watch=true&allowWatchBookmarks=true&timeoutSeconds=300&resourceVersion=7"
+             fieldSelector=spec.clusterIP%21%3DNone&watch=true&allowWatchBookmarks=true&timeoutSeconds=300&resourceVersion=7"
         );
+        let slices = Resource::EndpointSlices.list_path(25, None);
+        let path = "/apis/discovery.k8s.io/v1/endpointslices";
+        assert_eq!(slices, format!("{path}?labelSelector=%21service.kubernetes.io%2Fheadless&limit=25"));
         let node = Resource::Node("node-1".into()).list_path(250, Some("a=/"));
         assert_eq!(node, "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-1&limit=250&continue=a%3D%2F");
         assert!(Resource::ServiceCidrs.list_path(9, None).ends_with("/servicecidrs?limit=9"));
