@@ -10,6 +10,7 @@ use proxy_common::names::SCHEMA;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use super::bootstrap;
 use super::programming::Programming;
 use super::sync::{Sync, SyncOptions};
 use super::{AgentError, Variant};
@@ -29,7 +30,7 @@ use crate::maps::store::KernelStore;
 use crate::metrics::Scraper;
 use crate::model::Listing;
 use crate::plan::rules::Rules;
-use crate::source::kube::Bounds;
+use crate::source::kube::{Bounds, Connections};
 use crate::status::{CgroupStatus, Identity, Reporter};
 use crate::sys;
 
@@ -39,6 +40,10 @@ pub(super) struct Node {
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) events: Recorder,
+    /// How the watches of an API server stand, if one is followed.
+    pub(super) connections: Option<Connections>,
+    /// What was last said of the way to the API server.
+    dependence: Option<String>,
     pub(super) expected: Vec<Listing>,
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
@@ -107,6 +112,8 @@ impl Node {
             programming,
             reporter,
             events,
+            connections: None,
+            dependence: None,
             expected,
             needs_node_object,
             loaded,
@@ -114,6 +121,24 @@ impl Node {
             pin_dir,
             links: None,
         })
+    }
+
+    /// Says whether the API server is reached through a cluster IP, if that has changed.
+    pub(super) fn judge_bootstrap(&mut self) {
+        let Some(connections) = &self.connections else { return };
+        let found = bootstrap::dependence(&connections.peers(), self.sync.state());
+        if found == self.dependence {
+            return;
+        }
+        if let Some(text) = &found {
+            warn!("{text}");
+            self.events.note(Reason::HostLimitation, text.as_str());
+        }
+        let before = std::mem::replace(&mut self.dependence, found);
+        self.reporter.update(|status| {
+            status.limitations.retain(|limitation| Some(limitation) != before.as_ref());
+            status.limitations.extend(self.dependence.clone());
+        });
     }
 
     /// Attaches the hooks, or puts the programs under the links that are there; once.

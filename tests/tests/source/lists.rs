@@ -37,7 +37,8 @@ fn a_server_is_listed_in_one_stream_and_followed() {
     assert!(rig.warnings.is_empty(), "{:?}", rig.warnings);
     let watch = rig.watch(Listing::Services);
     assert!(watch.watching_since.is_some() && watch.lost_since.is_none(), "{watch:?}");
-    assert_eq!((watch.listings, watch.faults, watch.server), (1, 0, format!("{}/", server.url())));
+    let url = format!("http://{}/", watch.peer.unwrap());
+    assert_eq!((watch.listings, watch.faults, watch.server), (1, 0, url), "the peer is that of the URL");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{Request, header};
+use hyper_util::client::legacy::connect::HttpInfo;
 use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
@@ -22,24 +24,33 @@ const REFUSAL_BYTES: usize = 64 << 10;
 /// The only media type that is spoken.
 pub(super) const JSON: &str = "application/json";
 
-/// The body of the answer to a GET; refusals are faults.
-pub(super) async fn ask(client: &Client, path: &str, limit: Duration) -> Result<Body, Fault> {
+/// An answer that is no refusal.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: Body,
+    /// Who gave it, as the socket knows.
+    pub(super) peer: Option<SocketAddr>,
+}
+
+/// The answer to a GET; refusals are faults.
+pub(super) async fn ask(client: &Client, path: &str, limit: Duration) -> Result<Answer, Fault> {
     let request = Request::get(path).header(header::ACCEPT, JSON).body(Body::empty());
     send(client, request, limit).await
 }
 
-/// The body of the answer to any request; refusals are faults.
+/// The answer to any request; refusals are faults.
 pub(super) async fn send(
     client: &Client,
     request: Result<Request<Body>, hyper::http::Error>,
     limit: Duration,
-) -> Result<Body, Fault> {
+) -> Result<Answer, Fault> {
     let request = request.map_err(|error| Fault::Garbled(error.to_string()))?;
     let answer = timeout(limit, client.send(request)).await.map_err(|_| Fault::Silent(limit))?;
     let answer = answer.map_err(|error| Fault::Connection(chain(&error)))?;
     let code = answer.status();
     if code.is_success() {
-        return Ok(answer.into_body());
+        let peer = answer.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+        return Ok(Answer { body: answer.into_body(), peer });
     }
     let body = Limited::new(answer.into_body(), REFUSAL_BYTES).collect();
     let text = match timeout(limit, body).await {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use kube::client::Body;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -110,15 +111,14 @@ impl Follower {
         self.around.connections.tries(self.listing(), &address);
         let Some(version) = self.version.clone() else { return self.list(&client, server).await };
         let path = self.batcher.resource().watch_path(&version, watch_seconds());
-        let body = self.patiently(ask(&client, &path, bounds.answer)).await??;
+        let body = self.ask(&client, &path).await?;
         self.follow(Lines::new(body), server, false).await
     }
 
     async fn list(&mut self, client: &Client, server: usize) -> Result<(), Fault> {
-        let limit = self.around.bounds.answer;
         if !self.avoids_streaming {
             let path = self.batcher.resource().streaming_path(watch_seconds());
-            match self.patiently(ask(client, &path, limit)).await? {
+            match self.ask(client, &path).await {
                 Ok(body) => {
                     self.batcher.start();
                     let followed = self.follow(Lines::new(body), server, true).await;
@@ -133,13 +133,21 @@ impl Follower {
         self.list_pages(client).await
     }
 
+    /// The body of an answer; whose it is is noted.
+    async fn ask(&mut self, client: &Client, path: &str) -> Result<Body, Fault> {
+        let limit = self.around.bounds.answer;
+        let answer = self.patiently(ask(client, path, limit)).await??;
+        self.around.connections.reached(self.listing(), answer.peer);
+        Ok(answer.body)
+    }
+
     async fn list_pages(&mut self, client: &Client) -> Result<(), Fault> {
         let bounds = self.around.bounds;
         self.batcher.start();
         let mut next: Option<String> = None;
         loop {
             let path = self.batcher.resource().list_path(self.paging.limit(), next.as_deref());
-            let body = self.patiently(ask(client, &path, bounds.answer)).await??;
+            let body = self.ask(client, &path).await?;
             let text = match self.patiently(answer::whole(body, bounds)).await? {
                 // The same page once more, but less of it.
                 Err(Fault::TooLarge(_)) if self.paging.shrink() => continue,

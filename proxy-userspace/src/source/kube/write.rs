@@ -108,7 +108,8 @@ impl Writing {
             self.client.insert(client).clone()
         };
         let limit = self.bounds.answer;
-        answer::send(&client, request, limit).await.map_err(|fault| self.judge(&fault))
+        let answer = answer::send(&client, request, limit).await;
+        answer.map(|answer| answer.body).map_err(|fault| self.judge(&fault))
     }
 
     /// Draws the consequences of a fault.
