@@ -4,6 +4,11 @@
 /// when an agent of one version cannot read the maps of the other.
 pub const SCHEMA: u32 = 2;
 
+/// Version of what is remembered of open sockets ([`TCP_PEERS`], [`TCP_SOCKETS`]); part of their directory's name
+/// (`<pin-dir>/sockets<VERSION>`). They have their own, because nobody can write a record anew for a socket that is
+/// open: it stays when [`SCHEMA`] changes.
+pub const SOCKETS_VERSION: u32 = 1;
+
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
 

@@ -12,7 +12,7 @@ use proxy_common::addr::Addr;
 use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
 use shunt::datapath::load::open_pinned_maps;
-use shunt::datapath::pin::{PinDir, pinned_map_names};
+use shunt::datapath::pin::PinDir;
 use shunt::maps::adopt::adopt;
 use shunt::maps::render;
 use shunt::maps::store::KernelStore;
@@ -30,11 +30,11 @@ pub struct Contents {
 impl Contents {
     /// Reads all maps pinned below `root` under the layout version `schema`; nothing may write them meanwhile.
     pub fn read(root: &Path, schema: u32) -> Result<Self> {
-        let dir = PinDir::new(root, schema).maps();
+        let pin_dir = PinDir::new(root, schema);
         let mut maps = BTreeMap::new();
         let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::TCP_SOCKETS];
-        for name in pinned_map_names().filter(|name| !of_traffic.contains(name)) {
-            let map = Map::open_pinned(&dir.join(name)).with_context(|| format!("open map {name}"))?;
+        for (name, path) in pin_dir.map_paths().filter(|(name, _)| !of_traffic.contains(name)) {
+            let map = Map::open_pinned(&path).with_context(|| format!("open map {name}"))?;
             if map.shape().map_type == Shape::array_of_maps(1).map_type {
                 for index in 0..map.shape().max_entries {
                     let Some(inner) = map.inner(index)? else { break };

@@ -1,6 +1,7 @@
 //! One service written into real maps by hand, word by word, without the writer: what the kernel proofs and the
 //! first traffic test stand on.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -70,6 +71,11 @@ impl Rig {
     /// Attaches the programs, in place of those that are attached.
     pub fn attach(&mut self) -> Result<Vec<(Hook, Attached)>> {
         let directory = self.cgroup.open()?;
+        self.attach_at(&directory)
+    }
+
+    /// Attaches them to another cgroup.
+    pub fn attach_at(&mut self, directory: &File) -> Result<Vec<(Hook, Attached)>> {
         let id = directory.metadata()?.ino();
         let (links, outcomes) = Links::attach(&self.loaded, (directory.as_fd(), id), Some(&self.pin_dir))?;
         self.links = Some(links);
@@ -80,6 +86,11 @@ impl Rig {
     pub fn reload(&mut self) -> Result<()> {
         self.loaded = load(&self.pin_dir)?;
         Ok(())
+    }
+
+    /// Makes a cgroup below the hooked one.
+    pub fn inner_cgroup(&self) -> Result<Cgroup> {
+        self.cgroup.child("inner")
     }
 
     /// Moves this process back into the hooked cgroup.

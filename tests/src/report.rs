@@ -37,6 +37,8 @@ pub struct ConnectsReport {
     pub unanswered: BTreeMap<String, u64>,
     /// Connects that read a name and where `getpeername` did not show the target.
     pub wrong_peer: u64,
+    /// Connections held from the start to the end whose `getpeername` still shows the target.
+    pub held: u64,
     /// Connects that took more than 100 ms, as those do whose first packet was lost.
     pub slow: u64,
     /// The slowest connect, in milliseconds.
@@ -74,6 +76,7 @@ impl ConnectsReport {
             }
         }
         self.wrong_peer += other.wrong_peer;
+        self.held += other.held;
         self.slow += other.slow;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
         self.seconds = self.seconds.max(other.seconds);

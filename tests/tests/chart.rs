@@ -59,7 +59,7 @@ fn values_reach_the_objects() {
     let Some(helm) = helm() else { return };
     let set = "apiServers={https://192.0.2.1:6443,https://[2001:db8::1]:6443},image.repository=images.example/shunt,\
                image.tag=1.2.3,image.pullSecrets={pull},extraArgs={--bpf-log-level=warn},nodePortAddresses={all},\
-               healthz.address=::,serviceAccount.name=agent,serviceAccount.create=false,rbac.create=false";
+               healthz.address=::,kubeProxyConfigMap=kube-proxy,serviceAccount.name=agent,serviceAccount.create=false,rbac.create=false";
     let resources = r#"resources={"limits":{"memory":"1Gi"}}"#;
     let objects = render(&helm, &["--set", set, "--set-json", resources]).unwrap();
     let kinds: Vec<&Value> = objects.iter().map(|object| &object["kind"]).collect();
@@ -76,6 +76,10 @@ fn values_reach_the_objects() {
     assert_eq!(pod["imagePullSecrets"][0]["name"], "pull");
     let container = &pod["containers"][0];
     assert_eq!(container["image"], "images.example/shunt:1.2.3");
-    assert_eq!(container["args"][1], "--bpf-log-level=warn");
+    let file = "/var/lib/kube-proxy/config.conf";
+    assert_eq!(container["args"], serde_json::json!(["agent", "--config", file, "--bpf-log-level=warn"]));
+    let (mount, volume) = (&container["volumeMounts"][1], &pod["volumes"][1]);
+    assert_eq!((&mount["name"], &mount["mountPath"]), (&volume["name"], &"/var/lib/kube-proxy".into()));
+    assert_eq!(volume["configMap"]["name"], "kube-proxy");
     assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
 }

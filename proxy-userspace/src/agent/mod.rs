@@ -1,6 +1,7 @@
 //! The agent: one loop over one closed enum of triggers. Everything with an effect happens here or below `maps` and
 //! `datapath`; what the effects are is decided elsewhere.
 
+mod bootstrap;
 pub mod follow;
 pub mod pacing;
 pub mod programming;
@@ -121,6 +122,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     let mut source = Source::follow(config, variant.bounds, sender)?;
     if let Some(connections) = source.connections() {
         node.reporter.connect(connections.clone());
+        node.connections = Some(connections.clone());
     }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
@@ -170,6 +172,7 @@ fn take(node: &mut Node, batch: Batch) {
     }
     node.events.skipped(&batch.warnings);
     let taken = node.sync.take(batch.events);
+    node.judge_bootstrap();
     node.programming.changed(taken.dated.iter().map(|slice| &**slice));
     node.reporter.measure(|measures| {
         let changes = &mut measures.changes;

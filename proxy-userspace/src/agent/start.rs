@@ -10,6 +10,7 @@ use proxy_common::names::SCHEMA;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use super::bootstrap;
 use super::programming::Programming;
 use super::sync::{Sync, SyncOptions};
 use super::{AgentError, Variant};
@@ -18,7 +19,7 @@ use crate::datapath::DatapathError;
 use crate::datapath::attach::Links;
 use crate::datapath::hooks::HOOKS;
 use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
-use crate::datapath::pin::PinDir;
+use crate::datapath::pin::{MapSet, PinDir};
 use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
 use crate::events::{Limits, Reason, Recorder};
@@ -29,7 +30,7 @@ use crate::maps::store::KernelStore;
 use crate::metrics::Scraper;
 use crate::model::Listing;
 use crate::plan::rules::Rules;
-use crate::source::kube::Bounds;
+use crate::source::kube::{Bounds, Connections};
 use crate::status::{CgroupStatus, Identity, Reporter};
 use crate::sys;
 
@@ -39,6 +40,10 @@ pub(super) struct Node {
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) events: Recorder,
+    /// How the watches of an API server stand, if one is followed.
+    pub(super) connections: Option<Connections>,
+    /// What was last said of the way to the API server.
+    dependence: Option<String>,
     pub(super) expected: Vec<Listing>,
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
@@ -107,6 +112,8 @@ impl Node {
             programming,
             reporter,
             events,
+            connections: None,
+            dependence: None,
             expected,
             needs_node_object,
             loaded,
@@ -114,6 +121,24 @@ impl Node {
             pin_dir,
             links: None,
         })
+    }
+
+    /// Says whether the API server is reached through a cluster IP, if that has changed.
+    pub(super) fn judge_bootstrap(&mut self) {
+        let Some(connections) = &self.connections else { return };
+        let found = bootstrap::dependence(&connections.peers(), self.sync.state());
+        if found == self.dependence {
+            return;
+        }
+        if let Some(text) = &found {
+            warn!("{text}");
+            self.events.note(Reason::HostLimitation, text.as_str());
+        }
+        let before = std::mem::replace(&mut self.dependence, found);
+        self.reporter.update(|status| {
+            status.limitations.retain(|limitation| Some(limitation) != before.as_ref());
+            status.limitations.extend(self.dependence.clone());
+        });
     }
 
     /// Attaches the hooks, or puts the programs under the links that are there; once.
@@ -131,8 +156,8 @@ impl Node {
             .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
         // The programs that used the maps of another layout are gone only now.
         if let Some(pin_dir) = &self.pin_dir {
-            for layout in pin_dir.remove_other_layouts()? {
-                info!(layout, "removed the maps of another layout");
+            for maps in pin_dir.remove_other_sets()? {
+                info!(maps, "removed the maps of another layout");
             }
         }
         Ok(())
@@ -166,9 +191,11 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
     }
     let pin_dir = PinDir::new(root, schema);
     pin_dir.create()?;
-    if let Some(difference) = pin_dir.foreign_map()? {
-        let aside = pin_dir.set_aside()?;
-        warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+    for set in MapSet::ALL {
+        if let Some(difference) = pin_dir.foreign_map(set)? {
+            let aside = pin_dir.set_aside(set)?;
+            warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+        }
     }
     Ok(Some(pin_dir))
 }

@@ -92,9 +92,11 @@ pub struct Pins {
 /// What is pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinContents {
-    /// Directories of map layouts, e.g. `v2`.
+    /// Directories of maps, e.g. `v2` and `sockets1`.
     pub layouts: Vec<String>,
-    /// How a map of this version's layout differs from what this version wants; none: in nothing.
+    /// Those that this version does not use.
+    pub others: Vec<String>,
+    /// How a map in the directories of this version differs from what this version wants; none: in nothing.
     pub foreign_map: Seen<Option<String>>,
     /// Links.
     pub links: Seen<Vec<PinnedLink>>,

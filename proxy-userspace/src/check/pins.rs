@@ -37,7 +37,7 @@ fn directory(pins: &Pins) -> Finding {
 fn contents(pins: &Pins, cgroup: &Seen<Cgroup>) -> Finding {
     let check = "pins";
     let advice = "whether the next start can take over what is pinned is not known";
-    let PinContents { layouts, foreign_map, links } = match &pins.contents {
+    let PinContents { layouts, others, foreign_map, links } = match &pins.contents {
         Ok(contents) => contents,
         Err(why) => return Finding::unseen(check, why, advice),
     };
@@ -66,8 +66,10 @@ fn contents(pins: &Pins, cgroup: &Seen<Cgroup>) -> Finding {
         let advice = format!("{}: the next start moves it to the one above", elsewhere.join(", "));
         return Finding::info(check, found, advice);
     }
-    if layouts.len() > 1 {
-        let advice = "the next start removes the maps of other versions once its hooks are in force";
+    if !others.is_empty() {
+        let others = others.join(", ");
+        let advice =
+            format!("{others}: the next start removes what it does not use once its hooks are in force");
         return Finding::info(check, found, advice);
     }
     Finding::ok(check, found)

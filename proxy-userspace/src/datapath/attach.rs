@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::DatapathError;
-use super::hooks::{HOOKS, Hook};
+use super::hooks::{HOOKS, Hook, MOVING};
 use super::load::Loaded;
 use super::pin::PinDir;
 use crate::sys::link::{Link, LinkFacts};
@@ -88,7 +88,7 @@ fn attach_pinned(
     }
     // The new link is in force before the old one goes.
     let link = create(hook, program, cgroup)?;
-    let fresh = directory.join(format!("{}.new", hook.name));
+    let fresh = directory.join(format!("{}{MOVING}", hook.name));
     remove_if_there(&fresh)?;
     link.pin(&fresh).map_err(failed("pin", hook))?;
     std::fs::rename(&fresh, &path).map_err(|source| DatapathError::Path {

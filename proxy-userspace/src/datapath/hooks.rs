@@ -42,3 +42,12 @@ pub const HOOKS: [Hook; 5] = [
         attach_type: bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
     },
 ];
+
+/// Suffix of a link's pin while it takes the place of one that was at another cgroup. A bpffs allows no dots in names.
+pub const MOVING: &str = "_new";
+
+/// Whether a pin of this name is the link of a hook.
+pub fn is_link_name(name: &str) -> bool {
+    let hook = name.strip_suffix(MOVING).unwrap_or(name);
+    HOOKS.iter().any(|known| known.name == hook)
+}

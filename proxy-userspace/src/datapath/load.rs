@@ -10,7 +10,7 @@ use proxy_common::names;
 
 use super::DatapathError;
 use super::hooks::{HOOKS, Hook};
-use super::pin::{PinDir, pinned_map_names};
+use super::pin::PinDir;
 use crate::maps::store::KernelMaps;
 use crate::sys::bpf;
 use crate::sys::map::Map;
@@ -48,8 +48,8 @@ impl Loaded {
         loader.override_global("COUNTER_SHARDS", &options.counter_shards, true);
         loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(pin_dir) = options.pin_dir {
-            for name in pinned_map_names() {
-                loader.map_pin_path(name, pin_dir.maps().join(name));
+            for (name, path) in pin_dir.map_paths() {
+                loader.map_pin_path(name, path);
             }
         }
         let mut ebpf = loader.load(options.object)?;

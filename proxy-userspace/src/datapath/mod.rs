@@ -22,6 +22,9 @@ pub enum DatapathError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Something in the pin directory that no version of Shunt makes.
+    #[error("{} is not Shunt's; nothing was removed", .0.display())]
+    Stranger(std::path::PathBuf),
     /// The object could not be read or its maps not be made.
     #[error("load the eBPF object: {0}")]
     Object(#[from] aya::EbpfError),

@@ -1,4 +1,8 @@
-//! The pin directory: `<root>/v<schema>` holds the maps of one layout, `<root>/links` the links.
+//! The pin directory: `<root>/v<schema>` holds the tables of one layout, `<root>/sockets<version>` what is remembered of
+//! open sockets, `<root>/links` the links.
+//!
+//! The two sets of maps have versions of their own. Tables are filled anew by an agent of another layout; a socket's
+//! record cannot be, so it must not go with them: an application would see its peer change under an upgrade.
 //!
 //! A pinned map is reused only if the kernel says that it has the shape the object wants: the loader itself would
 //! take any map of that name, and read past its values.
@@ -12,11 +16,21 @@ use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
 use rustix::fs::statfs;
 
 use super::DatapathError;
-use super::hooks::HOOKS;
+use super::hooks;
+use crate::sys::link::Link;
 use crate::sys::map::{Map, Shape};
 
 /// `BPF_FS_MAGIC`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Directory of the links.
+const LINKS: &str = "links";
+/// Directories of tables: this and their version.
+const TABLES: &str = "v";
+/// Directories of what is remembered of sockets: this and their version.
+const SOCKETS: &str = "sockets";
+/// Between the name of a set of maps and a number: maps that were in the way. A bpffs allows no dots in names.
+const ASIDE: &str = "_aside";
 
 /// Where objects are pinned.
 #[derive(Clone, Debug)]
@@ -25,8 +39,23 @@ pub struct PinDir {
     schema: u32,
 }
 
+/// Maps that have one version and one directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapSet {
+    /// What the agent writes.
+    Tables,
+    /// What the programs remember of open sockets.
+    Sockets,
+}
+
+impl MapSet {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tables, Self::Sockets];
+}
+
 /// A map that is pinned, with the shape it must have.
 struct Pinned {
+    set: MapSet,
     name: &'static str,
     shape: Shape,
     /// Shape of the maps inside, for an array of maps; `max_entries` zero stands for any.
@@ -48,27 +77,44 @@ impl PinDir {
 
     /// Makes the directories.
     pub fn create(&self) -> Result<(), DatapathError> {
-        for path in [self.maps(), self.links()] {
+        for path in [self.directory(MapSet::Tables), self.directory(MapSet::Sockets), self.links()] {
             std::fs::create_dir_all(&path).map_err(at("create", &path))?;
         }
         Ok(())
     }
 
-    /// Directory of the maps.
+    /// Directory of a set of maps.
+    pub fn directory(&self, set: MapSet) -> PathBuf {
+        self.root.join(self.name(set))
+    }
+
+    /// Directory of the tables.
     pub fn maps(&self) -> PathBuf {
-        self.root.join(format!("v{}", self.schema))
+        self.directory(MapSet::Tables)
+    }
+
+    fn name(&self, set: MapSet) -> String {
+        match set {
+            MapSet::Tables => format!("{TABLES}{}", self.schema),
+            MapSet::Sockets => format!("{SOCKETS}{}", names::SOCKETS_VERSION),
+        }
     }
 
     /// Directory of the links.
     pub fn links(&self) -> PathBuf {
-        self.root.join("links")
+        self.root.join(LINKS)
     }
 
-    /// Compares every pinned map with what the object wants. The first difference is returned: the maps then belong
-    /// to another layout that carries our number, and must not be touched.
-    pub fn foreign_map(&self) -> Result<Option<String>, DatapathError> {
-        for pinned in pinned_maps() {
-            let path = self.maps().join(pinned.name);
+    /// Path of every map that is pinned, by its name in the object.
+    pub fn map_paths(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        pinned_maps().into_iter().map(|pinned| (pinned.name, self.directory(pinned.set).join(pinned.name)))
+    }
+
+    /// Compares every pinned map of a set with what the object wants. The first difference is returned: the maps then
+    /// belong to another layout that carries our number, and must not be touched.
+    pub fn foreign_map(&self, set: MapSet) -> Result<Option<String>, DatapathError> {
+        for pinned in pinned_maps().into_iter().filter(|pinned| pinned.set == set) {
+            let path = self.directory(set).join(pinned.name);
             let map = match Map::open_pinned(&path) {
                 Ok(map) => map,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -87,67 +133,108 @@ impl PinDir {
         Ok(None)
     }
 
-    /// Moves the maps aside, so that a fresh set can take their place while programs still use the old ones.
-    pub fn set_aside(&self) -> Result<PathBuf, DatapathError> {
-        let from = self.maps();
-        for attempt in 0_u32.. {
-            let to = self.root.join(format!("v{}.aside{attempt}", self.schema));
-            if !to.exists() {
-                std::fs::rename(&from, &to).map_err(at("move aside", &from))?;
-                break;
-            }
-        }
+    /// Moves a set of maps aside, so that a fresh one can take its place while programs still use the old one. Returns
+    /// where it is now.
+    pub fn set_aside(&self, set: MapSet) -> Result<PathBuf, DatapathError> {
+        let from = self.directory(set);
+        let mut places = (0_u32..).map(|count| self.root.join(format!("{}{ASIDE}{count}", self.name(set))));
+        // There are more numbers than a directory has entries.
+        let to = places.find(|place| !place.exists()).unwrap_or_default();
+        std::fs::rename(&from, &to).map_err(at("move aside", &from))?;
         self.create()?;
-        Ok(from)
+        Ok(to)
     }
 
-    /// Removes the map directories of every other layout; programs that still use their maps keep them alive.
-    pub fn remove_other_layouts(&self) -> Result<Vec<String>, DatapathError> {
-        let mut removed = Vec::new();
-        for entry in std::fs::read_dir(&self.root).map_err(at("read", &self.root))? {
-            let entry = entry.map_err(at("read", &self.root))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let is_layout =
-                name.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-            if is_layout && entry.path() != self.maps() {
-                std::fs::remove_dir_all(entry.path()).map_err(at("remove", &entry.path()))?;
-                removed.push(name);
-            }
-        }
-        Ok(removed)
+    /// Names of the directories with maps of other versions, or that were set aside.
+    pub fn other_sets(&self) -> Result<Vec<String>, DatapathError> {
+        let ours = MapSet::ALL.map(|set| self.name(set));
+        let mut found = names_in(&self.root)?;
+        found.retain(|name| is_map_set(name) && !ours.contains(name));
+        Ok(found)
     }
 
-    /// Removes everything, links first. Returns what was removed.
-    pub fn remove_all(root: &Path) -> Result<Vec<PathBuf>, DatapathError> {
-        let mut removed = Vec::new();
-        if !root.exists() {
-            return Ok(removed);
+    /// Removes them, and returns their names; programs that still use the maps keep them alive.
+    pub fn remove_other_sets(&self) -> Result<Vec<String>, DatapathError> {
+        let others = self.other_sets()?;
+        for path in others.iter().map(|name| self.root.join(name)) {
+            std::fs::remove_dir_all(&path).map_err(at("remove", &path))?;
         }
-        let links = root.join("links");
-        for hook in HOOKS {
-            let path = links.join(hook.name);
-            if let Ok(link) = crate::sys::link::Link::open_pinned(&path) {
-                link.detach().map_err(|source| DatapathError::Link {
-                    step: "detach",
-                    hook: hook.name,
-                    source,
-                })?;
-                removed.push(path);
-            }
-        }
-        std::fs::remove_dir_all(root).map_err(at("remove", root))?;
-        removed.push(root.to_owned());
-        Ok(removed)
+        Ok(others)
     }
+}
+
+/// Takes everything pinned under `root` out of the kernel, links first, and returns what went. Nothing is touched
+/// where something lies that no version of Shunt makes: [`DatapathError::Stranger`].
+pub fn remove_all(root: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let mut removed = Vec::new();
+    let links = root.join(LINKS);
+    if let Some(stranger) = stranger(root)? {
+        return Err(DatapathError::Stranger(stranger));
+    }
+    for name in names_in(&links)? {
+        let path = links.join(&name);
+        let link = Link::open_pinned(&path).map_err(at("open the link", &path))?;
+        link.detach().map_err(at("detach the link", &path))?;
+        removed.push(path);
+    }
+    if names_in(root)?.is_empty() {
+        return Ok(removed);
+    }
+    std::fs::remove_dir_all(root).map_err(at("remove", root))?;
+    removed.push(root.to_owned());
+    Ok(removed)
+}
+
+/// The first thing under `root` that no version of Shunt makes.
+fn stranger(root: &Path) -> Result<Option<PathBuf>, DatapathError> {
+    for name in names_in(root)? {
+        let path = root.join(&name);
+        if name == LINKS {
+            let is_ours = |link: &&String| hooks::is_link_name(link);
+            if let Some(stranger) = names_in(&path)?.iter().find(|link| !is_ours(link)) {
+                return Ok(Some(path.join(stranger)));
+            }
+        } else if !is_map_set(&name) {
+            return Ok(Some(path));
+        } else if let Some(stranger) = names_in(&path)?.iter().find(|map| path.join(map).is_dir()) {
+            return Ok(Some(path.join(stranger)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a directory of this name holds the maps of some version: `v2`, `sockets1`, `v2_aside0`.
+pub fn is_map_set(name: &str) -> bool {
+    let (set, is_number_aside) = match name.split_once(ASIDE) {
+        Some((set, count)) => (set, is_number(count)),
+        None => (name, true),
+    };
+    is_number_aside && [TABLES, SOCKETS].iter().any(|kind| set.strip_prefix(kind).is_some_and(is_number))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Names of what is in a directory; none if there is no such directory.
+fn names_in(directory: &Path) -> Result<Vec<String>, DatapathError> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        outcome => outcome.map_err(at("read", directory))?,
+    };
+    let name = |entry: io::Result<std::fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    entries.map(name).collect::<io::Result<_>>().map_err(at("read", directory))
 }
 
 fn pinned_maps() -> Vec<Pinned> {
     let chunked = |layout: Chunked| Pinned {
+        set: MapSet::Tables,
         name: layout.name,
         shape: Shape::array_of_maps(layout.max_chunks),
         inner: Some(crate::maps::store::chunk_shape(&layout)),
     };
-    let plain = |name, shape| Pinned { name, shape, inner: None };
+    let plain = |name, shape| Pinned { set: MapSet::Tables, name, shape, inner: None };
+    let of_sockets = |name, shape| Pinned { set: MapSet::Sockets, ..plain(name, shape) };
     let addr = 16;
     vec![
         chunked(names::SERVICES),
@@ -156,6 +243,7 @@ fn pinned_maps() -> Vec<Pinned> {
         chunked(names::COUNTERS),
         chunked(names::OWNED),
         Pinned {
+            set: MapSet::Tables,
             name: names::FRONTENDS,
             shape: Shape::array_of_maps(1),
             inner: Some(crate::maps::store::frontends_shape(0)),
@@ -163,14 +251,9 @@ fn pinned_maps() -> Vec<Pinned> {
         plain(names::NODE_ADDRS, Shape::hash(addr, 4, names::NODE_ADDRS_MAX)),
         plain(names::CIDRS, Shape::lpm_trie(addr + 4, 4, names::CIDRS_MAX)),
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
-        plain(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
-        plain(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),
+        of_sockets(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
+        of_sockets(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),
     ]
-}
-
-/// Names of the maps that are pinned.
-pub fn pinned_map_names() -> impl Iterator<Item = &'static str> {
-    pinned_maps().into_iter().map(|pinned| pinned.name)
 }
 
 fn fits(found: Shape, expected: Shape) -> bool {
@@ -184,4 +267,57 @@ fn difference(name: &str, found: Shape, expected: Shape) -> String {
 
 fn at<'a>(step: &'static str, path: &'a Path) -> impl Fn(io::Error) -> DatapathError + use<'a> {
     move |source| DatapathError::Path { step, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_map_sets_are_known_by_name() {
+        let pin_dir = PinDir::new(Path::new("/pins"), 7);
+        for set in MapSet::ALL {
+            assert!(is_map_set(&pin_dir.name(set)));
+        }
+        for name in ["v2", "v17", "sockets1", "v2_aside0", "sockets1_aside12"] {
+            assert!(is_map_set(name), "{name}");
+        }
+        for name in [
+            "links",
+            "v",
+            "v1anything",
+            "vault",
+            "v2_aside",
+            "v2_asidex",
+            "v2_aside0_aside1",
+            "sockets",
+            "x1",
+        ] {
+            assert!(!is_map_set(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_no_version_makes_is_a_stranger() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        let found = || stranger(root).unwrap();
+        assert_eq!(stranger(&root.join("absent")).unwrap(), None);
+        for ours in ["links", "v1", "v2_aside0", "sockets1"] {
+            std::fs::create_dir(root.join(ours)).unwrap();
+        }
+        for link in ["connect4", "getpeername6_new"] {
+            std::fs::write(root.join("links").join(link), "").unwrap();
+        }
+        std::fs::write(root.join("v1/SERVICES"), "").unwrap();
+        assert_eq!(found(), None);
+        for strange in ["links/connect", "links/connect4.old", "letters", "v1letters"] {
+            let path = root.join(strange);
+            std::fs::write(&path, "").unwrap();
+            assert_eq!(found(), Some(path.clone()));
+            std::fs::remove_file(path).unwrap();
+        }
+        std::fs::create_dir(root.join("v1/letters")).unwrap();
+        assert_eq!(found(), Some(root.join("v1/letters")));
+    }
 }

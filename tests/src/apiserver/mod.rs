@@ -54,6 +54,8 @@ pub struct Manners {
     pub mute: Vec<String>,
     /// Paths on which it grants watches and says nothing more, also on those that it serves.
     pub quiet: Vec<String>,
+    /// Paths on which a listing, of either kind, comes in drops and never to an end.
+    pub dripping: Vec<String>,
     /// Paths on which a watch from a version ends with its first bookmark.
     pub ending: Vec<String>,
     /// Whether an expired version is refused by a status, and not by an event of a watch that was granted.
@@ -73,6 +75,7 @@ impl Default for Manners {
             failing: Vec::new(),
             mute: Vec::new(),
             quiet: Vec::new(),
+            dripping: Vec::new(),
             ending: Vec::new(),
             expires_by_status: false,
             is_silent: false,

@@ -19,10 +19,12 @@ use tokio::task::JoinSet;
 use super::EVENTS;
 use super::answers::{self, AnswerBody};
 use super::place::Place;
-use super::world::{Asked, Selectors, World};
+use super::world::{Asked, Field, Selectors, World};
 
 /// Pieces of a stream that may wait for a slow reader.
 const PIECES: usize = 16;
+/// Between two drops.
+const DRIP: Duration = Duration::from_millis(20);
 /// Bytes of a piece of the initial events, about.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -136,8 +138,14 @@ fn asked(request: &Request<Incoming>) -> Asked {
 }
 
 fn collection(world: Arc<World>, place: &Place, asked: &Asked) -> Response<AnswerBody> {
+    let is_watch = parameter(&asked.query, "watch").is_some();
+    if world.manners().dripping.contains(&asked.path) && asked.is_listing() {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        tokio::spawn(drip(sender));
+        return answers::endless(pieces);
+    }
     let selectors = Selectors { namespace: place.namespace.clone(), ..selectors(&asked.query) };
-    if parameter(&asked.query, "watch").is_none() {
+    if !is_watch {
         let after = parameter(&asked.query, "continue").unwrap_or_default();
         let limit = parameter(&asked.query, "limit").and_then(|limit| limit.parse().ok());
         let limit = limit.unwrap_or(usize::MAX);
@@ -161,6 +169,13 @@ fn collection(world: Arc<World>, place: &Place, asked: &Asked) -> Response<Answe
     let watch = Watch { world, path: place.collection.to_owned(), selectors, sender };
     tokio::spawn(watch.run(from, lists));
     answers::endless(pieces)
+}
+
+/// White space now and then, of which neither JSON nor a watch is full.
+async fn drip(sender: mpsc::Sender<Bytes>) {
+    while sender.send(Bytes::from_static(b" ")).await.is_ok() {
+        tokio::time::sleep(DRIP).await;
+    }
 }
 
 /// One watch that is being served.
@@ -246,10 +261,17 @@ impl Watch {
 fn selectors(query: &str) -> Selectors {
     let labels = parameter(query, "labelSelector").unwrap_or_default();
     let absent_labels = labels.split(',').filter_map(|term| term.strip_prefix('!')).map(str::to_owned);
-    let field = parameter(query, "fieldSelector").unwrap_or_default();
+    let fields = parameter(query, "fieldSelector").unwrap_or_default();
+    let field = |term: &str| {
+        let (name, value, is_wanted) = match term.split_once("!=") {
+            Some((name, value)) => (name, value, false),
+            None => term.split_once('=').map(|(name, value)| (name, value, true))?,
+        };
+        Some(Field { name: name.to_owned(), value: value.to_owned(), is_wanted })
+    };
     Selectors {
         absent_labels: absent_labels.collect(),
-        name: field.strip_prefix("metadata.name=").map(str::to_owned),
+        fields: fields.split(',').filter_map(field).collect(),
         namespace: None,
     }
 }
@@ -275,10 +297,15 @@ mod tests {
 
     #[test]
     fn parameters_are_unescaped() {
-        let query = "labelSelector=%21a%2Fb,%21c&watch=true&fieldSelector=metadata.name%3Dn";
+        let query = "labelSelector=%21a%2Fb,%21c&watch=true&fieldSelector=metadata.name%3Dn,spec.x%21%3DNone";
         let selectors = selectors(query);
         assert_eq!(selectors.absent_labels, ["a/b", "c"]);
-        assert_eq!(selectors.name.as_deref(), Some("n"));
+        let field = |name: &str, value: &str, is_wanted| Field {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            is_wanted,
+        };
+        assert_eq!(selectors.fields, [field("metadata.name", "n", true), field("spec.x", "None", false)]);
         assert_eq!(parameter(query, "limit"), None);
     }
 }

@@ -36,24 +36,46 @@ pub(super) struct Stored {
     name: Arc<str>,
     uid: Arc<str>,
     labels: Arc<[String]>,
+    /// `spec.clusterIP`, the only field of a spec that a selector may name.
+    cluster_ip: Option<Arc<str>>,
     version: u64,
 }
 
 impl Stored {
-    /// Whether the selectors of a query let it through: `!key` of labels, `metadata.name=value` of fields.
+    /// Whether the selectors of a query let it through: `!key` of labels, and of fields `name=value` and `name!=value`.
     pub(super) fn matches(&self, selectors: &Selectors) -> bool {
         let has_label = |key: &String| self.labels.contains(key);
+        let has_field = |field: &Field| (self.field(&field.name) == field.value) == field.is_wanted;
         !selectors.absent_labels.iter().any(has_label)
-            && selectors.name.as_ref().is_none_or(|name| **name == *self.name)
+            && selectors.fields.iter().all(has_field)
             && selectors.namespace.as_ref().is_none_or(|namespace| **namespace == *self.namespace)
     }
+}
+
+impl Stored {
+    fn field(&self, name: &str) -> &str {
+        match name {
+            "metadata.name" => &self.name,
+            "spec.clusterIP" => self.cluster_ip.as_deref().unwrap_or_default(),
+            // A real server refuses it, and the source would follow nothing.
+            _ => "?",
+        }
+    }
+}
+
+/// What a field must be, or must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) is_wanted: bool,
 }
 
 /// What a request narrows itself down to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selectors {
     pub(super) absent_labels: Vec<String>,
-    pub(super) name: Option<String>,
+    pub(super) fields: Vec<Field>,
     pub(super) namespace: Option<String>,
 }
 
@@ -116,6 +138,7 @@ impl World {
             name: text(&object, "name").into(),
             uid,
             labels: labels.collect(),
+            cluster_ip: object["spec"]["clusterIP"].as_str().map(Arc::from),
             version,
             text: object.to_string().into(),
         };

@@ -26,7 +26,7 @@ const SIDE_PORT: u16 = 6445;
 /// Where cluster IPs are taken from.
 const SERVICE_RANGE: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// Limit of each start, on a machine that does much else.
-pub(super) const START: Duration = Duration::from_mins(1);
+pub(super) const START: Duration = Duration::from_mins(3);
 /// The controllers that make or remove what a service proxy reads, those that they stand on, and the one that makes the
 /// pods of what `deploy` installs.
 const CONTROLLERS: &str = "daemonset-controller,endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller,\

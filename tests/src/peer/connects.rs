@@ -39,6 +39,9 @@ pub(super) struct ConnectsArguments {
     /// Wait this many microseconds between two connects of a thread.
     #[arg(long, default_value_t = 0)]
     pause: u64,
+    /// Each thread opens one connection more before all others, and looks at its peer's address after them.
+    #[arg(long)]
+    hold: bool,
 }
 
 /// What the threads of one run share.
@@ -83,6 +86,7 @@ fn stop_with_input<T>(run: &Run<'_>, threads: &[std::thread::ScopedJoinHandle<'_
 impl Run<'_> {
     fn client(&self) -> ConnectsReport {
         let mut report = ConnectsReport::default();
+        let held = self.arguments.hold.then(|| self.hold(&mut report)).flatten();
         while let Some(ordinal) = self.take() {
             let every = self.arguments.read_every;
             self.connect(&mut report, every != 0 && ordinal % every == 0);
@@ -90,7 +94,18 @@ impl Run<'_> {
                 std::thread::sleep(Duration::from_micros(self.arguments.pause));
             }
         }
+        report.held += u64::from(held.is_some_and(|socket| shows(&socket, self.arguments.socket.address())));
         report
+    }
+
+    /// Opens the connection that outlasts the others.
+    fn hold(&self, report: &mut ConnectsReport) -> Option<socket2::Socket> {
+        let client = &self.arguments.socket;
+        let opened = client.open().and_then(|socket| {
+            socket.connect(&client.address().into())?;
+            Ok(socket)
+        });
+        opened.inspect_err(|error| report.first_failures.push(format!("{} to hold", error_name(error)))).ok()
     }
 
     /// The number of the next connect, if there is to be one.
@@ -136,10 +151,14 @@ impl Run<'_> {
     }
 }
 
+/// Whether the peer that the socket shows is the one that was asked for.
+fn shows(socket: &socket2::Socket, asked: std::net::SocketAddr) -> bool {
+    socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(asked))
+}
+
 /// Reads the server's name and compares the peer's address with what was asked for.
 fn look(mut socket: socket2::Socket, asked: std::net::SocketAddr, report: &mut ConnectsReport) {
-    let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
-    report.wrong_peer += u64::from(peer != Some(asked));
+    report.wrong_peer += u64::from(!shows(&socket, asked));
     let mut name = String::new();
     let problem = match socket.read_to_string(&mut name) {
         Ok(0) => "EOF".to_owned(),

@@ -124,6 +124,8 @@ fn the_pod_of_the_manifests_uses_each_of_its_rights_and_asks_for_no_other() {
     served_by(topology.pod(1, 1).place(), vip, &[&backend.name]);
     let verdict = agent.exec(&["verify"]).unwrap();
     assert!(verdict.status.success(), "{verdict:?}");
+    count_up_an_event(&control, node);
+    every_right_is_used(&control, &granted);
     // It asked for the stream, was told that there is none, and listed.
     let requests = asked(&control);
     let refused = |entry: &Value| entry["responseStatus"]["code"] == 422;
@@ -131,8 +133,6 @@ fn the_pod_of_the_manifests_uses_each_of_its_rights_and_asks_for_no_other() {
     for (right, entry) in &requests {
         assert_eq!(entry["annotations"]["authorization.k8s.io/decision"], "allow", "{right:?}: {entry}");
     }
-    count_up_an_event(&control, node);
-    every_right_is_used(&control, &granted);
 }
 
 /// Rights of the account itself, without those that every account has.

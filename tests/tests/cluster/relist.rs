@@ -20,7 +20,7 @@ const KINDS: [Listing; 2] = [Listing::Services, Listing::EndpointSlices];
 const OTHER_PORT: u16 = 6444;
 /// What the agent is documented to take until it notices that a host is gone, and time for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
-const SLACK: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_secs(10);
 
 #[test]
 fn after_a_compaction_everything_is_listed_anew_and_deletions_are_not_missed() {

@@ -13,7 +13,7 @@ use tests::topology::{Cluster, Pod};
 use tests::wait;
 
 /// Within this time whatever is awaited comes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 /// What kube-proxy's own role lets its user do is all that an agent needs.
 pub(crate) const USER: &str = "system:kube-proxy";
 /// Connects often enough that a choice of two shows both but once in a million runs.

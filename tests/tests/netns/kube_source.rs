@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::agent::pin_dir;
+use tests::agent::{Agent, pin_dir};
 use tests::apiserver::{ApiServer, NODES, SERVICE_CIDRS, SERVICES, SLICES};
 use tests::netns::run;
 use tests::process::Process;
 use tests::topology::{Cluster, Node, Pod};
+use tests::wait;
 
 const VIP: &str = "10.96.0.10";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -76,6 +77,39 @@ fn an_api_server_is_followed_and_its_loss_changes_nothing() {
     let says = |word| services()["last_error"].as_str().is_some_and(|error| error.contains(word));
     until("the loss is known", &agent, || services()["lost_since"].is_string() && says("refused"));
     assert_eq!(answered_by().as_ref(), Some(&pods[2].name));
+}
+
+#[test]
+fn an_api_server_behind_a_cluster_ip_is_a_limitation_that_names_the_flag() {
+    let cluster = Cluster::new(1, 0).unwrap();
+    let node = cluster.node(1);
+    let server = node.netns.inside(ApiServer::start).unwrap().unwrap();
+    server.put(NODES, json!({ "metadata": { "name": node.name } }));
+    let range = |range| json!({ "metadata": { "name": "k" }, "spec": { "cidrs": [range] } });
+    // By a name, for which the address in the range stands.
+    let url = server.url().replace("127.0.0.1", "localhost");
+    let agent = Agent::follow_at(node, &url).unwrap();
+    let limitations = || agent.status().unwrap()["limitations"].clone();
+    assert_eq!(limitations(), json!([]), "the control: it is in no range");
+
+    server.put(SERVICE_CIDRS, range("127.0.0.0/24"));
+    let named = |text: &str| {
+        text.contains("reached at 127.0.0.1, a cluster IP (127.0.0.0/24 of ServiceCIDR k)")
+            && text.contains("--api-server")
+    };
+    wait::until(LIMIT, "the limitation", || Ok(limitations()[0].as_str().is_some_and(named).then_some(())))
+        .unwrap();
+    assert!(named(&agent.log()), "{}", agent.log());
+    assert!(
+        agent.shunt(&["status"]).unwrap().contains("a cluster IP"),
+        "{}",
+        agent.shunt(&["status"]).unwrap()
+    );
+    let told = || server.events().iter().any(|event| event["note"].as_str().is_some_and(named));
+    wait::until(LIMIT, "the Event", || Ok(told().then_some(()))).unwrap();
+
+    server.put(SERVICE_CIDRS, range("10.96.0.0/12"));
+    wait::until(LIMIT, "the limitation to go", || Ok((limitations() == json!([])).then_some(()))).unwrap();
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod events;
 mod golden_store;
+mod half_open;
 mod kube_source;
 mod metrics;
 mod netfilter;

@@ -1,11 +1,13 @@
 //! What a translated TCP socket is remembered by: its place in `TCP_PEERS`, or its own storage where that is taken.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use proxy_common::names::{TCP_PEERS, TCP_SOCKETS};
 use proxy_common::service::ViewWord;
 use proxy_common::socket::{PEER_PLACES, peer_place};
 use rustix::net::sockopt::socket_cookie;
+use shunt::datapath::pin::MapSet;
 use shunt::sys::map::Map;
 use tests::hand::{Rig, VIP};
 
@@ -28,7 +30,7 @@ impl Peers {
         rig.write_slots(0, &[1]).unwrap();
         rig.switch_to(ViewWord::random(0, 1)).unwrap();
         rig.insert_vip().unwrap();
-        let places = Map::open_pinned(&rig.pin_dir().maps().join(TCP_PEERS)).unwrap();
+        let places = Map::open_pinned(&rig.pin_dir().directory(MapSet::Sockets).join(TCP_PEERS)).unwrap();
         Self { rig, listener, places }
     }
 
@@ -89,7 +91,28 @@ fn where_its_place_is_taken_a_socket_itself_remembers() {
     assert_eq!((peers.holder(cookie), stream.peer_addr().unwrap()), (STRANGER, VIP));
     drop(stream);
     assert_eq!(peers.taken(), PEER_PLACES as usize, "nobody gives back what another has");
-    assert!(peers.rig.pin_dir().maps().join(TCP_SOCKETS).exists());
+    assert!(peers.rig.pin_dir().directory(MapSet::Sockets).join(TCP_SOCKETS).exists());
+}
+
+/// A socket of the kernel's own, as of NFS, belongs to the cgroup in which it was made, and a kernel thread of the root
+/// connects it. No hook runs when it is closed.
+#[test]
+fn what_is_connected_from_the_root_cgroup_gets_no_place() {
+    let peers = Peers::new("root");
+    let open =
+        || rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+    let [from_inside, from_root] = [(); 2].map(|()| peers.rig.netns.inside(open).unwrap().unwrap());
+    let connect = |socket: &OwnedFd| {
+        rustix::net::connect(socket, &VIP).unwrap();
+        std::net::TcpStream::from(socket.try_clone().unwrap()).peer_addr().unwrap()
+    };
+    assert_eq!((connect(&from_inside), peers.taken()), (VIP, 1));
+    let root = shunt::sys::cgroup::true_root().unwrap();
+    let processes = format!("/proc/self/fd/{}/cgroup.procs", root.as_raw_fd());
+    std::fs::write(processes, std::process::id().to_string()).unwrap();
+    let shown = connect(&from_root);
+    peers.rig.enter().unwrap();
+    assert_eq!((shown, peers.taken()), (VIP, 1), "it is remembered, but not in a place");
 }
 
 #[test]

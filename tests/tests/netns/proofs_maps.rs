@@ -11,6 +11,8 @@ use proxy_common::names;
 use proxy_common::service::ViewWord;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use shunt::datapath::attach::Attached;
+use shunt::datapath::hooks::HOOKS;
+use shunt::datapath::pin::MapSet;
 use shunt::maps::Hashes;
 use shunt::sys::map::{Map, Shape};
 use std::os::fd::AsFd;
@@ -181,6 +183,43 @@ fn links_are_replaced_without_a_gap() {
 }
 
 #[test]
+fn links_move_to_another_cgroup_without_a_gap() {
+    let (mut rig, listeners) = rig_with_service("moving");
+    let inner = rig.inner_cgroup().expect("cgroup");
+    inner.add(std::process::id()).expect("enter");
+    let directory = inner.open().expect("open");
+    let id = shunt::sys::cgroup::id(&directory).expect("id");
+    let ids = |rig: &Rig| {
+        let links = shunt::datapath::attach::pinned_links(&rig.pin_root()).expect("links");
+        links.iter().map(|(_, facts)| facts.cgroup_id).collect::<Vec<_>>()
+    };
+    let outer = ids(&rig);
+    let is_moved = |(_, outcome): &(_, Attached)| *outcome == Attached::Moved;
+    let outcome = connects_during(&mut rig, &listeners, |rig| {
+        for _ in 0..5 {
+            assert!(rig.attach_at(&directory).expect("attach").iter().all(is_moved));
+            assert_eq!(ids(rig), [id; HOOKS.len()]);
+            assert!(rig.attach().expect("attach").iter().all(is_moved));
+            assert_eq!(ids(rig), outer);
+        }
+    });
+    println!("moving: {} connects, {} failed", outcome.connected, outcome.failed);
+    assert_eq!(outcome.failed, 0);
+
+    // The cgroup may be gone too.
+    rig.attach_at(&directory).expect("attach");
+    rig.enter().expect("leave");
+    drop(inner);
+    // The kernel lets go of the links by a work queue.
+    let is_gone = || Ok((ids(&rig) == [0; HOOKS.len()]).then_some(()));
+    tests::wait::until(std::time::Duration::from_secs(10), "links of no cgroup", is_gone).expect("gone");
+    assert!(rig.attach().expect("attach").iter().all(is_moved));
+    assert_eq!(ids(&rig), outer);
+    let pins = std::fs::read_dir(rig.pin_dir().links()).expect("links").count();
+    assert_eq!(pins, HOOKS.len(), "nothing is left of the move");
+}
+
+#[test]
 fn detaching_before_attaching_fails_connects() {
     let (mut rig, listeners) = rig_with_service("detach");
     let outcome = connects_during(&mut rig, &listeners, |rig| {
@@ -202,12 +241,12 @@ fn detaching_before_attaching_fails_connects() {
 #[test]
 fn pinned_maps_of_another_shape_are_refused() {
     let rig = Rig::new("shape").expect("rig");
-    assert_eq!(rig.pin_dir().foreign_map().expect("check"), None);
+    assert_eq!(rig.pin_dir().foreign_map(MapSet::Tables).expect("check"), None);
     let path = rig.pin_dir().maps().join(names::NODE_ADDRS);
     std::fs::remove_file(&path).expect("unpin");
     let odd = Map::create("NODE_ADDRS", &Shape::hash(16, 8, names::NODE_ADDRS_MAX)).expect("map");
     shunt::sys::bpf::pin(odd.as_fd(), &path).expect("pin");
-    let found = rig.pin_dir().foreign_map().expect("check").expect("a difference");
+    let found = rig.pin_dir().foreign_map(MapSet::Tables).expect("check").expect("a difference");
     assert!(found.contains("NODE_ADDRS") && found.contains("value 8 B"), "{found}");
     std::fs::remove_file(&path).expect("unpin");
 
@@ -218,7 +257,7 @@ fn pinned_maps_of_another_shape_are_refused() {
     let outer = Map::create_outer("SERVICES", &outer, &template).expect("map");
     outer.set_inner(0, &template).expect("inner");
     shunt::sys::bpf::pin(outer.as_fd(), &services).expect("pin");
-    let found = rig.pin_dir().foreign_map().expect("check").expect("a difference");
+    let found = rig.pin_dir().foreign_map(MapSet::Tables).expect("check").expect("a difference");
     assert!(found.contains("SERVICES") && found.contains("64 entries"), "{found}");
 }
 

@@ -1,15 +1,17 @@
 //! Agents that die, come back and are replaced under traffic: no connect may fail.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proxy_common::names::SCHEMA;
+use proxy_common::names::{self, SCHEMA};
 use shunt::datapath::attach::pinned_links;
-use shunt::datapath::pin::PinDir;
+use shunt::datapath::pin::{MapSet, PinDir};
+use shunt::sys::map::{Map, Shape};
 use tests::agent::{Agent, pin_dir};
 use tests::churn::{Churn, Pace};
 use tests::contents::Contents;
-use tests::load::Load;
+use tests::load::{Load, Place};
 use tests::report::ConnectsReport;
 
 use crate::churn::{Busy, SERVICE, VIP};
@@ -24,11 +26,12 @@ const AWAY: Duration = Duration::from_millis(200);
 /// Two streams of connects: from a pod and from the host.
 fn streams(busy: &Busy) -> [Load; 2] {
     let places = [busy.cluster.pod(1, 1).place(), busy.cluster.node(1).host()];
-    places.map(|place| {
-        place
-            .connects(VIP.parse().unwrap(), &["--threads", "1", "--pause", "50", "--read-every", "16"])
-            .unwrap()
-    })
+    places.map(stream)
+}
+
+fn stream(place: Place<'_>) -> Load {
+    let options = ["--threads", "1", "--pause", "50", "--read-every", "16", "--hold"];
+    place.connects(VIP.parse().unwrap(), &options).unwrap()
 }
 
 fn finish(loads: [Load; 2]) -> ConnectsReport {
@@ -41,6 +44,8 @@ fn finish(loads: [Load; 2]) -> ConnectsReport {
     }
     println!("{} connects, {} failed", sum.attempts, sum.failures());
     assert!(sum.failures() == 0 && sum.unanswered.is_empty() && sum.wrong_peer == 0, "{sum:?}");
+    // Sockets that were open all the time are still remembered.
+    assert_eq!(sum.held, 2, "{sum:?}");
     sum
 }
 
@@ -107,11 +112,7 @@ fn kills_amid_changes_fail_no_connect() {
     let Busy { servers, candidates, cluster, manifests } = &mut busy;
     let mut agent = Agent::start(cluster.node(1), manifests.path()).unwrap();
     let places = [cluster.pod(1, 1).place(), cluster.node(1).host()];
-    let loads = places.map(|place| {
-        place
-            .connects(VIP.parse().unwrap(), &["--threads", "1", "--pause", "50", "--read-every", "16"])
-            .unwrap()
-    });
+    let loads = places.map(stream);
     let mut churn = Churn { manifests, service: SERVICE, servers, candidates, pace: SLOW, first: 0 };
     std::thread::scope(|scope| {
         let changes = scope.spawn(|| churn.run(Duration::from_secs(6)).unwrap());
@@ -161,6 +162,37 @@ fn an_upgrade_fails_no_connect() {
     std::thread::sleep(AWAY);
     finish(loads);
     std::fs::remove_dir_all(object).unwrap();
+}
+
+/// Maps of another program, or of a version that forgot to change its number, lie where ours should: they are moved out
+/// of the way, the programs go on with them, and they are gone once others are in force.
+#[test]
+fn maps_of_another_shape_are_left_to_the_programs_that_use_them() {
+    let mut busy = Busy::new(56);
+    churn(&mut busy).start().unwrap();
+    let mut agent = Agent::start(busy.cluster.node(1), busy.manifests.path()).unwrap();
+    let root = pin_dir(busy.cluster.node(1));
+    let loads = streams(&busy);
+    std::thread::sleep(AWAY);
+    agent.terminate().unwrap();
+    let pins = PinDir::new(&root, SCHEMA);
+    let (_, cidrs) = pins.map_paths().find(|(name, _)| *name == names::CIDRS).unwrap();
+    std::fs::remove_file(&cidrs).unwrap();
+    let odd = Map::create("CIDRS", &Shape::hash(20, 8, 4)).unwrap();
+    shunt::sys::bpf::pin(odd.as_fd(), &cidrs).unwrap();
+    // The control: without the difference the maps would be the same ones as before.
+    let before = map_id(&pins);
+    agent.start_again().unwrap();
+    assert_ne!(map_id(&pins), before);
+    assert_eq!(pins.other_sets().unwrap(), Vec::<String>::new());
+    std::thread::sleep(AWAY);
+    finish(loads);
+}
+
+/// Id of a map of the tables.
+fn map_id(pins: &PinDir) -> u32 {
+    let path = pins.directory(MapSet::Tables).join(names::FRONTENDS);
+    Map::open_pinned(&path).unwrap().id()
 }
 
 /// Ids of the pinned links and of the programs under them.

@@ -37,7 +37,8 @@ fn a_server_is_listed_in_one_stream_and_followed() {
     assert!(rig.warnings.is_empty(), "{:?}", rig.warnings);
     let watch = rig.watch(Listing::Services);
     assert!(watch.watching_since.is_some() && watch.lost_since.is_none(), "{watch:?}");
-    assert_eq!((watch.listings, watch.faults, watch.server), (1, 0, format!("{}/", server.url())));
+    let url = format!("http://{}/", watch.peer.unwrap());
+    assert_eq!((watch.listings, watch.faults, watch.server), (1, 0, url), "the peer is that of the URL");
 }
 
 #[test]
@@ -46,12 +47,18 @@ fn objects_of_others_are_not_even_sent() {
     let mut other = service("other", "10.96.0.20");
     other["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });
     server.put(SERVICES, other);
+    let mut nowhere = service("nowhere", "None");
+    nowhere["metadata"]["annotations"] = json!({ "sent": "never" });
+    server.put(SERVICES, nowhere);
     let mut headless = slice("web", &["10.0.0.9"]);
     headless["metadata"]["name"] = "headless-1".into();
     headless["metadata"]["labels"]["service.kubernetes.io/headless"] = "".into();
     server.put(SLICES, headless);
-    let rig = Rig::listed(&server);
-    assert!(!rig.has_service("other"));
+    let rig = Rig::follow(anonymous(&[&server]), bounds());
+    let rig = rig.until_listed();
+    // Not even as something that is not for this node, which would be a deletion.
+    assert!(!rig.has_service("other") && !rig.has_service("nowhere"));
+    assert!(rig.has_no_deletion(), "{:?}", rig.events);
     assert_eq!(rig.state.slices(&ObjectName::new("default", "web")).count(), 1);
     assert_eq!(&*rig.state.node().name, NODE);
 }
@@ -70,10 +77,90 @@ fn a_server_without_streaming_lists_is_listed_in_pages() {
     assert_eq!(rig.state.service_names().count(), 601);
     let asked = server.asked();
     let pages = asked.iter().filter(|asked| asked.path == SERVICES && !asked.query.contains("watch=true"));
-    assert_eq!(pages.count(), 3);
+    // 250 at first, and more since they turned out to be small.
+    assert_eq!(pages.count(), 2);
     server.put(SERVICES, service("late", "10.96.0.12"));
     rig.until("a change is seen", |rig| rig.has_service("late"));
     assert_eq!(rig.watch(Listing::Services).faults, 0);
+}
+
+/// `limit` of each page of slices that was asked for.
+fn page_limits(server: &ApiServer) -> Vec<u32> {
+    let asked = server.asked();
+    let pages = asked.iter().filter(|asked| asked.path == SLICES && !asked.query.contains("watch=true"));
+    let limit = |query: &str| query.split('&').find_map(|pair| pair.strip_prefix("limit=")?.parse().ok());
+    pages.filter_map(|asked| limit(&asked.query)).collect()
+}
+
+fn serve_slices(count: u32, endpoints: u8) -> ApiServer {
+    let server = server();
+    server.behave(|manners| manners.streams_lists = false);
+    let addresses: Vec<String> = (0..endpoints).map(|index| format!("10.1.0.{index}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    for index in 0..count {
+        server.put(SLICES, slice(&format!("s-{index}"), &addresses));
+    }
+    server
+}
+
+#[test]
+fn pages_of_slices_start_small_and_grow_with_what_fits() {
+    let server = serve_slices(200, 1);
+    let rig = Rig::listed(&server);
+    assert_eq!(rig.watch(Listing::EndpointSlices).faults, 0);
+    assert_eq!(page_limits(&server), [25, 100, 400]);
+}
+
+#[test]
+fn a_page_that_is_too_large_is_asked_for_again_in_parts() {
+    let server = serve_slices(40, 100);
+    // A slice has some five kilobytes here.
+    let mut rig = Rig::follow(anonymous(&[&server]), Bounds { page_bytes: 40_000, ..bounds() });
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+    assert_eq!((rig.watch(Listing::EndpointSlices).faults, &page_limits(&server)[..2]), (0, &[25, 6][..]));
+    for index in 0..40 {
+        assert_eq!(
+            rig.state.slices(&ObjectName::new("default", &format!("s-{index}"))).count(),
+            1,
+            "{index}"
+        );
+    }
+}
+
+#[test]
+fn a_single_object_that_is_too_large_is_a_fault_that_says_so() {
+    let server = serve_slices(1, 100);
+    let mut rig = Rig::follow(anonymous(&[&server]), Bounds { page_bytes: 1000, ..bounds() });
+    rig.until("it is named", |rig| rig.watch(Listing::EndpointSlices).faults > 0);
+    let error = rig.watch(Listing::EndpointSlices).last_error.unwrap();
+    assert_eq!(error, "list endpointslices: more than 1000 bytes at once");
+}
+
+fn is_left_when_it_drips(streams: bool, wanted: &str) {
+    let server = server();
+    let next = server.beside().unwrap();
+    server.behave(|manners| {
+        manners.streams_lists = streams;
+        manners.dripping.push(SERVICES.to_owned());
+    });
+    let soon = Duration::from_millis(300);
+    let mut rig = Rig::follow(anonymous(&[&server, &next]), Bounds { page: soon, listing: soon, ..bounds() });
+    rig.until("the fault is named", |rig| rig.watch(Listing::Services).last_error.as_deref() == Some(wanted));
+    rig.until("the next server is asked", |rig| {
+        rig.watch(Listing::Services).server == format!("{}/", next.url())
+    });
+    server.behave(|manners| manners.dripping.clear());
+    rig.until("everything is listed", |rig| rig.state.is_listed());
+}
+
+#[test]
+fn a_page_that_drips_is_given_up() {
+    is_left_when_it_drips(false, "list services: not complete within 300ms");
+}
+
+#[test]
+fn a_streamed_listing_that_drips_is_given_up() {
+    is_left_when_it_drips(true, "list services: not complete within 300ms");
 }
 
 #[test]

@@ -7,5 +7,6 @@ mod events;
 mod faults;
 mod lists;
 mod memory;
+mod node;
 mod rig;
 mod rights;

@@ -37,6 +37,9 @@ pub(crate) fn bounds() -> Bounds {
         connect: Duration::from_secs(10),
         answer: Duration::from_secs(10),
         silence: Duration::from_secs(10),
+        page: Duration::from_secs(10),
+        listing: Duration::from_mins(1),
+        page_bytes: 32 << 20,
         keepalive: Duration::from_secs(3),
         node: Duration::from_millis(300),
         absent: Duration::from_millis(200),
@@ -72,10 +75,15 @@ impl Rig {
 
     /// Follows one server, and waits until it has listed all.
     pub(crate) fn listed(server: &ApiServer) -> Self {
-        let mut rig = Self::follow(anonymous(&[server]), bounds());
-        rig.until("everything is listed", |rig| rig.state.is_listed());
+        let mut rig = Self::follow(anonymous(&[server]), bounds()).until_listed();
         rig.events.clear();
         rig
+    }
+
+    /// Waits until it has listed all.
+    pub(crate) fn until_listed(mut self) -> Self {
+        self.until("everything is listed", |rig| rig.state.is_listed());
+        self
     }
 
     /// Takes batches in until `is_so`.

@@ -16,7 +16,7 @@ use crate::datapath::attach::pinned_links;
 use crate::datapath::features::{self, Feature};
 use crate::datapath::hooks::{self, HOOKS};
 use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
-use crate::datapath::pin::PinDir;
+use crate::datapath::pin::{self, MapSet, PinDir};
 use crate::datapath::probe::{self, REQUIRED, counter_shards};
 use crate::sys::{bpf, cgroup, link};
 
@@ -116,15 +116,16 @@ fn is_mounted_by_process_1(dir: &Path) -> Seen<bool> {
 }
 
 fn contents(dir: &Path) -> io::Result<PinContents> {
-    let mut layouts = Vec::new();
-    for name in names_in(dir)? {
-        if name.strip_prefix('v').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
-            layouts.push(name);
-        }
-    }
+    let mut layouts: Vec<String> = names_in(dir)?.into_iter().filter(|name| pin::is_map_set(name)).collect();
     layouts.sort_unstable();
-    let foreign_map = PinDir::new(dir, SCHEMA).foreign_map().map_err(|error| error.to_string());
-    Ok(PinContents { layouts, foreign_map, links: links(dir) })
+    let pin_dir = PinDir::new(dir, SCHEMA);
+    let others = pin_dir.other_sets().map_err(io::Error::other)?;
+    let first = |found: Option<String>, set| match found {
+        None => pin_dir.foreign_map(set),
+        found => Ok(found),
+    };
+    let foreign_map = MapSet::ALL.into_iter().try_fold(None, first).map_err(|error| error.to_string());
+    Ok(PinContents { layouts, others, foreign_map, links: links(dir) })
 }
 
 fn links(dir: &Path) -> Seen<Vec<PinnedLink>> {

@@ -59,6 +59,7 @@ fn fit() -> Facts {
 fn pins() -> Pins {
     let contents = PinContents {
         layouts: vec!["v2".to_owned()],
+        others: vec![],
         foreign_map: Ok(None),
         links: Ok(vec![PinnedLink { hook: "connect4", cgroup_id: 1 }]),
     };

@@ -24,10 +24,12 @@ fn pins_that_do_not_last_are_a_warning() {
 fn what_is_pinned_is_listed_with_what_the_next_start_does_to_it() {
     judged("pins", (State::Ok, &["v2, connect4"]), |_| {});
     judged("pins", (State::Ok, &["none"]), |facts| {
-        *contents(facts) = PinContents { layouts: vec![], foreign_map: Ok(None), links: Ok(vec![]) };
+        *contents(facts) =
+            PinContents { layouts: vec![], others: vec![], foreign_map: Ok(None), links: Ok(vec![]) };
     });
-    judged("pins", (State::Info, &["v1, v2, connect4", "removes the maps of other versions"]), |facts| {
+    judged("pins", (State::Info, &["v1, v2, connect4", "v1: the next start removes"]), |facts| {
         contents(facts).layouts = vec!["v1".to_owned(), "v2".to_owned()];
+        contents(facts).others = vec!["v1".to_owned()];
     });
     judged("pins", (State::Info, &["wants another", "aside"]), |facts| {
         contents(facts).foreign_map = Ok(Some("this version wants another".to_owned()));

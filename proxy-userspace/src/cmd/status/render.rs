@@ -134,7 +134,8 @@ fn sources(status: &AgentStatus) -> String {
 }
 
 fn connection_words(connection: &Connection) -> String {
-    let Connection { server, watching_since, lost_since, last_error, listings, faults, absent } = connection;
+    let Connection { server, peer, watching_since, lost_since, last_error, listings, faults, absent } =
+        connection;
     let counts = format!("{listings} listings, {faults} faults");
     let state = match (absent, watching_since, lost_since) {
         (Some(reason), ..) => format!("none: {reason}"),
@@ -144,7 +145,10 @@ fn connection_words(connection: &Connection) -> String {
         }
         (None, None, None) => "not tried yet".to_owned(),
     };
-    format!("{server} {state} ({counts})")
+    // Where a name stands for it.
+    let peer = peer.map(|peer| peer.ip().to_string()).filter(|ip| !server.contains(ip));
+    let peer = peer.map(|ip| format!(" at {ip}")).unwrap_or_default();
+    format!("{server}{peer} {state} ({counts})")
 }
 
 fn troubles(text: &mut String, status: &AgentStatus) {

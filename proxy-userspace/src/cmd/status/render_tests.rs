@@ -100,6 +100,11 @@ fn watches_say_since_when_they_stand_and_why_not() {
         ..Connection::default()
     };
     let watched = Connection { lost_since: None, watching_since: Some(at(5)), ..lost.clone() };
+    let named = Connection {
+        server: "https://api.example:6443/".to_owned(),
+        peer: Some(([192, 0, 2, 1], 6443).into()),
+        ..watched.clone()
+    };
     status.sources[0].connection = Some(lost);
     let expected = "\
 SOURCE          LISTED                    WATCH
@@ -111,6 +116,8 @@ node-addresses  2026-07-29T08:00:00.000Z
     assert!(
         sources(&status).contains("6443/ watching since 2026-07-29T08:00:05.000Z (1 listings, 3 faults)")
     );
+    status.sources[0].connection = Some(named);
+    assert!(sources(&status).contains("https://api.example:6443/ at 192.0.2.1 watching since "));
 }
 
 #[test]

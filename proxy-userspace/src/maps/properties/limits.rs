@@ -187,6 +187,11 @@ proptest! {
             world.sync(changes).unwrap();
             prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
         }
+        // A view that changes needs slots beside those it has; a port that has them all keeps its views for good.
+        if may_lack_slots {
+            world.sync(Changes { remove: vec![OwnerTag(1)], ..Changes::default() }).unwrap();
+            world.rest();
+        }
         // Every service port but one goes, and that one needs little.
         let remove = (2..=PORTS).map(OwnerTag).collect();
         world.sync(Changes { remove, upsert: vec![vip_port(1, &[Some(7)])], ..Changes::default() }).unwrap();

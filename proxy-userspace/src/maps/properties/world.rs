@@ -113,8 +113,8 @@ impl World {
         Ok(planned)
     }
 
-    /// What is refused and has a cell becomes what the batch makes of it, whole; and that has nothing which is not wanted,
-    /// and everything wanted that was there before.
+    /// What is refused and served becomes what the batch makes of it, whole; and that has nothing which is not wanted,
+    /// and everything wanted that was there before. What is refused and not served holds nothing.
     fn expect_parts(&mut self, planned: &Planned) {
         let mut after = self.planner.clone();
         planned.ops.iter().for_each(|op| after.settle(op));
@@ -125,8 +125,13 @@ impl World {
             let reduced = part_of(after, service, port);
             let (old, new) = (targets(&part_of(before, service, port)), targets(&reduced));
             let wanted = targets(port);
-            let is_served = before.frontends().any(|(_, value)| value.service == service);
-            let may_stay = old == new && (self.may_lack_slots || !is_served);
+            let is_served =
+                before.frontends().any(|(key, value)| !key.is_owned_vip() && value.service == service);
+            if !is_served {
+                assert_eq!(after.cell_of(port.tag), None, "{label} holds what nobody reaches");
+                continue;
+            }
+            let may_stay = old == new && self.may_lack_slots;
             assert!(new.is_subset(&wanted) || may_stay, "{label}: {new:?}, wanted is {wanted:?}");
             let has_kept = old.intersection(&wanted).all(|target| new.contains(target));
             assert!(has_kept, "{label} of {old:?}: {new:?}");

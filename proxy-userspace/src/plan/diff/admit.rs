@@ -73,6 +73,8 @@ impl Planner {
                     self.claims.replace(port.tag, (&port.label, &frontends), touched);
                 } else {
                     self.claims.remove(port.tag, touched);
+                    // Nobody reaches the cell, and what it holds may be the very room that its port lacks.
+                    batch.dead.extend(self.actual.cell_of(port.tag));
                 }
                 refused.push(Refused { label: Arc::clone(&port.label), table });
                 self.waiting.insert(port.tag, port);
@@ -83,7 +85,10 @@ impl Planner {
     /// Whether any frontend leads to the cell of a service port. A cell that has just an owner, because a batch was
     /// aborted there, must get none: its views say nothing yet.
     fn is_served(&self, tag: OwnerTag) -> bool {
-        let leads_to = |key, cell| self.actual.frontend(key).is_some_and(|value| value.service == cell);
+        // The value of a block of owned VIPs names no cell.
+        let leads_to = |key: &FrontendKey, cell| {
+            !key.is_owned_vip() && self.actual.frontend(key).is_some_and(|value| value.service == cell)
+        };
         self.actual
             .cell_of(tag)
             .is_some_and(|cell| self.claims.frontends(tag).iter().any(|claim| leads_to(&claim.key, cell)))

@@ -156,7 +156,8 @@ impl Planner {
         planned.conflicts = settle_frontends(&self.actual, &self.claims, &mut batch, &mut touched);
         self.settle_vips(&mut batch, &touched, &mut planned.refused);
         self.diff_node(&mut batch, &mut planned.refused);
-        batch.dead = dead.iter().filter_map(|tag| self.actual.cell_of(*tag)).collect();
+        batch.dead.extend(dead.iter().filter_map(|tag| self.actual.cell_of(*tag)));
+        batch.dead.sort_unstable();
         let strays = self.strays.iter().copied().filter(|id| self.actual.row(*id).state().is_serving());
         free_rows(&self.actual, &mut batch.ports, strays);
         self.make_room(&mut batch, expected);

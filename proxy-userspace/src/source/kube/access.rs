@@ -123,6 +123,7 @@ impl Access {
             Identity::Kubeconfig(path) => (read_kubeconfig(path)?, path),
             Identity::ServiceAccount(directory) => (service_account(directory), directory),
         };
+        refuse_unserved(file, &kubeconfig)?;
         let mut kubeconfig = kubeconfig;
         if let Some(given) = self.given.get(server) {
             set_server(&mut kubeconfig, given);
@@ -188,6 +189,33 @@ fn service_account(directory: &Path) -> Kubeconfig {
     }
 }
 
+/// Names what would otherwise be ignored, or not be waited for: only what the current context leads to is looked at.
+fn refuse_unserved(file: &Path, kubeconfig: &Kubeconfig) -> Result<(), AccessError> {
+    let current = kubeconfig.current_context.as_deref().unwrap_or_default();
+    let context = kubeconfig.contexts.iter().find(|named| named.name == current);
+    let Some(context) = context.and_then(|named| named.context.as_ref()) else { return Ok(()) };
+    let refused = |field, problem: &str| {
+        Err(AccessError::Field { file: file.to_owned(), field, problem: problem.to_owned() })
+    };
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster);
+    let proxy = cluster.and_then(|named| named.cluster.as_ref()?.proxy_url.as_deref());
+    if proxy.is_some_and(|url| !url.is_empty()) {
+        return refused("cluster.proxy-url", "proxies are not served; name an address that needs none");
+    }
+    let user = kubeconfig.auth_infos.iter().find(|named| Some(&named.name) == context.user.as_ref());
+    let Some(user) = user.and_then(|named| named.auth_info.as_ref()) else { return Ok(()) };
+    // A program that hangs would hold up every watch, and kill -9 is all that ends it. What gives a node its credentials
+    // writes them into files, which are read again for every connection.
+    let problem = "no program is run for credentials; use tokenFile, or client-certificate and client-key";
+    if user.exec.is_some() {
+        return refused("user.exec", problem);
+    }
+    if user.auth_provider.is_some() {
+        return refused("user.auth-provider", problem);
+    }
+    Ok(())
+}
+
 /// Puts the address into every cluster: only the current one is looked at.
 fn set_server(kubeconfig: &mut Kubeconfig, server: &Uri) {
     for named in &mut kubeconfig.clusters {
@@ -208,7 +236,8 @@ fn bad_field(file: &Path, error: &KubeconfigError) -> AccessError {
         }
         KubeconfigError::LoadClientCertificate(_) => "user.client-certificate",
         KubeconfigError::LoadClientKey(_) => "user.client-key",
-        KubeconfigError::ParseProxyUrl(_) => "cluster.proxy-url",
+        // That of the kubeconfig has been refused before it was read.
+        KubeconfigError::ParseProxyUrl(_) => "variable HTTPS_PROXY",
         _ => "content",
     };
     AccessError::Field { file: file.to_owned(), field, problem: error.to_string() }

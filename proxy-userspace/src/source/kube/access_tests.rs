@@ -63,6 +63,52 @@ fn errors_name_file_and_field() {
 }
 
 #[test]
+fn what_would_be_ignored_or_block_is_refused_by_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let of = |cluster: &str, user: &str| {
+        let cluster = format!("server: 'http://127.0.0.1:1'{cluster}");
+        let path = kubeconfig(scratch.path(), &cluster, user);
+        let given = ["http://127.0.0.1:2".to_owned()];
+        // Also where the address is given: the rest of the file counts all the same.
+        let texts = [&[][..], &given[..]].map(|servers| {
+            Access::resolve(servers, Identity::Kubeconfig(path.clone())).map_err(|error| error.to_string())
+        });
+        assert_eq!(texts[0].is_err(), texts[1].is_err());
+        texts[0].clone().map(drop).map_err(|text| text.replace(&scratch.path().display().to_string(), ""))
+    };
+    let proxy = of(", proxy-url: 'http://192.0.2.9:3128'", "").unwrap_err();
+    assert!(proxy.starts_with("/kubeconfig: cluster.proxy-url: proxies are not served"), "{proxy}");
+    // It would run for ever, and must not even be started.
+    let marker = scratch.path().join("ran");
+    let exec = format!(
+        "exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
+         args: ['-c', 'touch {}; sleep 1000']}}",
+        marker.display()
+    );
+    let exec = of("", &exec).unwrap_err();
+    assert!(exec.starts_with("/kubeconfig: user.exec: no program is run for credentials"), "{exec}");
+    assert!(!marker.exists());
+    let provider = of("", "auth-provider: {name: gcp, config: {cmd-path: /bin/false}}").unwrap_err();
+    assert!(provider.starts_with("/kubeconfig: user.auth-provider: "), "{provider}");
+    of(", proxy-url: ''", "token: t").unwrap();
+}
+
+#[test]
+fn users_and_clusters_of_other_contexts_do_not_count() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = kubeconfig(scratch.path(), "server: 'http://127.0.0.1:1'", "token: t");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text
+        .replace(
+            "clusters: [",
+            "clusters: [{name: other, cluster: {server: 'http://a', proxy-url: 'http://b'}}, ",
+        )
+        .replace("users: [", "users: [{name: other, user: {exec: {apiVersion: x, command: y}}}, ");
+    std::fs::write(&path, text).unwrap();
+    Access::resolve(&[], Identity::Kubeconfig(path)).unwrap();
+}
+
+#[test]
 fn a_server_is_a_url() {
     let scratch = tempfile::tempdir().unwrap();
     for bad in ["192.0.2.1:6443", "ftp://a", "https://", ""] {

@@ -3,10 +3,12 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{Request, header};
+use hyper_util::client::legacy::connect::HttpInfo;
 use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
@@ -14,6 +16,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::Bounds;
 use super::fault::{Fault, Refusal};
 
 /// What is read of a refusal at most.
@@ -21,24 +24,33 @@ const REFUSAL_BYTES: usize = 64 << 10;
 /// The only media type that is spoken.
 pub(super) const JSON: &str = "application/json";
 
-/// The body of the answer to a GET; refusals are faults.
-pub(super) async fn ask(client: &Client, path: &str, limit: Duration) -> Result<Body, Fault> {
+/// An answer that is no refusal.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: Body,
+    /// Who gave it, as the socket knows.
+    pub(super) peer: Option<SocketAddr>,
+}
+
+/// The answer to a GET; refusals are faults.
+pub(super) async fn ask(client: &Client, path: &str, limit: Duration) -> Result<Answer, Fault> {
     let request = Request::get(path).header(header::ACCEPT, JSON).body(Body::empty());
     send(client, request, limit).await
 }
 
-/// The body of the answer to any request; refusals are faults.
+/// The answer to any request; refusals are faults.
 pub(super) async fn send(
     client: &Client,
     request: Result<Request<Body>, hyper::http::Error>,
     limit: Duration,
-) -> Result<Body, Fault> {
+) -> Result<Answer, Fault> {
     let request = request.map_err(|error| Fault::Garbled(error.to_string()))?;
     let answer = timeout(limit, client.send(request)).await.map_err(|_| Fault::Silent(limit))?;
     let answer = answer.map_err(|error| Fault::Connection(chain(&error)))?;
     let code = answer.status();
     if code.is_success() {
-        return Ok(answer.into_body());
+        let peer = answer.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+        return Ok(Answer { body: answer.into_body(), peer });
     }
     let body = Limited::new(answer.into_body(), REFUSAL_BYTES).collect();
     let text = match timeout(limit, body).await {
@@ -50,13 +62,19 @@ pub(super) async fn send(
     Err(Fault::Refused(refusal))
 }
 
-/// All of a body, of which each piece must come within `limit`.
-pub(super) async fn whole(mut body: Body, limit: Duration) -> Result<Vec<u8>, Fault> {
-    let mut text = Vec::new();
-    while let Some(piece) = piece(&mut body, limit).await? {
-        text.extend_from_slice(&piece);
-    }
-    Ok(text)
+/// All of a body: within the bounds of a page, in size and time, and each piece within that of an answer.
+pub(super) async fn whole(mut body: Body, bounds: Bounds) -> Result<Vec<u8>, Fault> {
+    let read = async {
+        let mut text = Vec::new();
+        while let Some(piece) = piece(&mut body, bounds.answer).await? {
+            if text.len() + piece.len() > bounds.page_bytes {
+                return Err(Fault::TooLarge(bounds.page_bytes));
+            }
+            text.extend_from_slice(&piece);
+        }
+        Ok(text)
+    };
+    timeout(bounds.page, read).await.map_err(|_| Fault::Slow(bounds.page))?
 }
 
 async fn piece(body: &mut Body, limit: Duration) -> Result<Option<hyper::body::Bytes>, Fault> {
@@ -114,8 +132,12 @@ impl Lines {
         }
     }
 
-    /// Waits for more; false if there is none. What was not a whole line by then is dropped.
-    pub(super) async fn more(&mut self, limit: Duration) -> Result<bool, Fault> {
+    /// Waits for more; false if there is none. What was not a whole line by then is dropped. A line that has more than
+    /// `bytes` before it ends is a fault.
+    pub(super) async fn more(&mut self, limit: Duration, bytes: usize) -> Result<bool, Fault> {
+        if self.buffer.len() - self.start > bytes {
+            return Err(Fault::TooLarge(bytes));
+        }
         let Some(piece) = piece(&mut self.body, limit).await? else { return Ok(false) };
         self.buffer.drain(..self.start);
         self.searched -= self.start;
@@ -246,14 +268,19 @@ mod tests {
     async fn lines_end_where_they_end_and_not_where_pieces_do() {
         let mut lines = Lines::new(Body::from(b"one\n\ntwo\nhal".to_vec()));
         assert_eq!(lines.next(), None);
-        assert!(lines.more(Duration::from_secs(1)).await.unwrap());
+        let limit = Duration::from_secs(1);
+        assert!(lines.more(limit, 3).await.unwrap());
         assert_eq!(lines.next(), Some(&b"one"[..]));
         assert_eq!(lines.next(), Some(&b"two"[..]));
         assert_eq!(lines.next(), None);
         lines.body = Body::from(b"f\n".to_vec());
-        assert!(lines.more(Duration::from_secs(1)).await.unwrap());
+        assert!(lines.more(limit, 3).await.unwrap());
         assert_eq!(lines.next(), Some(&b"half"[..]));
-        assert!(!lines.more(Duration::from_secs(1)).await.unwrap());
+        lines.body = Body::from(b"long".to_vec());
+        assert!(lines.more(limit, 3).await.unwrap());
+        assert_eq!(lines.next(), None);
+        assert!(matches!(lines.more(limit, 3).await, Err(Fault::TooLarge(3))));
+        assert!(!lines.more(limit, 4).await.unwrap());
     }
 
     #[test]

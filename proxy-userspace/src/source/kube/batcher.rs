@@ -21,12 +21,14 @@ pub(super) struct Batcher {
     has_ended: bool,
     /// Whether the own Node was applied since the listing started.
     has_node: bool,
+    /// Whether there was a Node of this name that made no sense.
+    has_bad_node: bool,
 }
 
 impl Batcher {
     pub(super) fn new(resource: Resource) -> Self {
         let (names, pending) = (Interner::default(), Batch::default());
-        Self { resource, names, pending, has_ended: false, has_node: false }
+        Self { resource, names, pending, has_ended: false, has_node: false, has_bad_node: false }
     }
 
     pub(super) fn resource(&self) -> &Resource {
@@ -48,6 +50,7 @@ impl Batcher {
     pub(super) fn apply(&mut self, object: &RawValue) -> String {
         let said = self.resource.applied(object, &mut self.names);
         let is_node = matches!(said.event, Some(Event::NodeApplied(_)));
+        self.has_bad_node |= matches!(said.event, Some(Event::NodeKept));
         let version = self.take_in(said);
         if is_node {
             self.has_node = true;
@@ -79,7 +82,11 @@ impl Batcher {
     /// Goes on without the Node.
     pub(super) fn give_up_node(&mut self) {
         if let (Resource::Node(name), false) = (&self.resource, self.has_ended) {
-            let problem = "not found; going on without its zone and addresses until it comes into being";
+            let problem = if self.has_bad_node {
+                "makes no sense as it is; going on without its zone and addresses until it does"
+            } else {
+                "not found; going on without its zone and addresses until it comes into being"
+            };
             let subject = self.resource.subject("", name);
             self.pending.warnings.push(subject.warning(String::new(), problem.to_owned()));
             self.empty();
@@ -209,6 +216,20 @@ mod tests {
         assert_eq!(batch.events, [Event::ListStarted(Listing::Node), Event::ListEnded(Listing::Node)]);
         assert_eq!(batch.warnings.len(), 1);
         assert!(batch.warnings[0].to_string().starts_with("Node n: not found"), "{}", batch.warnings[0]);
+    }
+
+    #[test]
+    fn a_node_that_makes_no_sense_is_not_said_to_be_missing() {
+        let mut batcher = Batcher::new(Resource::Node("n".into()));
+        batcher.start();
+        let bad = serde_json::json!({ "metadata": { "name": "n" }, "spec": { "taints": 7 } });
+        batcher.apply(&serde_json::value::to_raw_value(&bad).unwrap());
+        assert!(!batcher.end());
+        batcher.give_up_node();
+        let warnings: Vec<String> = batcher.take().warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].starts_with("Node n: spec.taints: "), "{warnings:?}");
+        assert!(warnings[1].starts_with("Node n: makes no sense as it is"), "{warnings:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! How the watches stand, for whoever reports it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -14,6 +15,9 @@ use crate::model::Listing;
 pub struct Connection {
     /// Address of the API server in use, or last tried.
     pub server: String,
+    /// Where the last answer came from; that is another address than the server's if a name stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
     /// Since when it has been followed without a break; none while it is not, and until a watch that was opened has brought
     /// something.
     pub watching_since: Option<Timestamp>,
@@ -49,6 +53,16 @@ impl Connections {
         if watch.watching_since.is_none() {
             watch.lost_since.get_or_insert_with(Timestamp::now);
         }
+    }
+
+    /// Where the last answers came from.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.lock().values().filter_map(|watch| Some(watch.peer?.ip())).collect()
+    }
+
+    /// An answer came.
+    pub(super) fn reached(&self, listing: Listing, peer: Option<SocketAddr>) {
+        self.lock().entry(listing).or_default().peer = peer;
     }
 
     /// A listing is complete.

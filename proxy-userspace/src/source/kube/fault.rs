@@ -21,6 +21,12 @@ pub(super) enum Fault {
     /// Nothing came on a watch for too long, of a server that sends bookmarks.
     #[error("nothing came for {0:?}")]
     Stalled(Duration),
+    /// Something came, but not to its end in time.
+    #[error("not complete within {0:?}")]
+    Slow(Duration),
+    /// It does not fit.
+    #[error("more than {0} bytes at once")]
+    TooLarge(usize),
     /// The server said no.
     #[error("{0}")]
     Refused(Refusal),
@@ -85,10 +91,10 @@ impl Fault {
     /// Whether another server may do better: not where all would say the same.
     pub(super) fn suspects_server(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::Silent(_) | Self::Garbled(_) | Self::Ended => true,
+            Self::Connection(_) | Self::Silent(_) | Self::Slow(_) | Self::Garbled(_) | Self::Ended => true,
             Self::Refused(refusal) => refusal.code >= 500,
             // The server answers, as far as is known: the next question will show.
-            Self::Stalled(_) | Self::Access(_) | Self::Closed => false,
+            Self::Stalled(_) | Self::TooLarge(_) | Self::Access(_) | Self::Closed => false,
         }
     }
 

@@ -16,6 +16,7 @@ mod backoff;
 mod batcher;
 mod connections;
 mod fault;
+mod paging;
 mod resource;
 mod servers;
 mod watch;
@@ -50,6 +51,12 @@ pub struct Bounds {
     /// Between any two pieces of a watch, before it is opened again. An API server sends a bookmark every minute, but need
     /// not.
     pub silence: Duration,
+    /// For the whole of one page of a listing.
+    pub page: Duration,
+    /// For the whole of a listing that comes as a stream.
+    pub listing: Duration,
+    /// Bytes of a page at most, and of an object on a watch; of a page that is larger, less is asked for.
+    pub page_bytes: usize,
     /// For sign of life of the server's host.
     pub keepalive: Duration,
     /// For the own Node to come into being, before going on without.
@@ -66,6 +73,9 @@ impl Default for Bounds {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(30),
             silence: Duration::from_secs(90),
+            page: Duration::from_mins(1),
+            listing: Duration::from_mins(5),
+            page_bytes: 32 << 20,
             keepalive: Duration::from_secs(30),
             // As long as kube-proxy waits.
             node: Duration::from_secs(30),

@@ -12,13 +12,10 @@ use crate::source::api::{self, Kind};
 use crate::source::convert::{self, Converted, Interner, Outcome};
 use crate::source::{Subject, Warning};
 
-/// Objects to a page of a listing: small enough that a page of large slices fits in a few megabytes.
-const PAGE: u32 = 250;
-
 /// A kind of object, and which of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
-    /// Services that no other proxy serves.
+    /// Services that no other proxy serves and that are not headless.
     Services,
     /// Slices of Services that have a cluster IP.
     EndpointSlices,
@@ -49,11 +46,16 @@ impl Resource {
         }
     }
 
-    /// Path and query of one page of a listing.
-    pub(super) fn list_path(&self, page: Option<&str>) -> String {
+    /// Path and query of one page of a listing, of `limit` objects.
+    ///
+    /// No `resourceVersion=0`, with which kube-proxy lists: such a listing comes out of the server's cache, which may be
+    /// older than what this watch has already seen of another server, so that the world would go back in time; and the
+    /// server ignores `limit` for it and sends everything at once. Without it etcd is asked, page by page, or on newer
+    /// servers the cache once it has caught up. It costs etcd a read, on servers without streaming lists only.
+    pub(super) fn list_path(&self, limit: u32, page: Option<&str>) -> String {
         let mut path = self.path();
         // Writing to a string cannot fail.
-        let _ = write!(path, "limit={PAGE}");
+        let _ = write!(path, "limit={limit}");
         if let Some(page) = page {
             let _ = write!(path, "&continue={}", encoded(page));
         }
@@ -71,25 +73,33 @@ impl Resource {
         format!("{}{}&resourceVersion={}", self.path(), watching(seconds), encoded(version))
     }
 
-    /// Path with the selectors of kube-proxy, ending where more of the query is added.
+    /// Path with the selectors of kube-proxy 1.37, ending where more of the query is added.
     fn path(&self) -> String {
-        let (path, selector) = match self {
-            Self::Services => {
-                ("/api/v1/services", Some(("labelSelector", "!service.kubernetes.io/service-proxy-name")))
-            }
+        let own_node;
+        let (path, selectors): (_, &[(&str, &str)]) = match self {
+            Self::Services => (
+                "/api/v1/services",
+                &[
+                    ("labelSelector", "!service.kubernetes.io/service-proxy-name"),
+                    ("fieldSelector", "spec.clusterIP!=None"),
+                ],
+            ),
             Self::EndpointSlices => (
                 "/apis/discovery.k8s.io/v1/endpointslices",
-                Some(("labelSelector", "!service.kubernetes.io/headless")),
+                &[("labelSelector", "!service.kubernetes.io/headless")],
             ),
             Self::Node(name) => {
-                return format!("/api/v1/nodes?fieldSelector={}&", encoded(&format!("metadata.name={name}")));
+                own_node = format!("metadata.name={name}");
+                ("/api/v1/nodes", &[("fieldSelector", &own_node)])
             }
-            Self::ServiceCidrs => ("/apis/networking.k8s.io/v1/servicecidrs", None),
+            Self::ServiceCidrs => ("/apis/networking.k8s.io/v1/servicecidrs", &[]),
         };
-        selector.map_or_else(
-            || format!("{path}?"),
-            |(key, selector)| format!("{path}?{key}={}&", encoded(selector)),
-        )
+        let mut path = format!("{path}?");
+        for (key, selector) in selectors {
+            // Writing to a string cannot fail.
+            let _ = write!(path, "{key}={}&", encoded(selector));
+        }
+        path
     }
 
     /// What an object that is there says.
@@ -260,11 +270,14 @@ mod tests {
         assert_eq!(
             watch,
             "/api/v1/services?labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&\
-             watch=true&allowWatchBookmarks=true&timeoutSeconds=300&resourceVersion=7"
+             fieldSelector=spec.clusterIP%21%3DNone&watch=true&allowWatchBookmarks=true&timeoutSeconds=300&resourceVersion=7"
         );
-        let node = Resource::Node("node-1".into()).list_path(Some("a=/"));
+        let slices = Resource::EndpointSlices.list_path(25, None);
+        let path = "/apis/discovery.k8s.io/v1/endpointslices";
+        assert_eq!(slices, format!("{path}?labelSelector=%21service.kubernetes.io%2Fheadless&limit=25"));
+        let node = Resource::Node("node-1".into()).list_path(250, Some("a=/"));
         assert_eq!(node, "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-1&limit=250&continue=a%3D%2F");
-        assert!(Resource::ServiceCidrs.list_path(None).ends_with("/servicecidrs?limit=250"));
+        assert!(Resource::ServiceCidrs.list_path(9, None).ends_with("/servicecidrs?limit=9"));
         assert!(Resource::EndpointSlices.streaming_path(1).contains("&sendInitialEvents=true&"));
     }
 

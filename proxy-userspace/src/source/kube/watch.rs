@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use kube::client::Body;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -15,6 +16,7 @@ use super::backoff::{Backoff, chance};
 use super::batcher::Batcher;
 use super::connections::Connections;
 use super::fault::Fault;
+use super::paging::Paging;
 use super::resource::Resource;
 use super::servers::Servers;
 use crate::model::Listing;
@@ -53,14 +55,16 @@ pub(super) struct Follower {
     healthy_since: Option<Instant>,
     /// Whether nobody answered when last there was a fault.
     was_unanswered: bool,
-    /// Whether a listing that was to come as a stream fell silent: the next one comes in pages.
+    /// Whether a listing that was to come as a stream fell silent, or did not end: the next one comes in pages.
     avoids_streaming: bool,
+    paging: Paging,
     /// Until when the own Node is waited for.
     node_deadline: Option<Instant>,
 }
 
 impl Follower {
     pub(super) fn new(around: Arc<Surroundings>, resource: Resource) -> Self {
+        let paging = Paging::new(&resource, around.bounds.page_bytes);
         Self {
             backoff: Backoff::new(around.bounds.backoff),
             around,
@@ -72,6 +76,7 @@ impl Follower {
             healthy_since: None,
             was_unanswered: false,
             avoids_streaming: false,
+            paging,
             node_deadline: None,
         }
     }
@@ -106,20 +111,19 @@ impl Follower {
         self.around.connections.tries(self.listing(), &address);
         let Some(version) = self.version.clone() else { return self.list(&client, server).await };
         let path = self.batcher.resource().watch_path(&version, watch_seconds());
-        let body = self.patiently(ask(&client, &path, bounds.answer)).await??;
+        let body = self.ask(&client, &path).await?;
         self.follow(Lines::new(body), server, false).await
     }
 
     async fn list(&mut self, client: &Client, server: usize) -> Result<(), Fault> {
-        let limit = self.around.bounds.answer;
         if !self.avoids_streaming {
             let path = self.batcher.resource().streaming_path(watch_seconds());
-            match self.patiently(ask(client, &path, limit)).await? {
+            match self.ask(client, &path).await {
                 Ok(body) => {
                     self.batcher.start();
                     let followed = self.follow(Lines::new(body), server, true).await;
                     self.avoids_streaming =
-                        self.version.is_none() && matches!(followed, Err(Fault::Silent(_)));
+                        self.version.is_none() && matches!(followed, Err(Fault::Silent(_) | Fault::Slow(_)));
                     return followed;
                 }
                 Err(fault) if fault.is_unsupported() => {}
@@ -129,16 +133,34 @@ impl Follower {
         self.list_pages(client).await
     }
 
-    async fn list_pages(&mut self, client: &Client) -> Result<(), Fault> {
+    /// The body of an answer; whose it is is noted.
+    async fn ask(&mut self, client: &Client, path: &str) -> Result<Body, Fault> {
         let limit = self.around.bounds.answer;
+        let answer = self.patiently(ask(client, path, limit)).await??;
+        self.around.connections.reached(self.listing(), answer.peer);
+        Ok(answer.body)
+    }
+
+    async fn list_pages(&mut self, client: &Client) -> Result<(), Fault> {
+        let bounds = self.around.bounds;
         self.batcher.start();
         let mut next: Option<String> = None;
         loop {
-            let path = self.batcher.resource().list_path(next.as_deref());
-            let body = self.patiently(ask(client, &path, limit)).await??;
-            let text = self.patiently(answer::whole(body, limit)).await??;
+            let path = self.batcher.resource().list_path(self.paging.limit(), next.as_deref());
+            let body = self.ask(client, &path).await?;
+            let text = match self.patiently(answer::whole(body, bounds)).await? {
+                // The same page once more, but less of it.
+                Err(Fault::TooLarge(_)) if self.paging.shrink() => continue,
+                Err(fault @ Fault::Slow(_)) => {
+                    self.paging.shrink();
+                    return Err(fault);
+                }
+                text => text?,
+            };
             let page = answer::read_page(&text)?;
-            for object in page.items.unwrap_or_default() {
+            let objects = page.items.unwrap_or_default();
+            self.paging.came(objects.len(), text.len());
+            for object in objects {
                 self.batcher.apply(object);
                 if self.batcher.is_full() {
                     self.flush().await?;
@@ -171,10 +193,14 @@ impl Follower {
                 }
                 self.flush().await?;
             }
-            let limit = if is_listing { bounds.answer } else { bounds.silence };
-            match self.patiently(lines.more(limit)).await? {
+            let left = bounds.listing.saturating_sub(began.elapsed());
+            let limit = if is_listing { bounds.answer.min(left) } else { bounds.silence };
+            match self.patiently(lines.more(limit, bounds.page_bytes)).await? {
                 Ok(true) => {}
                 Ok(false) => break,
+                Err(Fault::Silent(limit)) if is_listing && limit < bounds.answer => {
+                    return Err(Fault::Slow(bounds.listing));
+                }
                 Err(Fault::Silent(limit)) if !is_listing => return self.judge_silence(limit, server),
                 Err(fault) => return Err(fault),
             }

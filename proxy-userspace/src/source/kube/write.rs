@@ -74,9 +74,8 @@ impl Writing {
     pub async fn find_uid(&mut self, subject: &Subject) -> Result<Option<String>, Unwritten> {
         let Some(path) = list_path(subject) else { return Ok(None) };
         let request = Request::get(path).header(header::ACCEPT, METADATA).body(Body::empty());
-        let limit = self.bounds.answer;
         let body = self.send(request).await?;
-        let text = answer::whole(body, limit).await.map_err(|fault| self.judge(&fault))?;
+        let text = answer::whole(body, self.bounds).await.map_err(|fault| self.judge(&fault))?;
         uid_in(&text).map_err(|fault| self.judge(&fault))
     }
 
@@ -109,7 +108,8 @@ impl Writing {
             self.client.insert(client).clone()
         };
         let limit = self.bounds.answer;
-        answer::send(&client, request, limit).await.map_err(|fault| self.judge(&fault))
+        let answer = answer::send(&client, request, limit).await;
+        answer.map(|answer| answer.body).map_err(|fault| self.judge(&fault))
     }
 
     /// Draws the consequences of a fault.

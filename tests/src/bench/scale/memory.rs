@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 
 use anyhow::{Context, Result};
+use shunt::datapath::pin::PinDir;
 use shunt::sys::map::{Map, Shape};
 
 /// `RssAnon` of this process in bytes: heap and stacks, without mapped maps and program text.
@@ -15,12 +15,11 @@ pub(super) fn anonymous() -> Result<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// Bytes of each map pinned in `directory`, those inside a map of maps included: `memlock` of its descriptor, which
+/// Bytes of each pinned map, those inside a map of maps included: `memlock` of its descriptor, which
 /// since Linux 6.4 is what the map really uses, with every hash element that there is.
-pub(in crate::bench) fn maps(directory: &Path) -> Result<BTreeMap<String, u64>> {
+pub(in crate::bench) fn maps(pin_dir: &PinDir) -> Result<BTreeMap<String, u64>> {
     let mut sizes = BTreeMap::new();
-    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
-        let path = entry?.path();
+    for (name, path) in pin_dir.map_paths() {
         let outer = Map::open_pinned(&path).with_context(|| format!("open {}", path.display()))?;
         let mut bytes = locked(&outer)?;
         if outer.shape().map_type == Shape::array_of_maps(1).map_type {
@@ -29,8 +28,7 @@ pub(in crate::bench) fn maps(directory: &Path) -> Result<BTreeMap<String, u64>> 
                 bytes += locked(&inner)?;
             }
         }
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        sizes.insert(name, bytes);
+        sizes.insert(name.to_owned(), bytes);
     }
     Ok(sizes)
 }

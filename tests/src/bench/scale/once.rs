@@ -86,7 +86,7 @@ struct Run {
 pub(super) fn sample(size: Size) -> Result<Sample> {
     let world = World::new(size.services, size.endpoints);
     let (mut run, fill) = Run::fill(world)?;
-    let map_bytes = memory::maps(&run.rig.pin_dir().maps())?;
+    let map_bytes = memory::maps(run.rig.pin_dir())?;
     let mut random = Rng::with_seed(3);
     let decide = native::decide(&run.sync.store().inner, &run.world, &mut random)?;
     let picks = run.connect(&mut random)?;

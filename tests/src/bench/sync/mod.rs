@@ -160,7 +160,7 @@ impl Bench<'_> {
         let done = Usage::of(agent.pid())?;
         (run.anonymous, run.cpu) = (done.anonymous, [ready.cpu, done.cpu - ready.cpu]);
         let pins = shunt::datapath::pin::PinDir::new(&pin_dir(node), proxy_common::names::SCHEMA);
-        run.maps = memory::maps(&pins.maps())?.values().sum();
+        run.maps = memory::maps(&pins)?.values().sum();
         Ok((agent, run))
     }
 
