@@ -27,7 +27,7 @@ use crate::netns::Netns;
 
 /// The VIP of the service.
 pub const VIP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
-/// Its cell.
+/// Its cell, unless a test says otherwise.
 pub const SERVICE: u32 = 1;
 
 /// Maps, programs and hooks in scratch places; the test's own process is in the hooked cgroup.
@@ -43,6 +43,8 @@ pub struct Rig {
     pin_dir: PinDir,
     /// Where connects start from.
     pub netns: Netns,
+    /// The cell of the service, [`SERVICE`] unless a test wants another.
+    pub cell: u32,
     cgroup: Cgroup,
     bpffs: Bpffs,
     head: Head,
@@ -60,7 +62,7 @@ impl Rig {
             store.grow(table)?;
         }
         let head = Head::default();
-        let mut rig = Self { store, loaded, links: None, pin_dir, netns, cgroup, bpffs, head };
+        let mut rig = Self { store, loaded, links: None, pin_dir, netns, cell: SERVICE, cgroup, bpffs, head };
         rig.attach()?;
         rig.cgroup.add(std::process::id())?;
         Ok(rig)
@@ -110,7 +112,7 @@ impl Rig {
     pub fn write_row(&mut self, id: u32, at: SocketAddr) -> Result<()> {
         let state = BackendState::SERVING.with_view(View::Internal);
         let (addr, port) = (Addr::from(at.ip()), Port::new(at.port()));
-        let row = Backend { addr, state: state.0, generation: 1, service: SERVICE, port, pad: 0 };
+        let row = Backend { addr, state: state.0, generation: 1, service: self.cell, port, pad: 0 };
         for (index, word) in row.to_words().into_iter().enumerate() {
             self.store.store(WordTable::Backends, u64::from(id) * ROW_WORDS as u64 + index as u64, word)?;
         }
@@ -130,7 +132,7 @@ impl Rig {
     /// Writes the inactive half and switches to it: the one store.
     pub fn switch_to(&mut self, word: ViewWord) -> Result<()> {
         let half = if self.head == Head::default() { Half::A } else { self.head.half().other() };
-        let cell = u64::from(SERVICE) * CELL_WORDS as u64;
+        let cell = u64::from(self.cell) * CELL_WORDS as u64;
         self.store.store(WordTable::Services, cell + half.word(View::Internal) as u64, word.0)?;
         self.head = Head::new(half, 0, self.head.sequence() + 1);
         self.store.store(WordTable::Services, cell, self.head.0)?;
@@ -143,7 +145,7 @@ impl Rig {
         let (word, mask) = filter::position(filter::bit(addr));
         self.store.store(WordTable::Filter, u64::from(word), mask)?;
         let key = FrontendKey::new(addr, Port::new(VIP.port()), Proto::TCP);
-        self.store.insert_frontends(&[(key, FrontendValue::new(SERVICE, FrontendKind::ClusterIp, 0))])?;
+        self.store.insert_frontends(&[(key, FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0))])?;
         Ok(())
     }
 

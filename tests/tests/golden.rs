@@ -7,7 +7,20 @@
 use std::path::{Path, PathBuf};
 
 use shunt::maps::memory::{Faults, Memory};
-use tests::golden::{Scenario, play};
+use tests::golden::{LARGE, Played, Scenario, large, play};
+
+/// Plays a scenario on a fresh fake; what was seen.
+fn seen(scenario: &Scenario) -> Vec<String> {
+    play(scenario, Memory::new(16), Memory::advance).unwrap().seen
+}
+
+/// The same with one effect in ten failing, and how many did.
+fn seen_under_faults(scenario: &Scenario, seed: u64) -> (Vec<String>, u64) {
+    let mut store = Memory::new(16);
+    store.faults = Faults::share(10, seed);
+    let Played { seen, store } = play(scenario, store, Memory::advance).unwrap();
+    (seen, store.faults.injected())
+}
 
 fn scenarios() -> Vec<(PathBuf, Scenario)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
@@ -27,7 +40,7 @@ fn scenarios() -> Vec<(PathBuf, Scenario)> {
 #[test]
 fn every_scenario_ends_as_written() {
     for (path, scenario) in scenarios() {
-        let seen = play(&scenario, Memory::new(16), Memory::advance).unwrap();
+        let seen = seen(&scenario);
         assert!(!seen.is_empty(), "{}: expects nothing", path.display());
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&path, scenario.with_expected(&seen)).unwrap();
@@ -43,69 +56,69 @@ fn every_scenario_ends_as_written() {
 fn one_fault_in_ten_changes_no_ending() {
     for (path, scenario) in scenarios() {
         for seed in 1..=5 {
-            let mut store = Memory::new(16);
-            store.faults = Faults::share(10, seed);
-            let seen = play(&scenario, store, Memory::advance).unwrap();
+            let (seen, faults) = seen_under_faults(&scenario, seed);
             assert_eq!(seen, scenario.expected(), "{} with seed {seed}", path.display());
+            assert!(faults > 0, "{} with seed {seed}: nothing failed", path.display());
         }
     }
-}
-
-/// Services of the large scenario.
-const LARGE: usize = 600;
-
-/// Six hundred services of five endpoints in six files; a third of them changes, some go, and a writer restarts.
-fn large() -> Scenario {
-    let file = |number: usize, round: usize| {
-        let range = (number * LARGE / 6)..((number + 1) * LARGE / 6);
-        let objects: String = range.map(|index| large_service(index, round)).collect();
-        format!("@write part-{number}.yaml\n{objects}")
-    };
-    let first: String = (0..6).map(|number| file(number, 0)).collect();
-    let changed: String = (2..4).map(|number| file(number, 1)).collect();
-    let steps = ["@sync\n@expect\n", &changed, "@remove part-5.yaml\n@sync\n@expect\n@restart\n@expect\n"];
-    Scenario::parse(&format!("@addresses 192.0.2.1\n{first}{}", steps.concat()))
-}
-
-fn large_service(index: usize, round: usize) -> String {
-    let ip = |net: &str, host: usize| format!("{net}.{}.{}", host / 250, host % 250);
-    let (vip, name) = (ip("10.96", index), format!("s{index}"));
-    let hosts = (0..5).map(|endpoint| ip("10.1", index * 6 + endpoint + round));
-    let endpoints: Vec<String> = hosts.map(|host| format!("- {{addresses: [\"{host}\"]}}\n")).collect();
-    let endpoints = endpoints.concat();
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: large}}\nspec:\n  clusterIP: {vip}\n  \
-         clusterIPs: [\"{vip}\"]\n  ports: [{{port: {}, nodePort: {}}}]\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: large, \
-         labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{port: 80}}]\n\
-         endpoints:\n{endpoints}---\n",
-        80 + round,
-        30_000 + index
-    )
 }
 
 #[test]
 fn a_large_scenario_with_one_fault_in_ten_ends_as_without() {
     let scenario = large();
-    let seen = play(&scenario, Memory::new(16), Memory::advance).unwrap();
+    let seen = seen(&scenario);
     let count = |text: &str, word: &str| text.lines().filter(|line| line.starts_with(word)).count();
     let counts = |text: &str| ["service", "  backend", "frontend", "owned"].map(|word| count(text, word));
     assert_eq!(counts(&seen[0]), [LARGE, LARGE * 5, LARGE, LARGE]);
-    assert_eq!(
-        counts(&seen[1]),
-        [LARGE - LARGE / 6, (LARGE - LARGE / 6) * 5, LARGE - LARGE / 6, LARGE - LARGE / 6]
-    );
+    let left = LARGE - LARGE / 6;
+    assert_eq!(counts(&seen[1]), [left, left * 5, left, left]);
     assert!(seen[1].contains(&format!("10.96.0.{}:81/tcp", LARGE / 3)), "the change is there");
-    assert_eq!(seen[1], seen[2]);
-    let mut store = Memory::new(16);
-    store.faults = Faults::share(10, 7);
-    assert!(play(&scenario, store, Memory::advance).unwrap() == seen, "faults changed the ending");
+    assert_eq!(counts(&seen[2]), counts(&seen[1]));
+    assert!(seen[2].contains("10.96.0.0:80/tcp cluster-ip -> large/t0:80/tcp"), "the new names are there");
+    assert_eq!(seen[2], seen[3]);
+    let (under_faults, faults) = seen_under_faults(&scenario, 7);
+    assert!(under_faults == seen, "faults changed the ending");
+    assert!(faults > 1_000, "{faults} faults in all");
 }
 
 #[test]
 fn a_wrong_expectation_is_noticed() {
-    let (_, scenario) = scenarios().remove(0);
-    let wrong = Scenario::parse(&scenario.with_expected(&["nothing\n".to_owned()]));
-    let seen = play(&wrong, Memory::new(16), Memory::advance).unwrap();
-    assert_ne!(seen, wrong.expected());
+    for (path, scenario) in scenarios() {
+        for at in 0..scenario.expected().len() {
+            let mut expected = scenario.expected();
+            expected[at] = "nothing\n".to_owned();
+            let wrong = Scenario::parse(&scenario.with_expected(&expected));
+            assert_ne!(seen(&wrong), wrong.expected(), "{}", path.display());
+        }
+    }
+}
+
+const ONE: &str = "@addresses 192.0.2.1
+@write web.yaml
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.0.1, clusterIPs: [\"10.96.0.1\"], ports: [{port: 80}]}
+";
+
+/// How many effects the first sync of [`ONE`] has.
+fn effects() -> u64 {
+    let scenario = Scenario::parse(&format!("{ONE}@sync\n"));
+    play(&scenario, Memory::new(16), Memory::advance).unwrap().store.steps()
+}
+
+#[test]
+fn a_writer_that_dies_after_any_effect_is_survived() {
+    let end = seen(&Scenario::parse(&format!("{ONE}@sync\n@expect\n")));
+    for after in 0..effects() {
+        let scenario = Scenario::parse(&format!("{ONE}@kill {after}\n@expect\n"));
+        assert_eq!(seen(&scenario), end, "killed after {after} effects");
+    }
+}
+
+#[test]
+fn a_writer_that_is_done_before_it_dies_is_noticed() {
+    let scenario = Scenario::parse(&format!("{ONE}@kill {}\n", effects()));
+    let error = play(&scenario, Memory::new(16), Memory::advance).unwrap_err();
+    assert!(error.to_string().starts_with("the writer was done"), "{error}");
 }

@@ -83,6 +83,7 @@ fn execute(store: &mut impl MapStore, op: &MapOp, stores: &mut u64) -> Result<()
         MapOp::GrowFrontends(capacity) => store.grow_frontends(*capacity),
         MapOp::InsertFrontends(entries) => store.insert_frontends(entries),
         MapOp::ReplaceFrontend(key, value) => store.insert_frontends(&[(*key, *value)]),
+        MapOp::MoveFrontends(entries) => store.move_frontends(entries),
         MapOp::DeleteFrontends(keys) => store.delete_frontends(keys),
         MapOp::InsertNodeAddr(addr, flags) | MapOp::ReplaceNodeAddr(addr, flags) => {
             store.insert_node_addr(*addr, *flags)

@@ -91,6 +91,8 @@ pub trait Hashes {
     fn frontend_capacity(&self) -> u32;
     /// Replaces the frontend hash by a copy that can hold `capacity` elements, without a moment of absence.
     fn grow_frontends(&mut self, capacity: u32) -> Result<(), StoreError>;
+    /// Replaces the frontend hash by a copy that has other values for these keys, which are there, at one instant.
+    fn move_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError>;
     /// Inserts or replaces a node address.
     fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError>;
     /// Deletes a node address; an absent one is not an error.

@@ -51,6 +51,10 @@ impl Hashes for Nowhere {
         Ok(())
     }
 
+    fn move_frontends(&mut self, _: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn insert_node_addr(&mut self, _: Addr, _: NodeAddrFlags) -> Result<(), StoreError> {
         Ok(())
     }

@@ -189,6 +189,24 @@ impl KernelStore {
     }
 }
 
+impl KernelStore {
+    /// Swaps in a copy of the frontend hash, in which `moved` have other values. Nobody can see the copy before that.
+    fn swap_frontends(
+        &mut self,
+        capacity: u32,
+        moved: &[(FrontendKey, FrontendValue)],
+    ) -> Result<(), StoreError> {
+        let map = names::FRONTENDS;
+        let copy = Map::create(map, &frontends_shape(capacity)).map_err(kernel("create hash", map))?;
+        let (keys, values) = self.frontends.entries().map_err(kernel("dump", map))?;
+        copy.update_batch(&keys, &values).map_err(|(_, source)| kernel("copy", map)(source))?;
+        put_frontends(&copy, moved, "move")?;
+        self.frontends_outer.set_inner(0, &copy).map_err(kernel("swap hash", map))?;
+        self.frontends = copy;
+        Ok(())
+    }
+}
+
 fn missing(table: WordTable, word: u64) -> StoreError {
     StoreError::Missing { map: table.name(), element: word }
 }
@@ -242,16 +260,22 @@ fn create_outer(name: &'static str, entries: u32, template: &Map) -> Result<Map,
 /// Entries per batch call: bounded, so that one call never holds the kernel for long.
 const BATCH: usize = 4096;
 
+fn put_frontends(
+    map: &Map,
+    entries: &[(FrontendKey, FrontendValue)],
+    call: &'static str,
+) -> Result<(), StoreError> {
+    for batch in entries.chunks(BATCH) {
+        let keys: Vec<u8> = batch.iter().flat_map(|(key, _)| key.as_bytes().to_vec()).collect();
+        let values: Vec<u8> = batch.iter().flat_map(|(_, value)| value.as_bytes().to_vec()).collect();
+        map.update_batch(&keys, &values).map_err(|(_, source)| kernel(call, names::FRONTENDS)(source))?;
+    }
+    Ok(())
+}
+
 impl Hashes for KernelStore {
     fn insert_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
-        for batch in entries.chunks(BATCH) {
-            let keys: Vec<u8> = batch.iter().flat_map(|(key, _)| key.as_bytes().to_vec()).collect();
-            let values: Vec<u8> = batch.iter().flat_map(|(_, value)| value.as_bytes().to_vec()).collect();
-            self.frontends
-                .update_batch(&keys, &values)
-                .map_err(|(_, source)| kernel("insert", names::FRONTENDS)(source))?;
-        }
-        Ok(())
+        put_frontends(&self.frontends, entries, "insert")
     }
 
     fn delete_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), StoreError> {
@@ -270,13 +294,11 @@ impl Hashes for KernelStore {
     }
 
     fn grow_frontends(&mut self, capacity: u32) -> Result<(), StoreError> {
-        let map = names::FRONTENDS;
-        let larger = Map::create(map, &frontends_shape(capacity)).map_err(kernel("create hash", map))?;
-        let (keys, values) = self.frontends.entries().map_err(kernel("dump", map))?;
-        larger.update_batch(&keys, &values).map_err(|(_, source)| kernel("copy", map)(source))?;
-        self.frontends_outer.set_inner(0, &larger).map_err(kernel("swap hash", map))?;
-        self.frontends = larger;
-        Ok(())
+        self.swap_frontends(capacity, &[])
+    }
+
+    fn move_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        self.swap_frontends(self.frontend_capacity(), entries)
     }
 
     fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {

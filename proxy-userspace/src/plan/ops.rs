@@ -134,6 +134,9 @@ pub enum MapOp {
     InsertFrontends(Vec<(FrontendKey, FrontendValue)>),
     /// Replaces the value of a frontend in one step, which frees a hash element.
     ReplaceFrontend(FrontendKey, FrontendValue),
+    /// Replaces the values of frontends that are there, all at the same instant: in a copy of the hash that is swapped in.
+    /// The old hash goes, with all its elements; those of the new one are no reader's.
+    MoveFrontends(Vec<(FrontendKey, FrontendValue)>),
     /// Deletes frontends, in order, which frees hash elements.
     DeleteFrontends(Vec<FrontendKey>),
     /// Inserts a node address that is absent.
@@ -166,6 +169,7 @@ impl MapOp {
         matches!(
             self,
             Self::ReplaceFrontend(..)
+                | Self::MoveFrontends(_)
                 | Self::DeleteFrontends(_)
                 | Self::ReplaceNodeAddr(..)
                 | Self::DeleteNodeAddr(_)

@@ -36,6 +36,9 @@ impl Limits {
     };
 }
 
+/// A Service has no more frontends than this, but for a few.
+const MOVES_IN_PLACE: u32 = 8;
+
 /// What a planner goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -43,6 +46,9 @@ pub struct Rules {
     pub limits: Limits,
     /// Shards of the counters, see [`proxy_common::counter::shards`].
     pub shards: u32,
+    /// Frontends that move to another cell one by one, each at the cost of a grace period; more move at once, see
+    /// [`MapOp::MoveFrontends`](super::ops::MapOp).
+    pub moves_in_place: u32,
     /// How long an id rests after its last use; shorter than [`QUARANTINE`] only in control runs.
     pub quarantine: Millis,
 }
@@ -50,6 +56,6 @@ pub struct Rules {
 impl Rules {
     /// The rules of a node whose counters have `shards` shards.
     pub const fn for_shards(shards: u32) -> Self {
-        Self { limits: Limits::LAYOUT, shards, quarantine: QUARANTINE }
+        Self { limits: Limits::LAYOUT, shards, moves_in_place: MOVES_IN_PLACE, quarantine: QUARANTINE }
     }
 }

@@ -1,25 +1,51 @@
 //! The kernel store agrees with the fake on every golden scenario.
 
 use shunt::datapath::load::{LoadOptions, Loaded};
-use shunt::maps::store::KernelStore;
-use tests::golden::{Scenario, play};
+use shunt::maps::Hashes;
+use shunt::maps::memory::Memory;
+use shunt::maps::store::{KernelStore, frontends_shape};
+use shunt::sys::map::Map;
+use tests::golden::{LARGE, Played, Scenario, large, play};
 use tests::hand::object_under_test;
+
+/// Entries of the first frontend hash: few, as in the golden tier, so that it must grow.
+const FRONTENDS: u32 = 16;
+
+/// Plays a scenario on fresh kernel maps.
+fn play_on_kernel(scenario: &Scenario) -> Played<KernelStore> {
+    let object = object_under_test().unwrap();
+    let options =
+        LoadOptions { object: &object, pin_dir: None, host_netns: 1, counter_shards: 2, log_level: 0 };
+    let loaded = Loaded::new(&options).unwrap();
+    let maps = loaded.kernel_maps().unwrap();
+    let small = Map::create("FRONTENDS", &frontends_shape(FRONTENDS)).unwrap();
+    maps.frontends.set_inner(0, &small).unwrap();
+    let store = KernelStore::open(maps).unwrap();
+    assert_eq!(store.frontend_capacity(), FRONTENDS);
+    play(scenario, store, |_, _| ()).unwrap()
+}
 
 #[test]
 fn the_kernel_store_agrees_with_every_golden_scenario() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let mut played = 0;
+    let (mut played, mut grown) = (0, 0);
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let scenario = Scenario::parse(&std::fs::read_to_string(&path).unwrap());
-        let object = object_under_test().unwrap();
-        let options =
-            LoadOptions { object: &object, pin_dir: None, host_netns: 1, counter_shards: 2, log_level: 0 };
-        let loaded = Loaded::new(&options).unwrap();
-        let store = KernelStore::open(loaded.kernel_maps().unwrap()).unwrap();
-        let seen = play(&scenario, store, |_, _| ()).unwrap();
+        let Played { seen, store } = play_on_kernel(&scenario);
         assert_eq!(seen, scenario.expected(), "{}", path.display());
         played += 1;
+        grown += u32::from(store.frontend_capacity() > FRONTENDS);
     }
-    assert!(played > 1);
+    assert!(played > 1 && grown > 0, "{played} scenarios, {grown} in which the frontend hash grew");
+}
+
+#[test]
+fn the_kernel_store_agrees_with_the_large_scenario() {
+    let scenario = large();
+    let fake = play(&scenario, Memory::new(FRONTENDS), Memory::advance).unwrap();
+    let Played { seen, store } = play_on_kernel(&scenario);
+    assert!(seen == fake.seen, "the stores differ");
+    assert_eq!(store.frontend_capacity(), fake.store.frontend_capacity());
+    assert!(store.frontend_capacity() as usize > LARGE);
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod capabilities;
+mod chunks;
 mod churn;
 mod cluster;
 mod commands;

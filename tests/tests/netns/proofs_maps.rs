@@ -3,7 +3,10 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
+use proxy_common::addr::{Port, Proto};
+use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::names;
 use proxy_common::service::ViewWord;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -13,8 +16,10 @@ use shunt::datapath::pin::MapSet;
 use shunt::maps::Hashes;
 use shunt::sys::map::{Map, Shape};
 use std::os::fd::AsFd;
-use tests::hand::{Rig, VIP, connect_once};
+use tests::hand::{Rig, SERVICE, VIP, connect_once};
 
+/// Frontends that move at once.
+const MOVED: u16 = 1_000;
 /// Backends of a test.
 const BACKENDS: u8 = 8;
 
@@ -104,6 +109,44 @@ fn the_frontend_hash_grows_under_connects() {
     });
     println!("growth: {} connects, {} failed", outcome.connected, outcome.failed);
     assert_eq!(outcome.failed, 0);
+}
+
+/// The service is made anew in another cell, and many frontends with it.
+#[test]
+fn frontends_move_under_connects() {
+    let (mut rig, listeners) = rig_with_service("move");
+    let ports = VIP.port()..VIP.port() + MOVED;
+    let at = |cell| -> Vec<_> {
+        let key = |port| FrontendKey::new(VIP.ip().into(), Port::new(port), Proto::TCP);
+        let value = FrontendValue::new(cell, FrontendKind::ClusterIp, 0);
+        ports.clone().map(|port| (key(port), value)).collect()
+    };
+    let cells = [SERVICE, SERVICE + 1];
+    // The other cell has rows and slots of its own.
+    rig.cell = cells[1];
+    for (listener, id) in listeners.iter().zip(20..) {
+        rig.write_row(id, listener.local_addr().expect("address")).expect("row");
+    }
+    rig.write_slots(20, &(20..20 + u32::from(BACKENDS)).collect::<Vec<_>>()).expect("slots");
+    rig.switch_to(ViewWord::random(20, u32::from(BACKENDS))).expect("switch");
+    rig.store.insert_frontends(&at(cells[0])).expect("insert");
+    let outcome = connects_during(&mut rig, &listeners, |rig| {
+        let start = Instant::now();
+        for round in 1..=40 {
+            rig.store.move_frontends(&at(cells[round % 2])).expect("move");
+        }
+        println!("{MOVED} frontends move in {:?}", start.elapsed() / 40);
+    });
+    println!("moves: {} connects, {} failed", outcome.connected, outcome.failed);
+    assert_eq!(outcome.failed, 0);
+    assert_eq!(rig.store.frontends().expect("frontends").len(), usize::from(MOVED));
+
+    // The control: they led to the cell that they had been moved to.
+    rig.switch_to(ViewWord::REJECT).expect("switch");
+    for (cell, is_served) in [(cells[1], false), (cells[0], true)] {
+        rig.store.move_frontends(&at(cell)).expect("move");
+        assert_eq!(rig.netns.inside(connect_once).expect("inside").is_ok(), is_served, "cell {cell}");
+    }
 }
 
 #[test]

@@ -5,8 +5,12 @@
 //! away, so the next connect in that namespace, if it still lives, reports it again.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
 use tests::cgroup::Cgroup;
 use tests::netns::Netns;
 use tests::process::{Process, placed};
@@ -23,8 +27,10 @@ const TARGET_V6: &str = "[fd78::1]:9";
 const TIMED: usize = 20;
 /// Pods of 50 ms that come and go.
 const BRIEF: usize = 100;
-/// What the median pod may wait for its namespace to be known.
+/// Within which a namespace is promised to be known.
 const PROMISED: Duration = Duration::from_millis(5);
+/// How many of the timed pods must find that kept: a machine may stand still for longer.
+const IN_TIME: usize = 18;
 
 /// The line that a pod prints: when it began to connect, and its namespace.
 fn connected(pod: &mut Process) -> (Duration, u64) {
@@ -42,36 +48,97 @@ fn spawn(command: Command) -> Process {
     Process::spawn("pod", command).expect("start a pod")
 }
 
-#[test]
-fn a_new_pod_is_known_within_milliseconds_of_its_first_connect() {
-    let cgroup = Cgroup::create("registry").expect("cgroup");
-    let mut watcher = Watcher::start(&cgroup).expect("watcher");
-    let mut delays = Vec::new();
-    for number in 1..=TIMED {
-        let (v4, v6) = (format!("10.78.1.{number}"), format!("fd78::{number:x}"));
-        // Every second pod speaks IPv6 first.
-        let target = if number % 2 == 0 { TARGET } else { TARGET_V6 };
-        let addresses = [format!("{v4}/8"), format!("{v6}/64")];
-        let arguments = ["pod", target, "--linger", "20000"];
-        let command = pod(&cgroup, &addresses.each_ref().map(String::as_str), &arguments).expect("command");
-        let mut process = spawn(command);
+/// Lets the calling thread, and those that it starts, run before every thread of ordinary priority.
+fn hurry() -> Result<()> {
+    let thread = rustix::thread::gettid().to_string();
+    let output = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).output().context("run chrt")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "a thread may not go before others: {}", said.trim());
+    Ok(())
+}
 
+/// What the watcher made of a report, and when.
+type Report = (Seen, Duration);
+
+/// Follows the reports of [`TIMED`] pods, and checks that each is in the map.
+fn follow(cgroup: &Cgroup, started: &mpsc::Sender<()>, reports: &mpsc::Sender<Report>) {
+    let mut watcher = Watcher::start(cgroup).expect("watcher");
+    hurry().expect("hurry");
+    started.send(()).expect("start");
+    for _ in 0..TIMED {
         let seen = watcher.next(LIMIT).expect("watch").expect("the first connect is reported");
-        let Seen::Known { event, namespace } = seen else { panic!("{seen:?}") };
         let known = monotonic();
-        let (began, cookie) = connected(&mut process);
-        assert_eq!(event.netns, cookie);
-        assert_eq!(event.tgid, u64::from(process.pid()));
-        assert_eq!(event.cgroup, watcher.cgroup_id());
-        assert_eq!(watcher.entry(cookie).expect("entry"), Some(namespace));
-        assert_eq!((namespace.v4.to_string(), namespace.v6.to_string()), (v4, v6));
-        assert_eq!(namespace.state, Namespace::KNOWN);
-        delays.push(known.checked_sub(began).expect("known after the connect"));
+        if let Seen::Known { event, namespace } = seen {
+            assert_eq!(event.cgroup, watcher.cgroup_id());
+            assert_eq!(watcher.entry(event.netns).expect("entry"), Some(namespace));
+        }
+        reports.send((seen, known)).expect("report");
     }
+}
+
+/// From the begin of a new pod's first connect to its addresses in the map.
+fn time(cgroup: &Cgroup, number: usize, reports: &mpsc::Receiver<Report>) -> Duration {
+    let (v4, v6) = (format!("10.78.1.{number}"), format!("fd78::{number:x}"));
+    // Every second pod speaks IPv6 first.
+    let target = if number.is_multiple_of(2) { TARGET } else { TARGET_V6 };
+    let addresses = [format!("{v4}/8"), format!("{v6}/64")];
+    let arguments = ["pod", target, "--linger", "20000"];
+    let command = pod(cgroup, &addresses.each_ref().map(String::as_str), &arguments).expect("command");
+    let mut process = spawn(command);
+
+    let (seen, known) = reports.recv_timeout(LIMIT).expect("a report");
+    let Seen::Known { event, namespace } = seen else { panic!("{seen:?}") };
+    let (began, cookie) = connected(&mut process);
+    assert_eq!(event.netns, cookie);
+    assert_eq!(event.tgid, u64::from(process.pid()));
+    assert_eq!((namespace.v4.to_string(), namespace.v6.to_string()), (v4, v6));
+    assert_eq!(namespace.state, Namespace::KNOWN);
+    known.checked_sub(began).expect("known after the connect")
+}
+
+/// Keeps every processor busy until it is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn start() -> Self {
+        let busy = Arc::new(AtomicBool::new(true));
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let busy = Arc::clone(&busy);
+            thread::spawn(move || while busy.load(Ordering::Relaxed) {});
+        }
+        Self(busy)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// While every processor is busy with something else. A watcher of ordinary priority waits for its turn then: on two
+/// processors 10 to 17 of 20 pods were known in time, and with priority 798 of 800.
+#[test]
+fn a_new_pod_is_known_within_five_milliseconds_of_its_first_connect() {
+    if let Err(reason) = thread::spawn(hurry).join().expect("a thread") {
+        tests::skip(&format!("{reason:#}"));
+        return;
+    }
+    let cgroup = Cgroup::create("registry").expect("cgroup");
+    let (start, started) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
+    let mut delays: Vec<Duration> = thread::scope(|scope| {
+        let cgroup = &cgroup;
+        scope.spawn(move || follow(cgroup, &start, &report));
+        started.recv_timeout(LIMIT).expect("the watcher starts");
+        let _busy = Busy::start();
+        (1..=TIMED).map(|number| time(cgroup, number, &reports)).collect()
+    });
     delays.sort_unstable();
     let (median, worst) = (delays[TIMED / 2], delays[TIMED - 1]);
     println!("first connect to known: median {median:?}, worst {worst:?} of {TIMED}");
-    assert!(median <= PROMISED, "median {median:?}, promised {PROMISED:?}: {delays:?}");
+    let in_time = delays.iter().filter(|delay| **delay <= PROMISED).count();
+    assert!(in_time >= IN_TIME, "{in_time} of {TIMED} within {PROMISED:?}: {delays:?}");
 }
 
 #[test]

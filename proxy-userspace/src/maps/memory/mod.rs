@@ -190,6 +190,21 @@ impl Hashes for Memory {
         Ok(())
     }
 
+    fn move_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        if entries.iter().any(|(key, _)| !self.frontends.contains_key(key)) {
+            return Err(StoreError::Missing { map: names::FRONTENDS, element: 0 });
+        }
+        self.step()?;
+        for (key, value) in entries {
+            // An element of the new hash; the old ones go with the old hash, and nobody takes them.
+            if let Some(before) = self.frontends.insert(*key, *value) {
+                self.watch.count_frontend(before, -1);
+            }
+            self.watch.count_frontend(*value, 1);
+        }
+        Ok(())
+    }
+
     fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {
         self.watch.take_element(names::NODE_ADDRS)?;
         self.step()?;

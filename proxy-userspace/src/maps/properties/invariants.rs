@@ -1,7 +1,9 @@
 //! What holds for any sequence of changes: whole views at every instant, convergence, restarts, faults.
 
-use proptest::prelude::*;
+use std::cell::Cell;
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use proxy_common::frontend::FrontendKind;
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
@@ -10,6 +12,7 @@ use super::world::{RULES, World};
 use crate::maps::memory::Faults;
 use crate::plan::diff::Changes;
 use crate::plan::ops::MapOp;
+use crate::plan::rules::Rules;
 use crate::plan::tables::{DesiredNode, OwnerTag};
 
 proptest! {
@@ -66,9 +69,12 @@ proptest! {
         world.rest();
         world.check_no_leak(RULES.limits);
     }
+}
 
-    #[test]
-    fn faults_are_outlived(steps in any_steps(6), seed in any::<u64>()) {
+#[test]
+fn faults_are_outlived() {
+    let injected = Cell::new(0);
+    let outlives = |(steps, seed): (Vec<(Changes, u64)>, u64)| {
         let mut world = World::new(RULES);
         // Growth that failed counts as a full table for a while.
         world.may_lack_slots = true;
@@ -82,6 +88,7 @@ proptest! {
                     outcome = world.sync(Changes::default());
                 }
             }
+            injected.set(injected.get() + world.store.memory.faults.injected());
             prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
         }
         world.store.memory.faults = Faults::default();
@@ -92,15 +99,19 @@ proptest! {
         world.check_converged();
         world.rest();
         world.check_no_leak(RULES.limits);
-    }
+        Ok(())
+    };
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(64) };
+    TestRunner::new(config).run(&(any_steps(6), any::<u64>()), outlives).unwrap();
+    assert!(injected.get() > 100, "{} faults in all", injected.get());
 }
 
-/// A scenario with everything in it: joins, leaves, a moved frontend, a port that goes, the node's own tables.
+/// A scenario with everything in it: joins, leaves, moved frontends, a port that goes, the node's own tables.
 fn scenario() -> (Changes, Changes) {
-    let load_balancer = frontend(cluster_ip(50), FrontendKind::LoadBalancer);
+    let load_balancers = [50, 51].map(|vip| frontend(cluster_ip(vip), FrontendKind::LoadBalancer));
     let with = |tag: u64, shared: bool, endpoints: &[Option<u8>]| {
         let mut frontends = cluster_ip_frontends(tag);
-        frontends.extend(shared.then_some(load_balancer));
+        frontends.extend(load_balancers.into_iter().filter(|_| shared));
         port(tag, frontends, endpoints)
     };
     let node = |cidrs: &[u32]| DesiredNode {
@@ -134,10 +145,20 @@ fn scenario() -> (Changes, Changes) {
 
 #[test]
 fn a_kill_or_a_fault_at_each_effect_in_turn_is_survived() {
-    let (first, second) = scenario();
-    let mut before = World::new(RULES);
-    before.sync(first).unwrap();
-    let effects = effects_of(&before, &second) as u64;
+    // Two frontends move to another cell: one by one, or at once.
+    for (moves_in_place, moves) in [(2, 0), (1, 1)] {
+        let (first, second) = scenario();
+        let mut before = World::new(Rules { moves_in_place, ..RULES });
+        before.sync(first).unwrap();
+        let planned = before.clone().sync(second.clone()).unwrap();
+        let at_once = planned.ops.iter().filter(|op| matches!(op, MapOp::MoveFrontends(_))).count();
+        assert_eq!(at_once, moves);
+        check_each_effect(&before, &second);
+    }
+}
+
+fn check_each_effect(before: &World, second: &Changes) {
+    let effects = effects_of(before, second) as u64;
     assert!(effects > 40, "only {effects} effects");
     for at in 0..effects {
         for is_fatal in [true, false] {

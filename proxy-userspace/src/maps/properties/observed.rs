@@ -81,6 +81,10 @@ impl Hashes for Observed {
     fn grow_frontends(&mut self, capacity: u32) -> Result<(), StoreError> {
         self.memory.grow_frontends(capacity)
     }
+    fn move_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        let result = self.memory.move_frontends(entries);
+        self.seen(result)
+    }
     fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {
         let result = self.memory.insert_node_addr(addr, flags);
         self.seen(result)

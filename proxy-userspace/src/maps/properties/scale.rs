@@ -59,3 +59,32 @@ fn a_change_costs_as_much_as_itself() {
     world.restart(RULES);
     assert_eq!(world.sync(world.listing()).unwrap().ops, []);
 }
+
+/// The same Services with other names: every frontend moves to another cell.
+#[test]
+fn a_mass_move_costs_a_grace_period_and_not_one_for_each() {
+    const MOVED: u32 = 1000;
+    let mut world = World::new(Rules { limits: Limits::LAYOUT, ..RULES });
+    world.store.is_looking = false;
+    let upsert = (1..=SERVICES).map(|index| service(index, 0..2)).collect();
+    world.sync(Changes { upsert, ..Changes::default() }).unwrap();
+    let heir = |index: u32| {
+        let label = format!("default/heir{index}:http/tcp").into();
+        DesiredPort { tag: OwnerTag(u64::from(index + SERVICES)), label, ..service(index, 0..2) }
+    };
+    let moved = Changes {
+        upsert: (1..=MOVED).map(heir).collect(),
+        remove: (1..=MOVED).map(|index| OwnerTag(u64::from(index))).collect(),
+        ..Changes::default()
+    };
+    let graces = |mut world: World| {
+        let planned = world.sync(moved.clone()).unwrap();
+        assert_eq!(world.planner.actual().cells().count() as u32, SERVICES);
+        world.check_converged();
+        planned.ops.iter().filter(|op| **op == MapOp::Grace).count()
+    };
+    assert_eq!(graces(world.clone()), 1);
+    // The control: with no memory for a copy, which the planner was told just now, each waits for the one before.
+    world.planner.fail(&MapOp::MoveFrontends(Vec::new()), 0);
+    assert_eq!(graces(world), MOVED as usize);
+}

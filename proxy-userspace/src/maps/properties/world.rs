@@ -36,6 +36,7 @@ pub(super) const RULES: Rules = Rules {
         cidrs: 10,
     },
     shards: 2,
+    moves_in_place: 1,
     quarantine: QUARANTINE,
 };
 

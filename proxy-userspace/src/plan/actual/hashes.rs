@@ -37,7 +37,7 @@ impl HashTables {
     pub(super) fn apply(&mut self, op: &MapOp) {
         match op {
             MapOp::GrowFrontends(capacity) => self.frontend_capacity = *capacity,
-            MapOp::InsertFrontends(entries) => {
+            MapOp::InsertFrontends(entries) | MapOp::MoveFrontends(entries) => {
                 for (key, value) in entries {
                     self.put_frontend(*key, *value);
                 }

@@ -55,6 +55,8 @@ pub(super) struct Batch {
     /// long the batch.
     pub(super) ports: Vec<MapOp>,
     pub(super) frontends: FrontendChanges,
+    /// How many frontends are replaced one by one; more are moved at once.
+    pub(super) moves_in_place: usize,
     pub(super) owned: OwnedChanges,
     pub(super) node: NodeChanges,
     /// Cells of service ports that are gone.
@@ -73,7 +75,8 @@ impl Batch {
     ///
     /// Frontends come when all they lead to is in force, and go before it is taken away. A reader may hold what it read for as long
     /// as it runs, so a grace period lies between the last frontend that went and the cells it led to, and between a
-    /// hash element that was freed and the next one that is taken.
+    /// hash element that was freed and the next one that is taken. A replaced frontend frees one and takes one, so many
+    /// of them move in a copy of the hash.
     pub(super) fn into_ops(mut self, actual: &Actual) -> Vec<MapOp> {
         let (filter_sets, filter_clears) = self.filter_changes(actual);
         let mut sequence = Sequence { ops: std::mem::take(&mut self.room), unsettled: false, frees: false };
@@ -89,8 +92,12 @@ impl Batch {
             sequence.push(MapOp::InsertFrontends(self.owned.inserts));
         }
         self.node.inserts.into_iter().for_each(|op| sequence.push(op));
-        for (key, value) in replaces {
-            sequence.push(MapOp::ReplaceFrontend(key, value));
+        if replaces.len() > self.moves_in_place {
+            sequence.push(MapOp::MoveFrontends(replaces));
+        } else {
+            for (key, value) in replaces {
+                sequence.push(MapOp::ReplaceFrontend(key, value));
+            }
         }
         self.node.replaces.into_iter().for_each(|op| sequence.push(op));
         self.node.deletes.into_iter().for_each(|op| sequence.push(op));

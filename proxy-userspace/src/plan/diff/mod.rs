@@ -32,6 +32,9 @@ use super::quarantine::{Millis, Resource};
 use super::rules::{Limits, Rules};
 use super::tables::{DesiredNode, DesiredPort, OwnerTag};
 
+/// Frontends that are copied to another hash in the time of a grace period.
+const COPIED_IN_A_GRACE: usize = 8192;
+
 /// What changed since the last plan.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
@@ -146,7 +149,7 @@ impl Planner {
     pub fn plan(&mut self, changes: Changes, now: Millis) -> Planned {
         self.stock.begin(&self.actual, now);
         let mut planned = Planned::default();
-        let mut batch = Batch::default();
+        let mut batch = Batch { moves_in_place: self.moves_in_place(), ..Batch::default() };
         let expected = changes.expected_frontends;
         let (dead, mut touched) = self.take_in(changes);
         self.admit_all(&mut batch, &mut touched, &mut planned.refused);
@@ -222,7 +225,7 @@ impl Planner {
         self.stock.stamp(now);
         match op {
             MapOp::GrowChunk(table) => self.stock.block_growth(table.name()),
-            MapOp::GrowFrontends(_) => self.stock.block_growth(names::FRONTENDS),
+            MapOp::GrowFrontends(_) | MapOp::MoveFrontends(_) => self.stock.block_growth(names::FRONTENDS),
             _ => {}
         }
     }
@@ -295,6 +298,14 @@ impl Planner {
             without_room.into_iter().map(|(what, Full(table))| Refused { label: what.into(), table }),
         );
         batch.node = changes;
+    }
+
+    /// How many frontends are moved one by one. To move them at once costs memory for a copy, which there may be none for.
+    fn moves_in_place(&self) -> usize {
+        if self.stock.is_blocked(names::FRONTENDS) {
+            return usize::MAX;
+        }
+        self.rules.moves_in_place as usize + self.actual.frontends().len() / COPIED_IN_A_GRACE
     }
 
     fn make_room(&self, batch: &mut Batch, expected: usize) {

@@ -135,6 +135,25 @@ fn a_moved_frontend_is_replaced_in_place() {
     assert_eq!(planned.ops, [MapOp::ReplaceFrontend(key(80), value), MapOp::Grace]);
 }
 
+/// Each frontend that is replaced in place costs a grace period.
+#[test]
+fn many_moved_frontends_move_at_once() {
+    for (count, moves) in [(8, 0), (9, 1)] {
+        let mut writer = planner();
+        let ports: Vec<u16> = (1..=count).collect();
+        sync(&mut writer, upsert(port(1, &ports, &[INTERNAL])));
+        let heir = Changes { upsert: vec![port(2, &ports, &[INTERNAL])], ..remove(1) };
+        let planned = sync(&mut writer, heir);
+        let is_move =
+            |op: &&MapOp| matches!(op, MapOp::MoveFrontends(entries) if entries.len() == ports.len());
+        assert_eq!(planned.ops.iter().filter(is_move).count(), moves, "{count} frontends");
+        let graces = planned.ops.iter().filter(|op| **op == MapOp::Grace).count();
+        assert_eq!(graces, if moves == 1 { 1 } else { ports.len() });
+        let service = writer.actual().cell_of(OwnerTag(2)).unwrap();
+        assert!(ports.iter().all(|port| writer.actual().frontend(&key(*port)).unwrap().service == service));
+    }
+}
+
 #[test]
 fn the_holder_keeps_a_frontend_and_the_next_takes_over() {
     let mut writer = planner();

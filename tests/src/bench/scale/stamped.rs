@@ -83,6 +83,10 @@ impl<S: Hashes> Hashes for Stamped<S> {
         self.writing().grow_frontends(capacity)
     }
 
+    fn move_frontends(&mut self, entries: &[(FrontendKey, FrontendValue)]) -> Result<(), StoreError> {
+        self.writing().move_frontends(entries)
+    }
+
     fn insert_node_addr(&mut self, addr: Addr, flags: NodeAddrFlags) -> Result<(), StoreError> {
         self.writing().insert_node_addr(addr, flags)
     }
