@@ -47,6 +47,8 @@ pub struct Variant {
     pub order: StoreOrder,
     /// How long an API server is waited for.
     pub bounds: Bounds,
+    /// How often everything is compared with the maps; none: as users have it.
+    pub compare_every: Option<Duration>,
 }
 
 /// Why an agent did not start.
@@ -124,7 +126,8 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    intervals.max = variant.compare_every.unwrap_or(intervals.max);
     let mut pacer = Pacer::new(intervals, epoch.elapsed());
     loop {
         let trigger = tokio::select! {
@@ -199,6 +202,11 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     let started = Instant::now();
     let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
+    if let Some(contradiction) = outcome.contradiction {
+        // There is one way out, and it is the next start's: to set these maps aside and fill others.
+        error!(reason = %contradiction, "ending: the maps contradict themselves; what is attached stays in force");
+        return Err(AdoptError::from(contradiction).into());
+    }
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
         node.attach()?;

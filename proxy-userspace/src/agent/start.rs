@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::programming::Programming;
-use super::sync::{Sync, SyncOptions};
+use super::sync::{AdoptError, Sync, SyncOptions};
 use super::{AgentError, Variant};
 use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
@@ -72,30 +72,22 @@ impl Node {
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
-        let mut loaded = Loaded::new(&LoadOptions {
+        let expected = Listing::ALL.to_vec();
+        let load = LoadOptions {
             object,
             pin_dir: pin_dir.as_ref(),
             host_netns: sys::socket::netns_cookie()
                 .map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
             counter_shards: counter_shards(),
             log_level: config.bpf_log_level as u8,
-        })?;
-        logs::forward(&mut loaded, config.bpf_log_level as u8)?;
-        let store = KernelStore::open(loaded.kernel_maps()?)?;
-        let expected = Listing::ALL.to_vec();
-        let options = SyncOptions {
-            node_name: config.node_name.clone(),
-            node_ports: config.nodeport_addresses.clone(),
-            expected: expected.clone(),
-            rules: Rules::for_shards(counter_shards()),
-            order: variant.order,
         };
+        let (mut loaded, sync) = take_over(&load, &sync_options(config, variant, &expected))?;
+        logs::forward(&mut loaded, config.bpf_log_level as u8)?;
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
         let events = announce(config, &reporter);
         reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
-        let sync = Sync::adopt(store, options)?;
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
         health::start(listen(config), pages(config, &reporter, reader))
@@ -167,10 +159,50 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
     let pin_dir = PinDir::new(root, schema);
     pin_dir.create()?;
     if let Some(difference) = pin_dir.foreign_map()? {
-        let aside = pin_dir.set_aside()?;
-        warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+        set_aside(&pin_dir, &difference)?;
     }
     Ok(Some(pin_dir))
+}
+
+/// Lets a fresh set of maps take the place of the pinned ones, which no writer of this version can have left like this.
+fn set_aside(pin_dir: &PinDir, reason: &str) -> Result<(), DatapathError> {
+    let aside = pin_dir.set_aside()?;
+    warn!(reason, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+    Ok(())
+}
+
+/// Loads the programs and adopts what their maps hold. Pinned maps that make no sense are set aside, and a fresh set is
+/// there to be filled: to refuse them would be to refuse them at every start.
+fn take_over(
+    load: &LoadOptions<'_>,
+    options: &SyncOptions,
+) -> Result<(Loaded, Sync<KernelStore>), AgentError> {
+    match (load_and_adopt(load, options), load.pin_dir) {
+        (Err(AgentError::Adopt(error @ AdoptError::Contradiction(_))), Some(pin_dir)) => {
+            set_aside(pin_dir, &error.to_string())?;
+            load_and_adopt(load, options)
+        }
+        (taken, _) => taken,
+    }
+}
+
+fn load_and_adopt(
+    load: &LoadOptions<'_>,
+    options: &SyncOptions,
+) -> Result<(Loaded, Sync<KernelStore>), AgentError> {
+    let loaded = Loaded::new(load)?;
+    let store = KernelStore::open(loaded.kernel_maps()?)?;
+    Ok((loaded, Sync::adopt(store, options.clone())?))
+}
+
+fn sync_options(config: &AgentConfig, variant: &Variant, expected: &[Listing]) -> SyncOptions {
+    SyncOptions {
+        node_name: config.node_name.clone(),
+        node_ports: config.nodeport_addresses.clone(),
+        expected: expected.to_vec(),
+        rules: Rules::for_shards(counter_shards()),
+        order: variant.order,
+    }
 }
 
 /// Tells the API server that the agent starts, and what the host does not let it do.

@@ -102,6 +102,8 @@ pub struct Outcome {
     pub forgotten: Vec<OwnerTag>,
     /// Why the batch ended early; the next one goes on from there.
     pub error: Option<String>,
+    /// The maps were read again and make no sense: nothing was written, and no batch over these maps will be.
+    pub contradiction: Option<Contradiction>,
 }
 
 /// What [`Sync::take`] has found to be new.
@@ -246,6 +248,9 @@ impl<S: MapStore> Sync<S> {
             && let Err(error) = self.adopt_again()
         {
             outcome.error = Some(error.to_string());
+            if let AdoptError::Contradiction(found) = error {
+                outcome.contradiction = Some(found);
+            }
             return outcome;
         }
         let mut work = self.take_work();

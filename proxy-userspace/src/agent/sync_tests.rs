@@ -2,10 +2,13 @@
 
 use std::cell::Cell;
 
+use proxy_common::service::OWNER_WORD;
+
 use super::*;
-use crate::maps::Hashes;
 use crate::maps::memory::Memory;
+use crate::maps::{Hashes, WordTable, Words};
 use crate::model::{Endpoint, Family, Protocol, ServicePort, SlicePort, TrafficPolicy};
+use crate::plan::ops::cell_word;
 use crate::plan::rules::Limits;
 
 fn name(number: u8) -> ObjectName {
@@ -57,14 +60,17 @@ fn listed(limits: Limits) -> Sync<Memory> {
 }
 
 fn adopted(store: Memory, limits: Limits) -> Sync<Memory> {
-    let options = SyncOptions {
+    Sync::adopt(store, options(limits)).unwrap()
+}
+
+fn options(limits: Limits) -> SyncOptions {
+    SyncOptions {
         node_name: "node-1".to_owned(),
         node_ports: NodePortAddresses::All,
         expected: Listing::ALL.to_vec(),
         rules: Rules { limits, ..Rules::for_shards(1) },
         order: StoreOrder::Planned,
-    };
-    Sync::adopt(store, options).unwrap()
+    }
 }
 
 fn list(sync: &mut Sync<Memory>, events: impl IntoIterator<Item = Event>) {
@@ -95,6 +101,29 @@ fn what_a_long_run_frees_at_its_end_rests_from_then_on() {
     assert_eq!((early.error, early.refused.len()), (None, 1));
     let later = sync_late(&mut sync, 2900, 2900);
     assert_eq!((later.error, later.is_settled), (None, true));
+}
+
+#[test]
+fn a_recheck_that_finds_maps_without_sense_says_so_and_writes_nothing() {
+    let mut sync = listed(Limits::LAYOUT);
+    sync.take([service(1), slice(1, &[1])]);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    let (tag, cell) = sync.planner().actual().cells().next().unwrap();
+    let other = cell + 5;
+    sync.store_mut().ignore_breaches();
+    sync.store_mut().store(WordTable::Services, cell_word(other, OWNER_WORD), tag.0).unwrap();
+
+    sync.take([slice(1, &[1, 2])]);
+    assert_eq!(sync_late(&mut sync, 1, 1).contradiction, None, "who does not look does not know");
+    sync.recheck();
+    for _ in 0..2 {
+        let outcome = sync_late(&mut sync, 2_000, 2_000);
+        let Some(Contradiction::Owner { service }) = outcome.contradiction else { panic!("{outcome:?}") };
+        assert!([cell, other].contains(&service));
+        assert_eq!((outcome.executed, outcome.is_settled), (Executed::default(), false));
+    }
+    let adopted = Sync::adopt(sync.into_store(), options(Limits::LAYOUT)).map(drop);
+    assert!(matches!(adopted, Err(AdoptError::Contradiction(_))), "{adopted:?}");
 }
 
 #[test]

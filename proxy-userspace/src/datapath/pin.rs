@@ -91,7 +91,8 @@ impl PinDir {
     pub fn set_aside(&self) -> Result<PathBuf, DatapathError> {
         let from = self.maps();
         for attempt in 0_u32.. {
-            let to = self.root.join(format!("v{}.aside{attempt}", self.schema));
+            // A bpffs refuses names with a dot.
+            let to = self.root.join(format!("v{}-aside{attempt}", self.schema));
             if !to.exists() {
                 std::fs::rename(&from, &to).map_err(at("move aside", &from))?;
                 break;

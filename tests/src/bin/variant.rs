@@ -30,6 +30,9 @@ struct Arguments {
     /// Wait for an absent Node for longer than a clock can count: the thread that follows the API server panics.
     #[arg(long)]
     overflow: bool,
+    /// Compare everything with the maps once in so many milliseconds.
+    #[arg(long)]
+    compare_every: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
@@ -54,5 +57,9 @@ fn run(arguments: Arguments) -> Result<Exit> {
     let object = arguments.object.as_deref().map(read_object).transpose()?;
     let node = if arguments.overflow { Duration::MAX } else { Bounds::default().node };
     let bounds = Bounds { node, ..Bounds::default() };
-    cmd::agent::run_variant(agent, &Variant { object, schema: arguments.schema, order, bounds })
+    let compare_every = arguments.compare_every.map(Duration::from_millis);
+    cmd::agent::run_variant(
+        agent,
+        &Variant { object, schema: arguments.schema, order, bounds, compare_every },
+    )
 }

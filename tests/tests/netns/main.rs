@@ -10,6 +10,7 @@ mod churn;
 mod cluster;
 mod commands;
 mod events;
+mod foreign;
 mod golden_store;
 mod kube_source;
 mod metrics;

@@ -81,13 +81,28 @@ pub struct Free {
     pub blocks: u32,
 }
 
-/// The maps contradict themselves, so that nothing can be adopted from them: this cell has the owner of another one, or
-/// its extents lie outside the table or over another cell's.
+/// The maps contradict themselves, so that nothing can be adopted from them: no writer of this schema leaves such a thing
+/// behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cell {service} has slots or an owner that another cell has too")]
-pub struct Contradiction {
-    /// The cell.
-    pub service: u32,
+pub enum Contradiction {
+    /// Two cells have one owner.
+    #[error("cell {service} has the owner of another cell")]
+    Owner {
+        /// One of them.
+        service: u32,
+    },
+    /// Slots that do not exist, or that another cell has.
+    #[error("cell {service} has slots of another cell, or outside the table")]
+    Slots {
+        /// The cell.
+        service: u32,
+    },
+    /// A block of owned VIPs that does not exist, or that two entries name.
+    #[error("block {block} of owned VIPs is named twice, or lies outside the table")]
+    Block {
+        /// The block.
+        block: u32,
+    },
 }
 
 /// What is on its way into the maps.
@@ -125,7 +140,7 @@ impl Planner {
     pub fn adopt(actual: Actual, strays: Vec<u32>, rules: Rules) -> Result<Self, Contradiction> {
         Ok(Self {
             rules,
-            stock: Stock::adopt(&actual, rules).map_err(|service| Contradiction { service })?,
+            stock: Stock::adopt(&actual, rules)?,
             claims: Claims::adopt(&actual),
             actual,
             waiting: HashMap::new(),
