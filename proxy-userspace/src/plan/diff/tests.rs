@@ -193,6 +193,41 @@ fn what_nobody_wants_after_a_restart_goes_when_everything_has_listed() {
 }
 
 #[test]
+fn nobody_loses_to_what_may_be_about_to_go_after_a_restart() {
+    let mut before = planner();
+    sync(&mut before, upsert(port(1, &[80, 81], &[INTERNAL])));
+    let adopt = || Planner::adopt(before.actual().clone(), Vec::new(), Rules::for_shards(1)).unwrap();
+    let names = |conflicts: &[Conflict]| {
+        conflicts.iter().map(|one| format!("{} < {}", one.loser, one.winner)).collect::<Vec<_>>()
+    };
+    let none = Vec::<String>::new();
+    let claim = |writer: &mut Planner| {
+        let planned = sync(writer, upsert(port(2, &[80], &[INTERNAL])));
+        assert_eq!((names(&planned.conflicts), names(&writer.conflicts())), (none.clone(), none.clone()));
+    };
+
+    // The one that had the frontend went while no agent ran.
+    let mut writer = adopt();
+    claim(&mut writer);
+    let pruned = sync(&mut writer, Changes { prune: true, ..Changes::default() });
+    assert_eq!((names(&pruned.conflicts), names(&writer.conflicts())), (none.clone(), none.clone()));
+    assert_eq!(
+        writer.actual().frontend(&key(80)).map(|value| writer.actual().owner(value.service)),
+        Some(OwnerTag(2))
+    );
+
+    // It is there as before, and is heard of later.
+    let mut writer = adopt();
+    claim(&mut writer);
+    let later = sync(&mut writer, upsert(port(1, &[80, 81], &[INTERNAL])));
+    let lost = ["default/web2:http/tcp < default/web1:http/tcp"];
+    assert_eq!((names(&later.conflicts), later.ops), (lost.map(str::to_owned).to_vec(), vec![]));
+    assert_eq!(names(&writer.conflicts()), lost);
+    let again = sync(&mut writer, upsert(port(1, &[80, 81], &[INTERNAL])));
+    assert_eq!(names(&again.conflicts), none, "told once");
+}
+
+#[test]
 fn a_row_of_a_cell_that_nobody_owns_is_freed() {
     let mut actual = Actual::new(64);
     actual.apply(&MapOp::GrowChunk(WordTable::Services));
