@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::programming::Programming;
+use super::report::Refusals;
 use super::sync::{AdoptError, Sync, SyncOptions};
 use super::{AgentError, Variant};
 use crate::config::{AgentConfig, SourceConfig};
@@ -39,6 +40,7 @@ pub(super) struct Node {
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) events: Recorder,
+    pub(super) refusals: Refusals,
     pub(super) expected: Vec<Listing>,
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
@@ -86,8 +88,8 @@ impl Node {
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
-        let events = announce(config, &reporter);
         reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
+        let events = announce(config, &reporter);
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
         health::start(listen(config), pages(config, &reporter, reader))
@@ -99,6 +101,7 @@ impl Node {
             programming,
             reporter,
             events,
+            refusals: Refusals::default(),
             expected,
             needs_node_object,
             loaded,
@@ -196,11 +199,12 @@ fn load_and_adopt(
 }
 
 fn sync_options(config: &AgentConfig, variant: &Variant, expected: &[Listing]) -> SyncOptions {
+    let rules = Rules::for_shards(counter_shards());
     SyncOptions {
         node_name: config.node_name.clone(),
         node_ports: config.nodeport_addresses.clone(),
         expected: expected.to_vec(),
-        rules: Rules::for_shards(counter_shards()),
+        rules: Rules { limits: variant.limits.unwrap_or(rules.limits), ..rules },
         order: variant.order,
     }
 }

@@ -1,15 +1,20 @@
 //! From events to a fake store: what of planner, store and state only shows where they are put together.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use proxy_common::service::OWNER_WORD;
 
 use super::*;
+use crate::agent::report::{Refusals, report};
 use crate::maps::memory::Memory;
 use crate::maps::{Hashes, WordTable, Words};
+use crate::metrics::Scraper;
+use crate::metrics::family::Form;
 use crate::model::{Endpoint, Family, Protocol, ServicePort, SlicePort, TrafficPolicy};
 use crate::plan::ops::cell_word;
 use crate::plan::rules::Limits;
+use crate::status::{Identity, Reporter};
 
 fn name(number: u8) -> ObjectName {
     ObjectName::new("default", &format!("web{number}"))
@@ -155,4 +160,33 @@ fn a_recheck_undoes_what_somebody_else_wrote() {
     sync.recheck();
     let again = sync_late(&mut sync, 4_000, 4_000);
     assert_eq!(again.executed, Executed::default(), "where all is right a recheck writes nothing");
+}
+
+#[test]
+fn what_finds_no_room_is_in_status_and_metrics_until_there_is_some() {
+    let mut sync = listed(Limits { cells: 1, ..Limits::LAYOUT });
+    let reporter = Reporter::new(Identity::default(), &Listing::ALL);
+    for listing in Listing::ALL {
+        reporter.listed(listing);
+    }
+    let mut refusals = Refusals::default();
+    let mut told = |sync: &mut Sync<Memory>, now| {
+        let outcome = sync_late(sync, now, now);
+        assert_eq!(outcome.error, None);
+        let begun = refusals.begun(&outcome.refused);
+        report(&reporter, &outcome, (&begun, &sync.planner().conflicts()), Duration::ZERO);
+        let status = reporter.snapshot();
+        assert_eq!((status.ready_at.is_some(), status.sync.pending), (true, 0));
+        let first = status.refused.first.iter().map(|one| format!("{} {}", one.service, one.table));
+        let text = Scraper::new(reporter.clone(), None, 0).scrape(Form::Text);
+        let line = text.lines().find_map(|line| line.strip_prefix("shunt_refused_service_ports "));
+        (begun.len(), first.collect::<Vec<_>>(), line.map(str::to_owned))
+    };
+    let refused = |begun| (begun, vec!["default/web2:http/tcp SERVICES".to_owned()], Some("1".to_owned()));
+    sync.take([service(1), service(2)]);
+    assert_eq!(told(&mut sync, 0), refused(1));
+    assert_eq!(told(&mut sync, 1), refused(0), "it stands");
+    sync.take([Event::ServiceDeleted(name(1))]);
+    assert_eq!(told(&mut sync, 2), refused(0), "the cell rests");
+    assert_eq!(told(&mut sync, 2_000), (0, vec![], Some("0".to_owned())));
 }

@@ -11,6 +11,7 @@ mod cluster;
 mod commands;
 mod events;
 mod foreign;
+mod full;
 mod golden_store;
 mod kube_source;
 mod metrics;

@@ -49,12 +49,19 @@ pub struct Changes {
 
 /// Something that found no room. A service port that was served before goes on with what there is room for; a new one is
 /// not there at all. It is tried again in each later plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
     /// Label of the service port, or a description of the node's address or range.
     pub label: Arc<str>,
     /// The table that is full.
     pub table: &'static str,
+}
+
+impl Refused {
+    /// The service port, if it is one: labels of service ports have no spaces, and descriptions do.
+    pub fn service(&self) -> Option<&str> {
+        Some(&*self.label).filter(|label| !label.contains(' '))
+    }
 }
 
 /// The outcome of a plan.
