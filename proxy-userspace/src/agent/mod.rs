@@ -5,6 +5,7 @@ mod bootstrap;
 pub mod follow;
 pub mod pacing;
 pub mod programming;
+mod report;
 mod start;
 pub mod sync;
 
@@ -23,14 +24,13 @@ use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
 use crate::maps::fill::HashCounts;
 use crate::model::Family;
-use crate::plan::claims::Conflict;
-use crate::plan::diff::Refused;
+use crate::plan::rules::Limits;
 use crate::source::kube::{self, Bounds};
 use crate::source::{Batch, SourceError};
-use crate::status::{self, Reporter};
 use crate::sys::cgroup::CgroupError;
 use follow::Source;
 use pacing::{Ended, Intervals, Pacer, Turn};
+use report::report;
 use start::Node;
 use sync::{AdoptError, Outcome};
 
@@ -48,6 +48,10 @@ pub struct Variant {
     pub order: StoreOrder,
     /// How long an API server is waited for.
     pub bounds: Bounds,
+    /// How much each table may hold; none: what the layouts can.
+    pub limits: Option<Limits>,
+    /// How often everything is compared with the maps; none: as users have it.
+    pub compare_every: Option<Duration>,
 }
 
 /// Why an agent did not start.
@@ -126,7 +130,8 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    intervals.max = variant.compare_every.unwrap_or(intervals.max);
     let mut pacer = Pacer::new(intervals, epoch.elapsed());
     loop {
         let trigger = tokio::select! {
@@ -202,14 +207,20 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     let started = Instant::now();
     let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
+    if let Some(contradiction) = outcome.contradiction {
+        // There is one way out, and it is the next start's: to set these maps aside and fill others.
+        error!(reason = %contradiction, "ending: the maps contradict themselves; what is attached stays in force");
+        return Err(AdoptError::from(contradiction).into());
+    }
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
         node.attach()?;
     }
     let planner = node.sync.planner();
     node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
-    report(&node.reporter, &outcome, &planner.conflicts(), took);
-    node.events.planned(&outcome.refused, &outcome.conflicts);
+    let begun = node.refusals.begun(&outcome.refused);
+    report(&node.reporter, &outcome, (&begun, &planner.conflicts()), took);
+    node.events.planned(&begun, &outcome.conflicts, &outcome.warnings);
     if outcome.error.is_none() {
         measure_programming(node, &outcome);
     }
@@ -232,45 +243,6 @@ fn measure_programming(node: &mut Node, outcome: &Outcome) {
                 .observe(one.duration.as_secs_f64());
         }
     });
-}
-
-fn report(reporter: &Reporter, outcome: &Outcome, conflicts: &[Conflict], took: Duration) {
-    for warning in &outcome.warnings {
-        reporter.warn(warning);
-    }
-    let batch = status::Batch {
-        ops: outcome.executed.ops,
-        stores: outcome.executed.stores,
-        took,
-        pending: u64::from(!outcome.is_settled && outcome.refused.is_empty()),
-    };
-    for conflict in &outcome.conflicts {
-        warn!(service = %conflict.loser, frontend = %conflict.key, holder = %conflict.winner, "frontend is taken");
-    }
-    reporter.rename(&outcome.named, &outcome.forgotten);
-    reporter.update(|status| {
-        status.refused = outcome.refused.iter().map(refusal).collect();
-        status.conflicts = conflicts.iter().map(conflict).collect();
-    });
-    match &outcome.error {
-        None => reporter.applied(batch),
-        Some(error) => {
-            error!(%error, "the batch ended early and is tried again");
-            reporter.failed(batch, error);
-        }
-    }
-}
-
-fn refusal(refused: &Refused) -> status::Refusal {
-    status::Refusal { service: refused.label.to_string(), table: refused.table.to_owned() }
-}
-
-fn conflict(conflict: &Conflict) -> status::Conflict {
-    status::Conflict {
-        service: conflict.loser.to_string(),
-        frontend: conflict.key.to_string(),
-        holder: conflict.winner.to_string(),
-    }
 }
 
 struct Stop {

@@ -12,7 +12,8 @@ use tracing::{info, warn};
 
 use super::bootstrap;
 use super::programming::Programming;
-use super::sync::{Sync, SyncOptions};
+use super::report::Refusals;
+use super::sync::{AdoptError, Sync, SyncOptions};
 use super::{AgentError, Variant};
 use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
@@ -44,6 +45,7 @@ pub(super) struct Node {
     pub(super) connections: Option<Connections>,
     /// What was last said of the way to the API server.
     dependence: Option<String>,
+    pub(super) refusals: Refusals,
     pub(super) expected: Vec<Listing>,
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
@@ -77,30 +79,22 @@ impl Node {
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
-        let mut loaded = Loaded::new(&LoadOptions {
+        let expected = Listing::ALL.to_vec();
+        let load = LoadOptions {
             object,
             pin_dir: pin_dir.as_ref(),
             host_netns: sys::socket::netns_cookie()
                 .map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
             counter_shards: counter_shards(),
             log_level: config.bpf_log_level as u8,
-        })?;
-        logs::forward(&mut loaded, config.bpf_log_level as u8)?;
-        let store = KernelStore::open(loaded.kernel_maps()?)?;
-        let expected = Listing::ALL.to_vec();
-        let options = SyncOptions {
-            node_name: config.node_name.clone(),
-            node_ports: config.nodeport_addresses.clone(),
-            expected: expected.clone(),
-            rules: Rules::for_shards(counter_shards()),
-            order: variant.order,
         };
+        let (mut loaded, sync) = take_over(&load, &sync_options(config, variant, &expected))?;
+        logs::forward(&mut loaded, config.bpf_log_level as u8)?;
         let reporter = Reporter::new(identity(config, variant, object), &expected);
         describe(&reporter, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
-        let events = announce(config, &reporter);
         reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
-        let sync = Sync::adopt(store, options)?;
+        let events = announce(config, &reporter);
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
         health::start(listen(config), pages(config, &reporter, reader))
@@ -114,6 +108,7 @@ impl Node {
             events,
             connections: None,
             dependence: None,
+            refusals: Refusals::default(),
             expected,
             needs_node_object,
             loaded,
@@ -193,11 +188,52 @@ fn prepare_pins(root: &Path, schema: u32) -> Result<Option<PinDir>, DatapathErro
     pin_dir.create()?;
     for set in MapSet::ALL {
         if let Some(difference) = pin_dir.foreign_map(set)? {
-            let aside = pin_dir.set_aside(set)?;
-            warn!(difference, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+            set_aside(&pin_dir, set, &difference)?;
         }
     }
     Ok(Some(pin_dir))
+}
+
+/// Lets a fresh set of maps take the place of the pinned ones, which no writer of this version can have left like this.
+fn set_aside(pin_dir: &PinDir, set: MapSet, reason: &str) -> Result<(), DatapathError> {
+    let aside = pin_dir.set_aside(set)?;
+    warn!(reason, aside = %aside.display(), "set foreign maps aside; programs use them until ours are right");
+    Ok(())
+}
+
+/// Loads the programs and adopts what their maps hold. Pinned maps that make no sense are set aside, and a fresh set is
+/// there to be filled: to refuse them would be to refuse them at every start.
+fn take_over(
+    load: &LoadOptions<'_>,
+    options: &SyncOptions,
+) -> Result<(Loaded, Sync<KernelStore>), AgentError> {
+    match (load_and_adopt(load, options), load.pin_dir) {
+        (Err(AgentError::Adopt(error @ AdoptError::Contradiction(_))), Some(pin_dir)) => {
+            set_aside(pin_dir, MapSet::Tables, &error.to_string())?;
+            load_and_adopt(load, options)
+        }
+        (taken, _) => taken,
+    }
+}
+
+fn load_and_adopt(
+    load: &LoadOptions<'_>,
+    options: &SyncOptions,
+) -> Result<(Loaded, Sync<KernelStore>), AgentError> {
+    let loaded = Loaded::new(load)?;
+    let store = KernelStore::open(loaded.kernel_maps()?)?;
+    Ok((loaded, Sync::adopt(store, options.clone())?))
+}
+
+fn sync_options(config: &AgentConfig, variant: &Variant, expected: &[Listing]) -> SyncOptions {
+    let rules = Rules::for_shards(counter_shards());
+    SyncOptions {
+        node_name: config.node_name.clone(),
+        node_ports: config.nodeport_addresses.clone(),
+        expected: expected.to_vec(),
+        rules: Rules { limits: variant.limits.unwrap_or(rules.limits), ..rules },
+        order: variant.order,
+    }
 }
 
 /// Tells the API server that the agent starts, and what the host does not let it do.

@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::maps::apply::{self, Executed, StoreOrder};
 use crate::maps::{MapStore, StoreError, adopt};
 use crate::model::{EndpointSlice, Event, Listing, ObjectName, Service};
 use crate::plan::claims::Conflict;
-use crate::plan::desired::{desired_ports, port_tags};
+use crate::plan::desired::{PlanWarning, desired_ports, port_tags};
 use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
 use crate::plan::node::{NodePortAddresses, desired_node};
 use crate::plan::quarantine::Millis;
@@ -95,13 +95,15 @@ pub struct Outcome {
     /// Frontends of this batch that two service ports claim; [`Planner::conflicts`] has all there are.
     pub conflicts: Vec<Conflict>,
     /// What could not be had as asked for.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<PlanWarning>,
     /// Labels of service ports that were planned.
     pub named: Vec<(OwnerTag, Arc<str>)>,
     /// Service ports that went.
     pub forgotten: Vec<OwnerTag>,
     /// Why the batch ended early; the next one goes on from there.
     pub error: Option<String>,
+    /// The maps were read again and make no sense: nothing was written, and no batch over these maps will be.
+    pub contradiction: Option<Contradiction>,
 }
 
 /// What [`Sync::take`] has found to be new.
@@ -246,6 +248,9 @@ impl<S: MapStore> Sync<S> {
             && let Err(error) = self.adopt_again()
         {
             outcome.error = Some(error.to_string());
+            if let AdoptError::Contradiction(found) = error {
+                outcome.contradiction = Some(found);
+            }
             return outcome;
         }
         let mut work = self.take_work();
@@ -338,7 +343,7 @@ impl<S: MapStore> Sync<S> {
         changes
     }
 
-    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, warnings: &mut Vec<String>) {
+    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, warnings: &mut Vec<PlanWarning>) {
         let before = self.planned.remove(name).unwrap_or_default();
         let mut after: Box<[OwnerTag]> = Box::default();
         if let Some(service) = self.state.service(name) {
@@ -348,10 +353,7 @@ impl<S: MapStore> Sync<S> {
             for port in &plan.ports {
                 debug!(service = %port.label, backends = port.backends.len(), "planned");
             }
-            for warning in plan.warnings {
-                warn!(%warning, "planned in part");
-                warnings.push(warning.to_string());
-            }
+            warnings.extend(plan.warnings);
             changes.upsert.extend(plan.ports);
         }
         changes.remove.extend(before.iter().filter(|tag| !after.contains(tag)));

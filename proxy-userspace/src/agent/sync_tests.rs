@@ -1,12 +1,20 @@
 //! From events to a fake store: what of planner, store and state only shows where they are put together.
 
 use std::cell::Cell;
+use std::time::Duration;
+
+use proxy_common::service::OWNER_WORD;
 
 use super::*;
-use crate::maps::Hashes;
+use crate::agent::report::{Refusals, report};
 use crate::maps::memory::Memory;
+use crate::maps::{Hashes, WordTable, Words};
+use crate::metrics::Scraper;
+use crate::metrics::family::Form;
 use crate::model::{Endpoint, Family, Protocol, ServicePort, SlicePort, TrafficPolicy};
+use crate::plan::ops::cell_word;
 use crate::plan::rules::Limits;
+use crate::status::{Identity, Reporter};
 
 fn name(number: u8) -> ObjectName {
     ObjectName::new("default", &format!("web{number}"))
@@ -57,14 +65,17 @@ fn listed(limits: Limits) -> Sync<Memory> {
 }
 
 fn adopted(store: Memory, limits: Limits) -> Sync<Memory> {
-    let options = SyncOptions {
+    Sync::adopt(store, options(limits)).unwrap()
+}
+
+fn options(limits: Limits) -> SyncOptions {
+    SyncOptions {
         node_name: "node-1".to_owned(),
         node_ports: NodePortAddresses::All,
         expected: Listing::ALL.to_vec(),
         rules: Rules { limits, ..Rules::for_shards(1) },
         order: StoreOrder::Planned,
-    };
-    Sync::adopt(store, options).unwrap()
+    }
 }
 
 fn list(sync: &mut Sync<Memory>, events: impl IntoIterator<Item = Event>) {
@@ -98,6 +109,29 @@ fn what_a_long_run_frees_at_its_end_rests_from_then_on() {
 }
 
 #[test]
+fn a_recheck_that_finds_maps_without_sense_says_so_and_writes_nothing() {
+    let mut sync = listed(Limits::LAYOUT);
+    sync.take([service(1), slice(1, &[1])]);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    let (tag, cell) = sync.planner().actual().cells().next().unwrap();
+    let other = cell + 5;
+    sync.store_mut().ignore_breaches();
+    sync.store_mut().store(WordTable::Services, cell_word(other, OWNER_WORD), tag.0).unwrap();
+
+    sync.take([slice(1, &[1, 2])]);
+    assert_eq!(sync_late(&mut sync, 1, 1).contradiction, None, "who does not look does not know");
+    sync.recheck();
+    for _ in 0..2 {
+        let outcome = sync_late(&mut sync, 2_000, 2_000);
+        let Some(Contradiction::Owner { service }) = outcome.contradiction else { panic!("{outcome:?}") };
+        assert!([cell, other].contains(&service));
+        assert_eq!((outcome.executed, outcome.is_settled), (Executed::default(), false));
+    }
+    let adopted = Sync::adopt(sync.into_store(), options(Limits::LAYOUT)).map(drop);
+    assert!(matches!(adopted, Err(AdoptError::Contradiction(_))), "{adopted:?}");
+}
+
+#[test]
 fn a_recheck_undoes_what_somebody_else_wrote() {
     let mut sync = listed(Limits::LAYOUT);
     sync.take([service(1), slice(1, &[1])]);
@@ -126,4 +160,33 @@ fn a_recheck_undoes_what_somebody_else_wrote() {
     sync.recheck();
     let again = sync_late(&mut sync, 4_000, 4_000);
     assert_eq!(again.executed, Executed::default(), "where all is right a recheck writes nothing");
+}
+
+#[test]
+fn what_finds_no_room_is_in_status_and_metrics_until_there_is_some() {
+    let mut sync = listed(Limits { cells: 1, ..Limits::LAYOUT });
+    let reporter = Reporter::new(Identity::default(), &Listing::ALL);
+    for listing in Listing::ALL {
+        reporter.listed(listing);
+    }
+    let mut refusals = Refusals::default();
+    let mut told = |sync: &mut Sync<Memory>, now| {
+        let outcome = sync_late(sync, now, now);
+        assert_eq!(outcome.error, None);
+        let begun = refusals.begun(&outcome.refused);
+        report(&reporter, &outcome, (&begun, &sync.planner().conflicts()), Duration::ZERO);
+        let status = reporter.snapshot();
+        assert_eq!((status.ready_at.is_some(), status.sync.pending), (true, 0));
+        let first = status.refused.first.iter().map(|one| format!("{} {}", one.service, one.table));
+        let text = Scraper::new(reporter.clone(), None, 0).scrape(Form::Text);
+        let line = text.lines().find_map(|line| line.strip_prefix("shunt_refused_service_ports "));
+        (begun.len(), first.collect::<Vec<_>>(), line.map(str::to_owned))
+    };
+    let refused = |begun| (begun, vec!["default/web2:http/tcp SERVICES".to_owned()], Some("1".to_owned()));
+    sync.take([service(1), service(2)]);
+    assert_eq!(told(&mut sync, 0), refused(1));
+    assert_eq!(told(&mut sync, 1), refused(0), "it stands");
+    sync.take([Event::ServiceDeleted(name(1))]);
+    assert_eq!(told(&mut sync, 2), refused(0), "the cell rests");
+    assert_eq!(told(&mut sync, 2_000), (0, vec![], Some("0".to_owned())));
 }

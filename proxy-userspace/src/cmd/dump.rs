@@ -13,9 +13,10 @@ use crate::cli::{DumpArgs, DumpTable};
 use crate::config::ServiceFilter;
 use crate::datapath::probe::counter_shards;
 use crate::health::get;
+use crate::maps::adopt;
+use crate::maps::reading::sum;
 use crate::maps::render::{self, ServiceRow, ViewRow};
 use crate::maps::store::KernelStore;
-use crate::maps::{WordTable, Words, adopt};
 use crate::plan::actual::Actual;
 use crate::plan::tables::OwnerTag;
 
@@ -200,13 +201,8 @@ impl Dump<'_> {
         self.sum(counter::service_element(service, counter, self.shards, 0))
     }
 
-    /// Adds a counter up over its shards.
     fn sum(&self, first: u32) -> anyhow::Result<u64> {
-        let mut sum = 0_u64;
-        for element in first..first + self.shards {
-            sum = sum.wrapping_add(self.store.load(WordTable::Counters, u64::from(element))?);
-        }
-        Ok(sum)
+        Ok(sum(self.store, first, self.shards)?)
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::plan::claims::Conflict;
+use crate::plan::desired::PlanWarning;
 use crate::plan::diff::Refused;
 use crate::source::api::Kind;
 use crate::source::kube::{Access, Bounds, Writing};
@@ -38,15 +39,13 @@ const LOOKED_AT: usize = 100;
 pub struct Recorder {
     notes: Option<mpsc::Sender<Note>>,
     node: Subject,
-    /// The first refusals that stood when last looked at.
-    refused: Vec<Refused>,
 }
 
 impl Recorder {
     /// Tells nobody.
     pub fn silent(node_name: &str) -> Self {
         let node = Subject { kind: Kind::Node, namespace: "".into(), name: node_name.into() };
-        Self { notes: None, node, refused: Vec::new() }
+        Self { notes: None, node }
     }
 
     /// Writes Events to an API server, from a thread of its own in the network namespace of the caller, which ends when
@@ -75,21 +74,19 @@ impl Recorder {
         }
     }
 
-    /// What stands of a plan: refusals are told when they begin, conflicts when a plan touches them.
-    pub fn planned(&mut self, refused: &[Refused], conflicts: &[Conflict]) {
+    /// What a plan did not put into the maps: what it refuses and the one before did not, and the conflicts and full
+    /// views that it touches.
+    pub fn planned(&mut self, refused: &[&Refused], conflicts: &[Conflict], warnings: &[PlanWarning]) {
         if self.notes.is_none() {
             return;
         }
-        let refused = &refused[..refused.len().min(LOOKED_AT)];
-        if *refused != *self.refused {
-            let before = std::mem::replace(&mut self.refused, refused.to_vec());
-            let new = refused.iter().filter(|refusal| !before.contains(refusal));
-            new.for_each(|refusal| self.send(notes::of_refusal(refusal, &self.node)));
-        }
-        for conflict in conflicts.iter().take(LOOKED_AT) {
-            if let Some(note) = notes::of_conflict(conflict, &self.node) {
-                self.send(note);
-            }
+        let node = &self.node;
+        let refused = refused.iter().take(LOOKED_AT).map(|refusal| notes::of_refusal(refusal, node));
+        let conflicts = conflicts.iter().take(LOOKED_AT).filter_map(|one| notes::of_conflict(one, node));
+        let warnings = warnings.iter().take(LOOKED_AT).filter_map(|one| notes::of_plan_warning(one, node));
+        let notes: Vec<Note> = refused.chain(conflicts).chain(warnings).collect();
+        for note in notes {
+            self.send(note);
         }
     }
 
@@ -109,6 +106,12 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use proxy_common::addr::{Addr, Port, Proto};
+    use proxy_common::frontend::FrontendKey;
+    use proxy_common::service::View;
+
     use super::*;
 
     fn recorder(room: usize) -> (Recorder, mpsc::Receiver<Note>) {
@@ -116,25 +119,25 @@ mod tests {
         (Recorder { notes: Some(sender), ..Recorder::silent("node-1") }, notes)
     }
 
-    fn refusals(names: &[&str]) -> Vec<Refused> {
-        let refused = |name: &&str| Refused { label: format!("shop/{name}:http/tcp").into(), table: "SLOTS" };
-        names.iter().map(refused).collect()
+    fn refusal(name: &str) -> Refused {
+        Refused { label: format!("shop/{name}:http/tcp").into(), table: "SLOTS" }
     }
 
-    fn told(notes: &mut mpsc::Receiver<Note>) -> Vec<String> {
-        std::iter::from_fn(|| notes.try_recv().ok()).map(|note| note.subject.name.to_string()).collect()
+    fn told(notes: &mut mpsc::Receiver<Note>) -> Vec<(String, Reason)> {
+        let name = |note: Note| (note.subject.name.to_string(), note.reason);
+        std::iter::from_fn(|| notes.try_recv().ok()).map(name).collect()
     }
 
     #[test]
-    fn a_refusal_that_stands_is_told_once() {
+    fn what_a_plan_leaves_out_is_told_on_its_services() {
         let (mut recorder, mut notes) = recorder(10);
-        recorder.planned(&refusals(&["a"]), &[]);
-        recorder.planned(&refusals(&["a", "b"]), &[]);
-        recorder.planned(&refusals(&["a", "b"]), &[]);
-        assert_eq!(told(&mut notes), ["a", "b"]);
-        recorder.planned(&[], &[]);
-        recorder.planned(&refusals(&["b"]), &[]);
-        assert_eq!(told(&mut notes), ["b"], "one that came back is told again");
+        let key = FrontendKey::new(Addr::UNSPECIFIED, Port::new(80), Proto::TCP);
+        let [a, b, c] = ["a", "b", "c"].map(|name| Arc::clone(&refusal(name).label));
+        let conflict = Conflict { key, winner: Arc::clone(&a), loser: b };
+        let full = PlanWarning::ViewFull { label: c, view: View::Cluster, left_out: 3 };
+        recorder.planned(&[&refusal("a")], &[conflict], &[full]);
+        let reasons = [("a", Reason::MapFull), ("b", Reason::FrontendTaken), ("c", Reason::ViewFull)];
+        assert_eq!(told(&mut notes), reasons.map(|(name, reason)| (name.to_owned(), reason)));
     }
 
     #[test]
@@ -147,14 +150,14 @@ mod tests {
         drop(notes);
         recorder.note(Reason::Ready, "ready");
         assert!(recorder.notes.is_none());
-        recorder.planned(&refusals(&["a"]), &[]);
+        recorder.planned(&[&refusal("a")], &[], &[]);
     }
 
     #[test]
     fn a_thousand_refusals_of_one_batch_are_not_all_looked_at() {
         let (mut recorder, mut notes) = recorder(2000);
-        let names: Vec<String> = (0..1000).map(|index| format!("s-{index}")).collect();
-        recorder.planned(&refusals(&names.iter().map(String::as_str).collect::<Vec<_>>()), &[]);
+        let refused: Vec<Refused> = (0..1000).map(|index| refusal(&format!("s-{index}"))).collect();
+        recorder.planned(&refused.iter().collect::<Vec<_>>(), &[], &[]);
         assert_eq!(told(&mut notes).len(), LOOKED_AT);
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::model::ObjectName;
 use crate::plan::claims::Conflict;
+use crate::plan::desired::PlanWarning;
 use crate::plan::diff::Refused;
 use crate::source::api::Kind;
 use crate::source::{Subject, Warning};
@@ -32,6 +33,8 @@ pub enum Reason {
     InvalidField,
     /// A map has no room.
     MapFull,
+    /// A service port has more endpoints than a view can hold.
+    ViewFull,
     /// Another service port has the frontend.
     FrontendTaken,
 }
@@ -56,6 +59,7 @@ impl Reason {
             Self::HostLimitation => "HostLimitation",
             Self::InvalidField => "InvalidField",
             Self::MapFull => "MapFull",
+            Self::ViewFull => "ViewFull",
             Self::FrontendTaken => "FrontendTaken",
         }
     }
@@ -67,6 +71,7 @@ impl Reason {
             Self::Ready => "Attach",
             Self::InvalidField => "Skip",
             Self::MapFull => "Refuse",
+            Self::ViewFull => "LeaveOut",
             Self::FrontendTaken => "LeaveToHolder",
         }
     }
@@ -80,7 +85,7 @@ impl Reason {
     pub(super) const fn scope(self) -> Scope {
         match self {
             Self::Starting | Self::Ready => Scope::Run,
-            Self::HostLimitation | Self::MapFull | Self::FrontendTaken => Scope::Node,
+            Self::HostLimitation | Self::MapFull | Self::ViewFull | Self::FrontendTaken => Scope::Node,
             Self::InvalidField => Scope::Cluster,
         }
     }
@@ -108,9 +113,21 @@ pub(super) fn of_warnings(warnings: &[Warning]) -> impl Iterator<Item = Note> {
 /// What the maps have no room for: on its Service, or on the Node if it belongs to none.
 pub(super) fn of_refusal(refused: &Refused, node: &Subject) -> Note {
     let Refused { label, table } = refused;
-    let subject = service_of(label).unwrap_or_else(|| node.clone());
+    let subject = refused.service().and_then(service_of).unwrap_or_else(|| node.clone());
     let text = format!("{label} is not served on node {}: the map {table} is full", node.name);
     Note { subject, reason: Reason::MapFull, text }
+}
+
+/// What a Service has more of than can be served, on it. Numbers stay out of the text: they change, and the Event is to be
+/// counted up and not to be followed by another.
+pub(super) fn of_plan_warning(warning: &PlanWarning, node: &Subject) -> Option<Note> {
+    let subject = service_of(warning.label())?;
+    let PlanWarning::ViewFull { label, view, .. } = warning;
+    let text = format!(
+        "{label} is served in part on node {}: its {view:?} view is full, and endpoints beyond it get no connections",
+        node.name
+    );
+    Some(Note { subject, reason: Reason::ViewFull, text })
 }
 
 /// A frontend that two service ports claim, on the Service that goes without; none if that is not known by name yet.
@@ -124,7 +141,7 @@ pub(super) fn of_conflict(conflict: &Conflict, node: &Subject) -> Option<Note> {
 /// The Service that a service port's label (`namespace/name:port/protocol`) names.
 fn service_of(label: &str) -> Option<Subject> {
     let (service, _) = label.split_once(':')?;
-    let (namespace, name) = service.split_once('/').filter(|_| !service.contains(' '))?;
+    let (namespace, name) = service.split_once('/')?;
     let name = ObjectName::new(namespace, name);
     Some(Subject { kind: Kind::Service, namespace: name.namespace().into(), name: name.name().into() })
 }
@@ -135,6 +152,7 @@ mod tests {
 
     use proxy_common::addr::{Addr, Port, Proto};
     use proxy_common::frontend::FrontendKey;
+    use proxy_common::service::View;
 
     use super::*;
 
@@ -178,6 +196,23 @@ mod tests {
     }
 
     #[test]
+    fn a_view_that_is_full_is_one_event_however_many_endpoints_it_leaves_out() {
+        let full = |left_out| {
+            let label = "shop/web:http/tcp".into();
+            of_plan_warning(&PlanWarning::ViewFull { label, view: View::Internal, left_out }, &node())
+                .unwrap()
+        };
+        let note = full(1);
+        assert_eq!((&note.subject, note.reason), (&service("web"), Reason::ViewFull));
+        assert_eq!(
+            note.text,
+            "shop/web:http/tcp is served in part on node node-1: its Internal view is full, and endpoints beyond it get \
+             no connections"
+        );
+        assert_eq!(full(2), note);
+    }
+
+    #[test]
     fn a_conflict_is_told_on_the_service_that_goes_without() {
         let addr = Addr::from(IpAddr::from([192, 0, 2, 1]));
         let key = FrontendKey::new(addr, Port::new(80), Proto::TCP);
@@ -199,6 +234,7 @@ mod tests {
             Reason::HostLimitation,
             Reason::InvalidField,
             Reason::MapFull,
+            Reason::ViewFull,
             Reason::FrontendTaken,
         ];
         for reason in all {

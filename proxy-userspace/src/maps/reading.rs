@@ -88,7 +88,7 @@ fn read_words(words: &impl Words, shards: u32, with_cells: bool) -> Result<Readi
 }
 
 /// Adds a counter up over its shards. One whose chunk is not there yet has counted nothing.
-fn sum(words: &impl Words, first: u32, shards: u32) -> Result<u64, StoreError> {
+pub(crate) fn sum(words: &impl Words, first: u32, shards: u32) -> Result<u64, StoreError> {
     let mut sum = 0_u64;
     for element in first..first + shards {
         match words.load(WordTable::Counters, u64::from(element)) {
@@ -134,5 +134,16 @@ mod tests {
         assert_eq!(reading.dropping, [1, 0, 1]);
         assert!(reading.refused.contains(&("unknown-port", 6)), "{reading:?}");
         assert_eq!(read_words(&store, 2, false).unwrap().cells, []);
+    }
+
+    #[test]
+    fn a_counter_without_a_chunk_has_counted_nothing() {
+        let mut store = Memory::new(16);
+        assert_eq!(sum(&store, 0, 2).unwrap(), 0);
+        store.ignore_breaches();
+        store.grow(WordTable::Counters).unwrap();
+        let end = store.words(WordTable::Counters) as u32;
+        store.store(WordTable::Counters, u64::from(end) - 1, 7).unwrap();
+        assert_eq!(sum(&store, end - 1, 2).unwrap(), 7, "one of two shards lies beyond the last chunk");
     }
 }

@@ -117,10 +117,13 @@ impl Claims {
         self.take(tag, touched);
     }
 
-    /// Notes that somebody wants this service port, whether it can be served or not.
-    pub fn note_wanted(&mut self, tag: OwnerTag) {
-        if let Some(port) = self.ports.get_mut(&tag) {
+    /// Notes that somebody wants this service port, whether it can be served or not. If that was not known, `touched` gets
+    /// what others claim too: only now is it lost to them.
+    pub fn note_wanted(&mut self, tag: OwnerTag, touched: &mut Touched) {
+        if let Some(port) = self.ports.get_mut(&tag).filter(|port| port.adopted) {
             port.adopted = false;
+            let keys = port.frontends.iter().map(|frontend| frontend.key);
+            touched.extend(keys.filter(|key| self.more.contains_key(key)));
         }
     }
 
@@ -146,11 +149,14 @@ impl Claims {
         Some((tag, claim))
     }
 
-    /// Adds a conflict for everyone but `winner` who claims `key`.
+    /// Adds a conflict for everyone but `winner` who claims `key`: none while nobody is known to want the winner, which
+    /// may be about to go.
     pub fn report_losers(&self, key: &FrontendKey, winner: OwnerTag, conflicts: &mut Vec<Conflict>) {
+        let Some(holder) = self.ports.get(&winner).filter(|port| !port.adopted) else { return };
         for loser in self.claimants(key).filter(|tag| *tag != winner) {
-            if let (Some(winner), Some(loser)) = (self.label(winner), self.label(loser)) {
-                conflicts.push(Conflict { key: *key, winner: Arc::clone(winner), loser: Arc::clone(loser) });
+            if let Some(loser) = self.label(loser) {
+                let winner = Arc::clone(&holder.label);
+                conflicts.push(Conflict { key: *key, winner, loser: Arc::clone(loser) });
             }
         }
     }

@@ -40,13 +40,25 @@ pub enum PlanWarning {
     },
 }
 
+impl PlanWarning {
+    /// Label of the service port.
+    pub fn label(&self) -> &str {
+        match self {
+            Self::ViewFull { label, .. } => label,
+        }
+    }
+}
+
 impl fmt::Display for PlanWarning {
+    /// What it is, without the label.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ViewFull { label, view, left_out } => write!(
-                out,
-                "{label}: the {view:?} view holds {CHUNK_SLOTS} endpoints, {left_out} more get no connections"
-            ),
+            Self::ViewFull { view, left_out, .. } => {
+                write!(
+                    out,
+                    "the {view:?} view holds {CHUNK_SLOTS} endpoints, {left_out} more get no connections"
+                )
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{HEALTH, METRICS, pin_dir};
+use super::{HEALTH, METRICS, owned, pin_dir};
 use crate::process::{Process, binary, placed};
 use crate::topology::Node;
 
@@ -46,6 +46,17 @@ impl Launch {
     /// it anything, and the node's cgroup and pins are to be named by them too.
     pub fn plain(arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
         Self { arguments, environment: Some(environment), ..Self::of(Source::Surroundings) }
+    }
+
+    /// With flags for the node, following the API server at `url`, which asks nobody who they are.
+    pub fn at(url: &str) -> Self {
+        Self::of(Source::Url(url.to_owned()))
+    }
+
+    /// As the test program `variant` makes it with `options`.
+    #[must_use]
+    pub fn varied(self, options: &[&str]) -> Self {
+        Self { variant: owned(options), ..self }
     }
 
     /// By another program: its words, to which the agent's are added.

@@ -70,7 +70,7 @@ impl<'a> Agent<'a> {
 
     /// Starts an agent that follows the API server at `url`, and waits until it is ready.
     pub fn follow_at(node: &'a Node, url: &str) -> Result<Self> {
-        Self::start_as(node, Launch::of(Source::Url(url.to_owned())))
+        Self::start_as(node, Launch::at(url))
     }
 
     /// Ends it and takes away its hooks, maps and pins.

@@ -13,6 +13,7 @@ use shunt::cli::AgentArgs;
 use shunt::cmd::{self, Exit};
 use shunt::datapath::load::read_object;
 use shunt::maps::apply::StoreOrder;
+use shunt::plan::rules::Limits;
 use shunt::source::kube::Bounds;
 
 /// An agent that differs from the shipped one.
@@ -30,6 +31,12 @@ struct Arguments {
     /// Wait for an absent Node for longer than a clock can count: the thread that follows the API server panics.
     #[arg(long)]
     overflow: bool,
+    /// Room for so many service ports and no more.
+    #[arg(long)]
+    cells: Option<u32>,
+    /// Compare everything with the maps once in so many milliseconds.
+    #[arg(long)]
+    compare_every: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
@@ -54,5 +61,10 @@ fn run(arguments: Arguments) -> Result<Exit> {
     let object = arguments.object.as_deref().map(read_object).transpose()?;
     let node = if arguments.overflow { Duration::MAX } else { Bounds::default().node };
     let bounds = Bounds { node, ..Bounds::default() };
-    cmd::agent::run_variant(agent, &Variant { object, schema: arguments.schema, order, bounds })
+    let limits = arguments.cells.map(|cells| Limits { cells, ..Limits::LAYOUT });
+    let compare_every = arguments.compare_every.map(Duration::from_millis);
+    cmd::agent::run_variant(
+        agent,
+        &Variant { object, schema: arguments.schema, order, bounds, limits, compare_every },
+    )
 }

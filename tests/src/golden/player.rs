@@ -151,7 +151,7 @@ impl<S: MapStore, T: Fn(&mut S, u64)> Player<S, T> {
         (self.tick)(&mut self.sync.store_mut().store, STEP);
         let outcome = self.sync.sync(|| self.now);
         self.labels.extend(outcome.named.iter().map(|(tag, label)| (tag.0, label.to_string())));
-        self.warnings.extend(outcome.warnings.iter().cloned());
+        self.warnings.extend(outcome.warnings.iter().map(ToString::to_string));
         self.executed += outcome.executed;
         outcome.error.is_none() && outcome.is_settled
     }

@@ -3,11 +3,16 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::time::Duration;
 
 use shunt::sys::link::Link;
+use tests::agent::{Agent, Launch};
+use tests::apiserver::ApiServer;
 use tests::cgroup::mount_point;
 use tests::hand::{Rig, SERVICE};
 use tests::process::binary;
+use tests::topology::Cluster;
+use tests::wait;
 
 /// Runs `shunt COMMAND` on the rig's pins; returns exit code, standard output and standard error.
 fn shunt(rig: &Rig, command: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -79,4 +84,20 @@ fn status_reads_the_kernel_and_cleanup_leaves_no_trace() {
     assert!(!status.contains("BACKENDS"), "{status}");
     // The handle keeps the link alive, but it is at no cgroup any more.
     assert_eq!(held.facts().unwrap().cgroup_id, 0);
+}
+
+#[test]
+fn counters_are_read_before_anything_was_written() {
+    let cluster = Cluster::new(1, 0).unwrap();
+    let node = cluster.node(1);
+    let server = node.netns.inside(ApiServer::start).unwrap().unwrap();
+    server.behave(|manners| manners.is_silent = true);
+    let agent = Agent::spawn_as(node, Launch::at(&server.url())).unwrap();
+    let limit = Duration::from_secs(20);
+    let status = || agent.progress().map_err(|error| format!("{error:#}"));
+    let status = wait::until_ok(limit, "the agent to have its maps", status).unwrap();
+    assert_eq!((status.ready_at, status.sync.ops), (None, 0));
+    let text = agent.shunt(&["dump", "counters"]).unwrap();
+    let line = text.lines().find(|line| line.starts_with("reason unknown-port"));
+    assert_eq!(line.and_then(|line| line.split_whitespace().last()), Some("0"), "{text}");
 }

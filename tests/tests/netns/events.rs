@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tests::agent::{Agent, Launch};
 use tests::apiserver::{ApiServer, EVENTS, Manners, NODES, SERVICES, SLICES};
 use tests::process::Process;
 use tests::sweep;
 use tests::topology::{Cluster, Node, Pod};
+use tests::wait;
 
 const VIP: &str = "10.96.0.10";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -100,6 +102,26 @@ fn an_agent_tells_of_its_node_and_of_what_it_does_not_serve() {
     );
     drop(agent);
     std::fs::remove_dir_all(pin_dir).unwrap();
+}
+
+#[test]
+fn what_a_host_does_not_let_an_agent_do_is_told_of_its_node() {
+    let cluster = Cluster::new(1, 0).unwrap();
+    let node = cluster.node(1);
+    let server = serve_api(node);
+    let wrapper = ["setpriv", "--bounding-set", "-sys_admin"].map(str::to_owned).to_vec();
+    let _agent = Agent::start_as(node, Launch::at(&server.url()).under(wrapper)).unwrap();
+    let told = || {
+        let events = server.events();
+        let notes = events.iter().filter(|event| event["reason"] == "HostLimitation");
+        let notes: Vec<String> = notes.map(|event| event["note"].to_string()).collect();
+        if notes.iter().any(|note| note.contains("CAP_SYS_ADMIN")) {
+            Ok(())
+        } else {
+            Err(format!("{events:?}"))
+        }
+    };
+    wait::until_ok(LIMIT, "an Event", told).unwrap();
 }
 
 #[test]

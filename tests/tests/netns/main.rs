@@ -11,6 +11,8 @@ mod churn;
 mod cluster;
 mod commands;
 mod events;
+mod foreign;
+mod full;
 mod golden_store;
 mod half_open;
 mod kube_source;

@@ -30,7 +30,7 @@ impl Planner {
             dead.insert(tag);
         }
         for port in changes.upsert {
-            self.claims.note_wanted(port.tag);
+            self.claims.note_wanted(port.tag, &mut touched);
             dead.remove(&port.tag);
             self.waiting.insert(port.tag, port);
         }

@@ -52,12 +52,19 @@ pub struct Changes {
 
 /// Something that found no room. A service port that was served before goes on with what there is room for; a new one is
 /// not there at all. It is tried again in each later plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
     /// Label of the service port, or a description of the node's address or range.
     pub label: Arc<str>,
     /// The table that is full.
     pub table: &'static str,
+}
+
+impl Refused {
+    /// The service port, if it is one: labels of service ports have no spaces, and descriptions do.
+    pub fn service(&self) -> Option<&str> {
+        Some(&*self.label).filter(|label| !label.contains(' '))
+    }
 }
 
 /// The outcome of a plan.
@@ -84,13 +91,28 @@ pub struct Free {
     pub blocks: u32,
 }
 
-/// The maps contradict themselves, so that nothing can be adopted from them: this cell has the owner of another one, or
-/// its extents lie outside the table or over another cell's.
+/// The maps contradict themselves, so that nothing can be adopted from them: no writer of this schema leaves such a thing
+/// behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cell {service} has slots or an owner that another cell has too")]
-pub struct Contradiction {
-    /// The cell.
-    pub service: u32,
+pub enum Contradiction {
+    /// Two cells have one owner.
+    #[error("cell {service} has the owner of another cell")]
+    Owner {
+        /// One of them.
+        service: u32,
+    },
+    /// Slots that do not exist, or that another cell has.
+    #[error("cell {service} has slots of another cell, or outside the table")]
+    Slots {
+        /// The cell.
+        service: u32,
+    },
+    /// A block of owned VIPs that does not exist, or that two entries name.
+    #[error("block {block} of owned VIPs is named twice, or lies outside the table")]
+    Block {
+        /// The block.
+        block: u32,
+    },
 }
 
 /// What is on its way into the maps.
@@ -128,7 +150,7 @@ impl Planner {
     pub fn adopt(actual: Actual, strays: Vec<u32>, rules: Rules) -> Result<Self, Contradiction> {
         Ok(Self {
             rules,
-            stock: Stock::adopt(&actual, rules).map_err(|service| Contradiction { service })?,
+            stock: Stock::adopt(&actual, rules)?,
             claims: Claims::adopt(&actual),
             actual,
             waiting: HashMap::new(),

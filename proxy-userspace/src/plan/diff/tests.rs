@@ -212,6 +212,41 @@ fn what_nobody_wants_after_a_restart_goes_when_everything_has_listed() {
 }
 
 #[test]
+fn nobody_loses_to_what_may_be_about_to_go_after_a_restart() {
+    let mut before = planner();
+    sync(&mut before, upsert(port(1, &[80, 81], &[INTERNAL])));
+    let adopt = || Planner::adopt(before.actual().clone(), Vec::new(), Rules::for_shards(1)).unwrap();
+    let names = |conflicts: &[Conflict]| {
+        conflicts.iter().map(|one| format!("{} < {}", one.loser, one.winner)).collect::<Vec<_>>()
+    };
+    let none = Vec::<String>::new();
+    let claim = |writer: &mut Planner| {
+        let planned = sync(writer, upsert(port(2, &[80], &[INTERNAL])));
+        assert_eq!((names(&planned.conflicts), names(&writer.conflicts())), (none.clone(), none.clone()));
+    };
+
+    // The one that had the frontend went while no agent ran.
+    let mut writer = adopt();
+    claim(&mut writer);
+    let pruned = sync(&mut writer, Changes { prune: true, ..Changes::default() });
+    assert_eq!((names(&pruned.conflicts), names(&writer.conflicts())), (none.clone(), none.clone()));
+    assert_eq!(
+        writer.actual().frontend(&key(80)).map(|value| writer.actual().owner(value.service)),
+        Some(OwnerTag(2))
+    );
+
+    // It is there as before, and is heard of later.
+    let mut writer = adopt();
+    claim(&mut writer);
+    let later = sync(&mut writer, upsert(port(1, &[80, 81], &[INTERNAL])));
+    let lost = ["default/web2:http/tcp < default/web1:http/tcp"];
+    assert_eq!((names(&later.conflicts), later.ops), (lost.map(str::to_owned).to_vec(), vec![]));
+    assert_eq!(names(&writer.conflicts()), lost);
+    let again = sync(&mut writer, upsert(port(1, &[80, 81], &[INTERNAL])));
+    assert_eq!(names(&again.conflicts), none, "told once");
+}
+
+#[test]
 fn a_row_of_a_cell_that_nobody_owns_is_freed() {
     let mut actual = Actual::new(64);
     actual.apply(&MapOp::GrowChunk(WordTable::Services));
@@ -237,10 +272,31 @@ fn maps_that_contradict_themselves_are_not_adopted() {
     let mut before = planner();
     let ports = vec![port(1, &[80], &[INTERNAL]), port(2, &[81], &[INTERNAL])];
     sync(&mut before, Changes { upsert: ports, ..Changes::default() });
-    let mut actual = before.actual().clone();
-    let (first, second) = (actual.cell_of(OwnerTag(1)).unwrap(), actual.cell_of(OwnerTag(2)).unwrap());
-    let (views, half) = (actual.views(first), actual.head(second).half());
-    actual.apply(&MapOp::StoreHalf { service: second, half, views });
-    let refused = Planner::adopt(actual, Vec::new(), Rules::for_shards(1)).unwrap_err();
-    assert_eq!(refused, Contradiction { service: second });
+    let held = before.actual();
+    let (first, second) = (held.cell_of(OwnerTag(1)).unwrap(), held.cell_of(OwnerTag(2)).unwrap());
+    let adopt = |wrong: &[MapOp]| {
+        let mut actual = held.clone();
+        for op in wrong {
+            actual.apply(op);
+        }
+        Planner::adopt(actual, Vec::new(), Rules::for_shards(1)).map(drop)
+    };
+    let (views, half) = (held.views(first), held.head(second).half());
+    let slots = Err(Contradiction::Slots { service: second });
+    assert_eq!(adopt(&[MapOp::StoreHalf { service: second, half, views }]), slots);
+    let owner = MapOp::StoreOwner { service: first, tag: OwnerTag(2) };
+    assert_eq!(adopt(&[owner]), Err(Contradiction::Owner { service: second }));
+    let entry = |range: u32, block| {
+        let key = FrontendKey::owned_block(Addr::from_v4_word((0x0a60_0000 + (range << 8)).to_be()));
+        (key, FrontendValue::new(block, FrontendKind::OwnedVip, 0))
+    };
+    let name = |entries: &[_]| {
+        adopt(&[MapOp::GrowChunk(WordTable::Owned), MapOp::InsertFrontends(entries.to_vec())])
+    };
+    let block = |block| Err(Contradiction::Block { block });
+    assert_eq!(name(&[entry(0, 1), entry(1, 2)]), Ok(()));
+    assert_eq!(name(&[entry(0, 3), entry(1, 3)]), block(3));
+    for outside in [0, 1 << 20] {
+        assert_eq!(name(&[entry(0, 1), entry(1, outside)]), block(outside));
+    }
 }

@@ -5,6 +5,7 @@ use proxy_common::service::View;
 
 use super::Stock;
 use crate::plan::actual::Actual;
+use crate::plan::diff::Contradiction;
 use crate::plan::extents::Extent;
 use crate::plan::ids::IdPool;
 use crate::plan::ops::{CHUNK_WORDS, WordTable};
@@ -12,9 +13,8 @@ use crate::plan::quarantine::Resource;
 use crate::plan::rules::Rules;
 
 impl Stock {
-    /// What the maps leave free: whatever was in use once rests first. Fails with a cell that has the owner of another, or
-    /// extents outside the table or over another's: no writer of this schema leaves such a thing behind.
-    pub(in crate::plan::diff) fn adopt(actual: &Actual, rules: Rules) -> Result<Self, u32> {
+    /// What the maps leave free: whatever was in use once rests first.
+    pub(in crate::plan::diff) fn adopt(actual: &Actual, rules: Rules) -> Result<Self, Contradiction> {
         let mut stock = Self::new(rules);
         stock.adopt_cells(actual)?;
         stock.adopt_rows(actual);
@@ -23,14 +23,14 @@ impl Stock {
         Ok(stock)
     }
 
-    fn adopt_cells(&mut self, actual: &Actual) -> Result<(), u32> {
+    fn adopt_cells(&mut self, actual: &Actual) -> Result<(), Contradiction> {
         let mut clean = Vec::new();
         let mut next = 1;
         for id in 1..actual.elements(WordTable::Services) {
             let owner = actual.owner(id);
             let is_owned = owner.0 != 0;
             if is_owned && actual.cell_of(owner) != Some(id) {
-                return Err(id);
+                return Err(Contradiction::Owner { service: id });
             }
             if !is_owned && actual.head(id).0 == 0 {
                 clean.push(id);
@@ -65,13 +65,14 @@ impl Stock {
         self.rows = IdPool::adopt(self.rules.limits.rows, next, clean);
     }
 
-    fn adopt_blocks(&mut self, actual: &Actual) -> Result<(), u32> {
+    fn adopt_blocks(&mut self, actual: &Actual) -> Result<(), Contradiction> {
         let mut named: Vec<u32> = actual.blocks().map(|(_, id)| id).collect();
         named.sort_unstable();
-        let is_twice = named.windows(2).any(|pair| pair[0] == pair[1]);
         let end = actual.elements(WordTable::Owned);
-        if let Some(last) = named.last().copied().filter(|last| *last >= end || is_twice || named[0] == 0) {
-            return Err(last);
+        let twice = named.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        let outside = named.iter().copied().find(|id| *id == 0 || *id >= end);
+        if let Some(block) = twice.or(outside) {
+            return Err(Contradiction::Block { block });
         }
         let is_named = |id: &u32| named.binary_search(id).is_ok();
         let is_used = |id: &u32| is_named(id) || actual.owned_bits(*id) != [0; BLOCK_WORDS];
@@ -85,7 +86,7 @@ impl Stock {
         Ok(())
     }
 
-    fn adopt_extents(&mut self, actual: &Actual) -> Result<(), u32> {
+    fn adopt_extents(&mut self, actual: &Actual) -> Result<(), Contradiction> {
         let mut used: Vec<(Extent, u32)> = Vec::with_capacity(actual.cells().count() * View::COUNT);
         for (_, service) in actual.cells() {
             used.extend(actual.extents(service).map(|extent| (extent, service)));
@@ -97,7 +98,7 @@ impl Stock {
             let last = extent.end() - 1;
             let spans = u64::from(extent.start) / CHUNK_WORDS != u64::from(last) / CHUNK_WORDS;
             if extent.start < free_from || last >= end || spans {
-                return Err(service);
+                return Err(Contradiction::Slots { service });
             }
             self.adopt_gap(actual, free_from, extent.start);
             free_from = extent.end();
