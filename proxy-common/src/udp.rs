@@ -144,17 +144,16 @@ impl Pairs {
     pub fn put(&mut self, pair: &Pair, connects: bool) -> Placed {
         let frontend = (pair.frontend, pair.frontend_port);
         let mut placed = Placed::Quietly;
-        let place = match self.find(|other| other.is_to(frontend)) {
-            Some(place) => place,
-            None => {
-                let is_connected = self.connected == self.next % PLACES + 1;
-                let place = (self.next + u32::from(is_connected && !connects)) % PLACES;
-                self.next = (place + 1) % PLACES;
-                if self.at(place).row != 0 {
-                    placed = Placed::InPlaceOfAnother;
-                }
-                place
+        let place = if let Some(place) = self.find(|other| other.is_to(frontend)) {
+            place
+        } else {
+            let is_connected = self.connected == self.next % PLACES + 1;
+            let place = (self.next + u32::from(is_connected && !connects)) % PLACES;
+            self.next = (place + 1) % PLACES;
+            if self.at(place).row != 0 {
+                placed = Placed::InPlaceOfAnother;
             }
+            place
         };
         self.places[(place % PLACES) as usize] = *pair;
         if connects {

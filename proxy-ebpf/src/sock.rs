@@ -34,9 +34,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     }
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin };
-    // SAFETY: the helper takes nothing and returns a number.
-    let draw = Draw { entropy: unsafe { bpf_get_prandom_u32() } };
-    match translate(&Kernel, &packet, &draw) {
+    match translate(&Kernel, &packet, &draw()) {
         Verdict::Forward(pick) => forward(ctx, family, &packet.tuple, &pick),
         verdict => verdict::stop(ctx, verdict),
     }
@@ -91,6 +89,13 @@ fn forward(ctx: &SockAddrContext, family: Family, tuple: &Tuple, pick: &Pick) ->
         },
     );
     ALLOW
+}
+
+/// What the next decision may not make up by itself.
+#[inline(always)]
+pub fn draw() -> Draw {
+    // SAFETY: the helper takes nothing and returns a number.
+    Draw { entropy: unsafe { bpf_get_prandom_u32() } }
 }
 
 /// Who has the socket.

@@ -1,10 +1,9 @@
 //! Socket hooks for UDP: every datagram may be the first of a flow, and a reply must seem to come from the frontend.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::SocketCounter;
-use proxy_common::lb::{Draw, DropReason, Flow, Held, Holder, Packet, Tuple, Verdict, follow, is_foreign, is_private, pick_again};
+use proxy_common::lb::{DropReason, Flow, Held, Holder, Packet, Tuple, Verdict, follow, is_foreign, is_private, pick_again};
 use proxy_common::udp::{Pair, Placed};
 
 use crate::context::{ALLOW, Family, REFUSE, read_destination, write_destination};
@@ -28,14 +27,14 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         }
         return ALLOW;
     }
-    direct(ctx, family, to, true)
+    Dial { ctx, family, to, connects: true }.direct()
 }
 
 /// `sendto()` and its like with an address: this datagram goes to the backend.
 #[inline(always)]
 pub fn send(ctx: &SockAddrContext, family: Family) -> i32 {
     let to = read_destination(ctx, family);
-    if is_ours(ctx, to.0) { direct(ctx, family, to, false) } else { ALLOW }
+    if is_ours(ctx, to.0) { Dial { ctx, family, to, connects: false }.direct() } else { ALLOW }
 }
 
 /// `recvfrom()` and its like: a datagram of a backend comes from the frontend that was sent to.
@@ -92,59 +91,63 @@ fn is_ours(ctx: &SockAddrContext, addr: Addr) -> bool {
     !is_foreign(&Kernel, addr) && !maps::is_device_bound(ctx) && !is_private(addr, sock::origin(ctx))
 }
 
-#[inline(always)]
-fn draw() -> Draw {
-    // SAFETY: the helper takes nothing and returns a number.
-    Draw { entropy: unsafe { bpf_get_prandom_u32() } }
+/// A datagram or a connect that wants to go to an address that may be ours.
+struct Dial<'a> {
+    ctx: &'a SockAddrContext,
+    family: Family,
+    to: (Addr, Port),
+    connects: bool,
 }
 
-#[inline(always)]
-fn direct(ctx: &SockAddrContext, family: Family, to: (Addr, Port), connects: bool) -> i32 {
-    let tuple = Tuple { addr: to.0, port: to.1, proto: Proto::UDP };
-    let packet = Packet { tuple, origin: sock::origin(ctx) };
-    let mut pick = match follow(&Kernel, &packet, &draw(), &SocketOf(ctx)) {
-        Flow::Held(addr, port) => return go_on(ctx, family, to, (addr, port), connects),
-        Flow::New(Verdict::Forward(pick)) => pick,
-        Flow::New(verdict) => return verdict::stop(ctx, verdict),
-    };
-    for _ in 0..DRAWS {
-        if !is_taken(ctx, (pick.addr, pick.port), to) {
-            break;
+impl Dial<'_> {
+    #[inline(always)]
+    fn direct(&self) -> i32 {
+        let tuple = Tuple { addr: self.to.0, port: self.to.1, proto: Proto::UDP };
+        let packet = Packet { tuple, origin: sock::origin(self.ctx) };
+        let mut pick = match follow(&Kernel, &packet, &sock::draw(), &SocketOf(self.ctx)) {
+            Flow::Held(addr, port) => return self.go_on(addr, port),
+            Flow::New(Verdict::Forward(pick)) => pick,
+            Flow::New(verdict) => return verdict::stop(self.ctx, verdict),
+        };
+        for _ in 0..DRAWS {
+            if !is_taken(self.ctx, (pick.addr, pick.port), self.to) {
+                break;
+            }
+            let Some(other) = pick_again(&Kernel, &pick, &sock::draw()) else { break };
+            pick = other;
         }
-        let Some(other) = pick_again(&Kernel, &pick, &draw()) else { break };
-        pick = other;
+        verdict::note(self.ctx, &pick);
+        self.begin(&Pair::new(self.to, &pick))
     }
-    verdict::note(ctx, &pick);
-    begin(ctx, family, &Pair::new(to, &pick), connects)
-}
 
-/// Sends on a flow that goes on.
-#[inline(always)]
-fn go_on(ctx: &SockAddrContext, family: Family, to: (Addr, Port), backend: (Addr, Port), connects: bool) -> i32 {
-    if connects && let Some(mut pairs) = LockedPairs::of(ctx) {
-        pairs.get().connect(to);
+    /// Sends on a flow that goes on.
+    #[inline(always)]
+    fn go_on(&self, addr: Addr, port: Port) -> i32 {
+        if self.connects && let Some(mut pairs) = LockedPairs::of(self.ctx) {
+            pairs.get().connect(self.to);
+            pairs.unlock();
+        }
+        write_destination(self.ctx, self.family, addr, port);
+        ALLOW
+    }
+
+    /// Sends on a flow that begins. Without a record its replies would come from a stranger.
+    #[inline(always)]
+    fn begin(&self, pair: &Pair) -> i32 {
+        if matches!(self.family, Family::V4) && !pair.backend.is_v4() {
+            return ALLOW;
+        }
+        let Some(mut pairs) = LockedPairs::of_any(self.ctx) else {
+            maps::count_reason(DropReason::NoRecord);
+            sock::set_errno(ENOBUFS);
+            return REFUSE;
+        };
+        let placed = pairs.get().put(pair, self.connects);
         pairs.unlock();
+        if placed == Placed::InPlaceOfAnother {
+            maps::count_socket(SocketCounter::PairReplaced);
+        }
+        write_destination(self.ctx, self.family, pair.backend, pair.backend_port);
+        ALLOW
     }
-    write_destination(ctx, family, backend.0, backend.1);
-    ALLOW
-}
-
-/// Sends on a flow that begins. Without a record its replies would come from a stranger.
-#[inline(always)]
-fn begin(ctx: &SockAddrContext, family: Family, pair: &Pair, connects: bool) -> i32 {
-    if matches!(family, Family::V4) && !pair.backend.is_v4() {
-        return ALLOW;
-    }
-    let Some(mut pairs) = LockedPairs::of_any(ctx) else {
-        maps::count_reason(DropReason::NoRecord);
-        sock::set_errno(ENOBUFS);
-        return REFUSE;
-    };
-    let placed = pairs.get().put(pair, connects);
-    pairs.unlock();
-    if placed == Placed::InPlaceOfAnother {
-        maps::count_socket(SocketCounter::PairReplaced);
-    }
-    write_destination(ctx, family, pair.backend, pair.backend_port);
-    ALLOW
 }
