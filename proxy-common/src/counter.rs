@@ -10,6 +10,26 @@ pub enum ServiceCounter {
     Refused = 1,
 }
 
+/// What is counted of sockets, for the whole node.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SocketCounter {
+    /// A UDP socket talks to more frontends than it has places for pairs, and lost one.
+    PairReplaced = 0,
+}
+
+impl SocketCounter {
+    /// All, in the order of their elements.
+    pub const ALL: [Self; 1] = [Self::PairReplaced];
+
+    /// The name in `shunt dump counters` and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PairReplaced => "udp-pair-replaced",
+        }
+    }
+}
+
 /// Counters of a row.
 pub const ROW_COUNTERS: u32 = 2;
 /// Rows set aside for [`crate::lb::DropReason`]; the row of service `n` comes `n` after them.
@@ -32,6 +52,12 @@ pub const fn shards(cpus: u32) -> u32 {
 #[inline(always)]
 pub const fn service_element(service: u32, counter: ServiceCounter, shards: u32, shard: u32) -> u32 {
     ((REASON_ROWS + service) * ROW_COUNTERS + counter as u32) * shards + shard
+}
+
+/// Element of a socket counter: they come after the counters of the reasons, in the rows set aside for both.
+#[inline(always)]
+pub const fn socket_element(counter: SocketCounter, shards: u32, shard: u32) -> u32 {
+    (REASON_ROWS + counter as u32) * shards + shard
 }
 
 /// Element of a drop reason's counter.

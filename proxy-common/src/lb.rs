@@ -89,6 +89,39 @@ pub struct Pick {
     pub port: Port,
 }
 
+impl Pick {
+    #[inline(always)]
+    const fn new(service: u32, kind: u8, view: View, (backend, row): (u32, &Backend)) -> Self {
+        Self { service, kind, view, backend, generation: row.generation, addr: row.addr, port: row.port }
+    }
+}
+
+/// A backend that a sender was given before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The service's cell at that time.
+    pub service: u32,
+    /// Id of the backend's row.
+    pub backend: u32,
+    /// Generation of the row at that time.
+    pub generation: u32,
+}
+
+/// Somebody who may hold backends.
+pub trait Holder {
+    /// The backend held for a destination; asked only if that is a frontend.
+    fn held(&self, tuple: &Tuple) -> Option<Held>;
+}
+
+/// The outcome for a sender that may hold a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// To the backend that it holds.
+    Held(Addr, Port),
+    /// As for one that holds none.
+    New(Verdict),
+}
+
 /// Why a connection was refused or left to time out; also the row of its counter.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,16 +136,20 @@ pub enum DropReason {
     UnassignedAddress = 3,
     /// The tables contradict each other, which is a defect of the writer: rejected, and counted so that it shows.
     Inconsistent = 4,
+    /// There was no memory to remember what a UDP socket was given, and its replies would have come from a stranger:
+    /// refused.
+    NoRecord = 5,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NoEndpoints,
         Self::UnknownPort,
         Self::NoLocalEndpoints,
         Self::UnassignedAddress,
         Self::Inconsistent,
+        Self::NoRecord,
     ];
 
     /// The name in `shunt dump counters` and in metrics.
@@ -123,6 +160,7 @@ impl DropReason {
             Self::NoLocalEndpoints => "no-local-endpoints",
             Self::UnassignedAddress => "unassigned-address",
             Self::Inconsistent => "inconsistent",
+            Self::NoRecord => "no-record",
         }
     }
 }
@@ -167,9 +205,39 @@ const fn is_own_loopback(addr: Addr) -> bool {
 /// whose unassigned addresses time out (nftables mode of kube-proxy, KEP-3866).
 #[inline(always)]
 pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
+    match resolve(lookup, packet) {
+        Ok(frontend) => serve(lookup, frontend, packet.origin, draw),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Decides where a datagram goes: to the backend that its sender holds, as long as the frontend is still that service's
+/// and the endpoint is still listed and serving, whatever policies and hints say by now; else as [`translate`] does.
+/// (kube-proxy keeps the conntrack entry of a UDP flow under the same condition.)
+#[inline(always)]
+pub fn follow<L: Lookup, H: Holder>(lookup: &L, packet: &Packet, draw: &Draw, holder: &H) -> Flow {
+    let frontend = match resolve(lookup, packet) {
+        Ok(frontend) => frontend,
+        Err(verdict) => return Flow::New(verdict),
+    };
+    if let Some(held) = holder.held(&packet.tuple)
+        && held.service == frontend.service
+        && let Some(row) = lookup.backend(held.backend)
+        && row.generation == held.generation
+        && row.service == frontend.service
+        && row.state().is_serving()
+    {
+        return Flow::Held(row.addr, row.port);
+    }
+    Flow::New(serve(lookup, frontend, packet.origin, draw))
+}
+
+/// The frontend that a destination names, or what becomes of it without one.
+#[inline(always)]
+fn resolve<L: Lookup>(lookup: &L, packet: &Packet) -> Result<FrontendValue, Verdict> {
     let Tuple { addr, port, proto } = packet.tuple;
     if is_foreign(lookup, addr) || is_private(addr, packet.origin) {
-        return Verdict::Pass;
+        return Err(Verdict::Pass);
     }
     let loopback = is_own_loopback(addr);
     let mut node = None;
@@ -181,18 +249,24 @@ pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict
         }
     }
     if let Some(frontend) = frontend {
-        return serve(lookup, frontend, packet.origin, draw);
+        // The ranges are not in the maps of this version. The load balancer itself, where routing sends the connection,
+        // holds them; serving it here would let everybody in.
+        return if frontend.flags & FrontendValue::CHECK_SOURCE == 0 {
+            Ok(frontend)
+        } else {
+            Err(Verdict::Pass)
+        };
     }
     if loopback || node.is_some() {
-        return Verdict::Pass;
+        return Err(Verdict::Pass);
     }
     if owns_vip(lookup, addr) {
-        return Verdict::Reject(0, DropReason::UnknownPort);
+        return Err(Verdict::Reject(0, DropReason::UnknownPort));
     }
     if lookup.in_service_cidr(addr) {
-        return Verdict::Drop(0, DropReason::UnassignedAddress);
+        return Err(Verdict::Drop(0, DropReason::UnassignedAddress));
     }
-    Verdict::Pass
+    Err(Verdict::Pass)
 }
 
 /// Whether some Service holds `addr` as its cluster IP.
@@ -220,11 +294,6 @@ pub const fn view_for(kind: u8, origin: Origin) -> View {
 #[inline(always)]
 fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &Draw) -> Verdict {
     let service = frontend.service;
-    // The ranges are not in the maps of this version. The load balancer itself, where routing sends the connection,
-    // holds them; serving it here would let everybody in.
-    if frontend.flags & FrontendValue::CHECK_SOURCE != 0 {
-        return Verdict::Pass;
-    }
     let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
     let view = view_for(frontend.kind, origin);
     // The head is loaded once, then exactly one word of the half that it names: a switch in between shows this
@@ -240,18 +309,23 @@ fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &
         ViewKind::Reject => Verdict::Reject(service, DropReason::NoEndpoints),
         ViewKind::Drop => Verdict::Drop(service, DropReason::NoLocalEndpoints),
         ViewKind::Random => match pick(lookup, service, word, draw) {
-            Some((id, row)) => Verdict::Forward(Pick {
-                service,
-                kind: frontend.kind,
-                view,
-                backend: id,
-                generation: row.generation,
-                addr: row.addr,
-                port: row.port,
-            }),
+            Some((id, row)) => Verdict::Forward(Pick::new(service, frontend.kind, view, (id, &row))),
             None => inconsistent,
         },
     }
+}
+
+/// Another draw from the view that a pick came from, for a sender that cannot use the first; `None` if that view picks
+/// nobody any more.
+#[inline(always)]
+pub fn pick_again<L: Lookup>(lookup: &L, first: &Pick, draw: &Draw) -> Option<Pick> {
+    let head = lookup.head(first.service)?;
+    let word = lookup.view(first.service, head.half(), first.view)?;
+    if !matches!(word.kind(), ViewKind::Random) {
+        return None;
+    }
+    let (id, row) = pick(lookup, first.service, word, draw)?;
+    Some(Pick::new(first.service, first.kind, first.view, (id, &row)))
 }
 
 /// A slot of the view, uniformly; `None` if the slot names no row of this service.

@@ -22,3 +22,4 @@ pub mod owned;
 mod pod;
 pub mod service;
 pub mod socket;
+pub mod udp;

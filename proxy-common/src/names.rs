@@ -81,6 +81,9 @@ pub const TCP_PEERS: &str = "TCP_PEERS";
 /// Socket storage of those that found no place there.
 pub const TCP_SOCKETS: &str = "TCP_SOCKETS";
 
+/// What UDP sockets were given, see [`crate::udp`].
+pub const UDP_SOCKETS: &str = "UDP_SOCKETS";
+
 /// Addresses of one node at most.
 pub const NODE_ADDRS_MAX: u32 = 4096;
 /// ServiceCIDR ranges at most.

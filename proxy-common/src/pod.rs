@@ -13,6 +13,7 @@ use crate::node::{CidrKey, NodeAddrFlags};
 use crate::owned::BLOCK_WORDS;
 use crate::service::CELL_WORDS;
 use crate::socket::{TcpPeer, TcpRecord};
+use crate::udp::{PAIRS, Pair, Pairs, UdpRecord};
 
 const _: () = {
     assert!(size_of::<Addr>() == 16 && size_of::<Port>() == 2 && size_of::<Proto>() == 1);
@@ -23,6 +24,8 @@ const _: () = {
     assert!(offset_of!(Backend, generation) == STATE_WORD * 8 + 4);
     assert!(size_of::<NodeAddrFlags>() == 4 && size_of::<CidrKey>() == 20);
     assert!(size_of::<TcpRecord>() == 40 && size_of::<TcpPeer>() == 48 && offset_of!(TcpPeer, cookie) == 0);
+    assert!(size_of::<Pair>() == 48 && size_of::<Pairs>() == PAIRS * 48 + 8);
+    assert!(size_of::<UdpRecord>() == size_of::<Pairs>() + 8 && offset_of!(UdpRecord, pairs) == 8);
     assert!(SERVICES.element_bytes as usize == CELL_WORDS * 8);
     assert!(OWNED.element_bytes as usize == BLOCK_WORDS * 8 && OWNED.chunk_elements().is_power_of_two());
     assert!(CHUNK_BYTES.is_multiple_of(4096));

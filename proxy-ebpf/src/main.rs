@@ -10,6 +10,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod sock;
 #[cfg(target_arch = "bpf")]
+mod udp;
+#[cfg(target_arch = "bpf")]
 mod verdict;
 
 #[cfg(target_arch = "bpf")]
@@ -18,7 +20,7 @@ mod entry {
     use aya_ebpf::programs::{SockAddrContext, SockContext};
 
     use crate::context::Family;
-    use crate::sock;
+    use crate::{sock, udp};
 
     #[cgroup_sock_addr(connect4)]
     pub fn shunt_connect4(ctx: SockAddrContext) -> i32 {
@@ -28,6 +30,26 @@ mod entry {
     #[cgroup_sock_addr(connect6)]
     pub fn shunt_connect6(ctx: SockAddrContext) -> i32 {
         sock::connect(&ctx, Family::V6)
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    pub fn shunt_sendmsg4(ctx: SockAddrContext) -> i32 {
+        udp::send(&ctx, Family::V4)
+    }
+
+    #[cgroup_sock_addr(sendmsg6)]
+    pub fn shunt_sendmsg6(ctx: SockAddrContext) -> i32 {
+        udp::send(&ctx, Family::V6)
+    }
+
+    #[cgroup_sock_addr(recvmsg4)]
+    pub fn shunt_recvmsg4(ctx: SockAddrContext) -> i32 {
+        udp::receive(&ctx, Family::V4)
+    }
+
+    #[cgroup_sock_addr(recvmsg6)]
+    pub fn shunt_recvmsg6(ctx: SockAddrContext) -> i32 {
+        udp::receive(&ctx, Family::V6)
     }
 
     #[cgroup_sock_addr(getpeername4)]

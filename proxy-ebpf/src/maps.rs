@@ -6,12 +6,14 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, SkStorage};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_socket_cookie};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_spin_lock, bpf_spin_unlock,
+};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, ROW_WORDS};
-use proxy_common::counter::{self, ServiceCounter};
+use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{DropReason, Lookup};
@@ -20,6 +22,7 @@ use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord, peer_place};
+use proxy_common::udp::{Pairs, UdpRecord};
 
 /// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
 const MMAPABLE: usize = 1 << 10;
@@ -62,6 +65,8 @@ static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
 static TCP_PEERS: Array<TcpPeer, { PEER_PLACES as usize }> = Array::new();
 #[btf_map]
 static TCP_SOCKETS: SkStorage<TcpRecord> = SkStorage::new();
+#[btf_map]
+static UDP_SOCKETS: SkStorage<UdpRecord> = SkStorage::new();
 
 /// Cookie of the agent's network namespace, set before the load: whoever has it is a host process.
 #[unsafe(no_mangle)]
@@ -161,6 +166,13 @@ pub fn count_service(service: u32, counter: ServiceCounter) {
 pub fn count_reason(reason: DropReason) {
     let (shards, shard) = shard();
     add_one(counter::reason_element(reason as u8, shards, shard));
+}
+
+/// Counts something that happened to a socket.
+#[inline(always)]
+pub fn count_socket(counter: SocketCounter) {
+    let (shards, shard) = shard();
+    add_one(counter::socket_element(counter, shards, shard));
 }
 
 #[inline(always)]
@@ -268,6 +280,51 @@ pub fn forget_tcp(ctx: &SockContext) {
 unsafe fn cookie_of(place: *mut TcpPeer) -> u64 {
     // SAFETY: as the caller says; volatile, since other sockets' hooks may write meanwhile.
     unsafe { (&raw const (*place).cookie).read_volatile() }
+}
+
+/// The pairs of a UDP socket, locked. Nothing may be called meanwhile: the verifier would refuse it.
+pub struct LockedPairs(*mut UdpRecord);
+
+impl LockedPairs {
+    /// Those of this socket, if it has any.
+    #[inline(always)]
+    pub fn of(ctx: &SockAddrContext) -> Option<Self> {
+        // SAFETY: the storage belongs to the socket of this context.
+        unsafe { Self::lock(UDP_SOCKETS.get_ptr_mut(ctx)) }
+    }
+
+    /// Those of this socket, made of zeroes if it has none. `None`: there is no memory.
+    #[inline(always)]
+    pub fn of_any(ctx: &SockAddrContext) -> Option<Self> {
+        // SAFETY: the storage belongs to the socket of this context; without a value the kernel makes one of zeroes.
+        unsafe { Self::lock(UDP_SOCKETS.get_or_insert_ptr_mut(ctx, None)) }
+    }
+
+    /// # Safety
+    /// `record` is null or a live element of `UDP_SOCKETS`.
+    #[inline(always)]
+    unsafe fn lock(record: *mut UdpRecord) -> Option<Self> {
+        if record.is_null() {
+            return None;
+        }
+        // SAFETY: the record is live.
+        unsafe { bpf_spin_lock((&raw mut (*record).lock).cast()) };
+        Some(Self(record))
+    }
+
+    /// Reads or writes them.
+    #[inline(always)]
+    pub fn get(&mut self) -> &mut Pairs {
+        // SAFETY: the record is live as long as the program runs, and whoever looks at its pairs holds its lock.
+        unsafe { &mut (*self.0).pairs }
+    }
+
+    /// Lets others look.
+    #[inline(always)]
+    pub fn unlock(self) {
+        // SAFETY: the record is live, and its lock is held.
+        unsafe { bpf_spin_unlock((&raw mut (*self.0).lock).cast()) };
+    }
 }
 
 /// Whether the socket is bound to a device (SO_BINDTODEVICE): such sockets are left alone.

@@ -4,21 +4,24 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::addr::Proto;
-use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, is_foreign, is_private, translate};
+use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, Verdict, is_foreign, is_private, translate};
 use proxy_common::socket::TcpRecord;
 
 use crate::context::{self, ALLOW, Family, read_destination, write_destination};
 use crate::maps::{self, HOST_NETNS, Kernel};
-use crate::verdict;
+use crate::{udp, verdict};
 
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 
 /// `connect()`: a translated socket goes straight to its backend, so that packets carry the real addresses and
 /// nothing has to be undone.
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
-    if context::protocol(ctx) != IPPROTO_TCP {
-        return ALLOW;
+    match context::protocol(ctx) {
+        IPPROTO_TCP => {}
+        IPPROTO_UDP => return udp::connect(ctx, family),
+        _ => return ALLOW,
     }
     let (addr, port) = read_destination(ctx, family);
     // In this order: most connections are to foreign addresses, and few sockets are bound to a device.
@@ -31,9 +34,10 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         return ALLOW;
     }
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin };
-    // SAFETY: the helper takes nothing and returns a number.
-    let draw = Draw { entropy: unsafe { bpf_get_prandom_u32() } };
-    verdict::apply(ctx, translate(&Kernel, &packet, &draw), |pick| forward(ctx, family, &packet.tuple, pick))
+    match translate(&Kernel, &packet, &draw()) {
+        Verdict::Forward(pick) => forward(ctx, family, &packet.tuple, &pick),
+        verdict => verdict::stop(ctx, verdict),
+    }
 }
 
 /// The errno that the caller of a refused system call sees. Without one it would be EPERM, which no client expects.
@@ -46,6 +50,9 @@ pub fn set_errno(errno: i32) {
 /// `getpeername()`: the application sees the frontend that it dialled.
 #[inline(always)]
 pub fn getpeername(ctx: &SockAddrContext, family: Family) -> i32 {
+    if context::protocol(ctx) == IPPROTO_UDP {
+        return udp::getpeername(ctx, family);
+    }
     if let Some(record) = maps::recall_tcp(ctx) {
         // A socket that was connected elsewhere since keeps its real peer.
         if read_destination(ctx, family) == (record.backend, record.backend_port) {
@@ -67,6 +74,7 @@ pub fn release(ctx: &SockContext) -> i32 {
 
 #[inline(always)]
 fn forward(ctx: &SockAddrContext, family: Family, tuple: &Tuple, pick: &Pick) -> i32 {
+    verdict::note(ctx, pick);
     if !write_destination(ctx, family, pick.addr, pick.port) {
         return ALLOW;
     }
@@ -83,7 +91,15 @@ fn forward(ctx: &SockAddrContext, family: Family, tuple: &Tuple, pick: &Pick) ->
     ALLOW
 }
 
+/// What the next decision may not make up by itself.
 #[inline(always)]
-fn origin(ctx: &SockAddrContext) -> Origin {
+pub fn draw() -> Draw {
+    // SAFETY: the helper takes nothing and returns a number.
+    Draw { entropy: unsafe { bpf_get_prandom_u32() } }
+}
+
+/// Who has the socket.
+#[inline(always)]
+pub fn origin(ctx: &SockAddrContext) -> Origin {
     if context::netns(ctx) == HOST_NETNS.load() { Origin::Host } else { Origin::Pod }
 }

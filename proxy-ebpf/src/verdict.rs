@@ -10,16 +10,18 @@ use crate::{maps, sock};
 
 const ECONNREFUSED: i32 = 111;
 
-/// Carries out a verdict on a connect; `forward` rewrites the context.
+/// Counts a pick that is about to be carried out.
 #[inline(always)]
-pub fn apply(ctx: &SockAddrContext, verdict: Verdict, forward: impl FnOnce(&Pick) -> i32) -> i32 {
+pub fn note(ctx: &SockAddrContext, pick: &Pick) {
+    debug!(ctx, "service {} backend {}", pick.service, pick.backend);
+    maps::count_service(pick.service, ServiceCounter::Picked);
+}
+
+/// Carries out a verdict that picks nobody, and says what the program returns.
+#[inline(always)]
+pub fn stop(ctx: &SockAddrContext, verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Pass => ALLOW,
-        Verdict::Forward(pick) => {
-            debug!(ctx, "service {} backend {}", pick.service, pick.backend);
-            maps::count_service(pick.service, ServiceCounter::Picked);
-            forward(&pick)
-        }
+        Verdict::Pass | Verdict::Forward(_) => ALLOW,
         Verdict::Reject(service, reason) => {
             info!(ctx, "service {} rejected, reason {}", service, reason as u8);
             count_refusal(service, reason);

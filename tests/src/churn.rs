@@ -119,6 +119,11 @@ impl Churn<'_> {
         let endpoints: Vec<(IpAddr, &str)> =
             listed.map(|candidate| (candidate.address.ip(), &*candidate.node)).collect();
         let port = self.candidates[0].address.port();
-        self.manifests.write_slice(&Slice { service: self.service, port, endpoints: &endpoints })
+        self.manifests.write_slice(&Slice {
+            service: self.service,
+            port,
+            protocol: "TCP",
+            endpoints: &endpoints,
+        })
     }
 }

@@ -32,7 +32,7 @@ impl Contents {
     pub fn read(root: &Path, schema: u32) -> Result<Self> {
         let pin_dir = PinDir::new(root, schema);
         let mut maps = BTreeMap::new();
-        let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::TCP_SOCKETS];
+        let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::TCP_SOCKETS, names::UDP_SOCKETS];
         for (name, path) in pin_dir.map_paths().filter(|(name, _)| !of_traffic.contains(name)) {
             let map = Map::open_pinned(&path).with_context(|| format!("open map {name}"))?;
             if map.shape().map_type == Shape::array_of_maps(1).map_type {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use proxy_common::addr::{Addr, Port, Proto};
-use proxy_common::backend::{Backend, BackendState, ROW_WORDS};
+use proxy_common::backend::{Backend, BackendState, ROW_WORDS, STATE_WORD};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::names::SCHEMA;
@@ -144,15 +144,27 @@ impl Rig {
         let addr = Addr::from(VIP.ip());
         let (word, mask) = filter::position(filter::bit(addr));
         self.store.store(WordTable::Filter, u64::from(word), mask)?;
-        let key = FrontendKey::new(addr, Port::new(VIP.port()), Proto::TCP);
-        self.store.insert_frontends(&[(key, FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0))])?;
+        let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
+        self.store.insert_frontends(&vip_keys(VIP).map(|key| (key, value)))?;
         Ok(())
+    }
+
+    /// Makes the same service reachable at another address of the VIP's /24.
+    pub fn insert_frontend(&mut self, at: SocketAddr) -> Result<()> {
+        let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
+        self.store.insert_frontends(&vip_keys(at).map(|key| (key, value)))?;
+        Ok(())
+    }
+
+    /// Frees the row of backend `id`.
+    pub fn free_row(&mut self, id: u32) -> Result<()> {
+        let word = u64::from(id) * ROW_WORDS as u64 + STATE_WORD as u64;
+        Ok(self.store.store(WordTable::Backends, word, proxy_common::backend::join(0, 1))?)
     }
 
     /// Takes the VIP away.
     pub fn delete_vip(&mut self) -> Result<()> {
-        let key = FrontendKey::new(VIP.ip().into(), Port::new(VIP.port()), Proto::TCP);
-        Ok(self.store.delete_frontends(&[key])?)
+        Ok(self.store.delete_frontends(&vip_keys(VIP))?)
     }
 
     /// `count` listeners on loopback addresses of the namespace.
@@ -163,6 +175,11 @@ impl Rig {
                 .collect()
         })?
     }
+}
+
+/// The keys of a frontend that serves TCP and UDP.
+fn vip_keys(at: SocketAddr) -> [FrontendKey; 2] {
+    [Proto::TCP, Proto::UDP].map(|proto| FrontendKey::new(at.ip().into(), Port::new(at.port()), proto))
 }
 
 /// The bytes of the object under test: `SHUNT_TEST_OBJECT`, or the committed one.

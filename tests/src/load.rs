@@ -107,6 +107,12 @@ impl Servers {
         self.settle(0)
     }
 
+    /// Opens one more server of UDP.
+    pub fn open_udp(&mut self, address: SocketAddr, name: &str) -> Result<()> {
+        self.send(&format!("open udp:{address} {name}"))?;
+        self.settle(0)
+    }
+
     /// Asks for one more server, which listens once that is settled.
     pub fn send_open(&mut self, address: SocketAddr, name: &str) -> Result<()> {
         self.send(&format!("open {address} {name}"))

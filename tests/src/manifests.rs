@@ -16,7 +16,7 @@ pub struct ManifestDir {
     dir: PathBuf,
 }
 
-/// A Service of type ClusterIP in namespace `default`, with one unnamed TCP port.
+/// A Service of type ClusterIP in namespace `default`, with one unnamed port.
 #[derive(Clone, Debug)]
 pub struct Service<'a> {
     /// Name.
@@ -25,6 +25,8 @@ pub struct Service<'a> {
     pub cluster_ips: &'a [IpAddr],
     /// Port.
     pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: &'a str,
 }
 
 /// An EndpointSlice of such a Service; its name is the Service's with the family.
@@ -34,6 +36,8 @@ pub struct Slice<'a> {
     pub service: &'a str,
     /// Port of all endpoints.
     pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: &'a str,
     /// Addresses, all of one family, each with the name of its node.
     pub endpoints: &'a [(IpAddr, &'a str)],
 }
@@ -100,12 +104,13 @@ impl ManifestDir {
         let text = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: {name}}}\n\
              spec:\n  type: ClusterIP\n  clusterIP: {first}\n  clusterIPs: [{all}]\n  ipFamilies: [{families}]\n\
-             \x20 ports:\n  - {{protocol: TCP, port: {port}}}\n",
+             \x20 ports:\n  - {{protocol: {protocol}, port: {port}}}\n",
             name = service.name,
             first = ips.first().context("a Service needs a cluster IP")?,
             all = ips.join(", "),
             families = families.join(", "),
             port = service.port,
+            protocol = service.protocol,
         );
         self.write(&format!("{}.yaml", service.name), &text)
     }
@@ -117,9 +122,10 @@ impl ManifestDir {
         let mut text = format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  namespace: default\n  name: {name}\n\
              \x20 labels: {{kubernetes.io/service-name: {service}}}\n\
-             addressType: {family}\nports:\n- {{name: \"\", protocol: TCP, port: {port}}}\nendpoints:\n",
+             addressType: {family}\nports:\n- {{name: \"\", protocol: {protocol}, port: {port}}}\nendpoints:\n",
             service = slice.service,
             port = slice.port,
+            protocol = slice.protocol,
         );
         for (address, node) in slice.endpoints {
             writeln!(

@@ -6,8 +6,8 @@ use shunt::datapath::load::{LoadOptions, Loaded};
 use shunt::sys::bpf::ProgramFacts;
 use tests::hand::object_under_test;
 
-/// The kernel gives up at a million; a hook that nears a hundredth of it has grown beyond its purpose.
-const INSTRUCTIONS_AT_MOST: u32 = 10_000;
+/// The kernel gives up at a million; a hook that nears a twentieth of it has grown beyond its purpose.
+const INSTRUCTIONS_AT_MOST: u32 = 40_000;
 /// Bytes that the log calls of a connect hook take at least.
 const LOG_CALLS: u32 = 4_096;
 

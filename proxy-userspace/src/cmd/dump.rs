@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use proxy_common::counter::{self, ServiceCounter};
+use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::lb::DropReason;
 use proxy_common::service::{View, ViewKind};
 use serde::Serialize;
@@ -185,6 +185,10 @@ impl Dump<'_> {
                     counter: format!("reason {}", reason.name()),
                     value: self.sum(first)?,
                 });
+            }
+            for what in SocketCounter::ALL {
+                let value = self.sum(counter::socket_element(what, self.shards, 0))?;
+                entries.push(CounterEntry { counter: format!("socket {}", what.name()), value });
             }
         }
         for (service, row) in self.rows() {

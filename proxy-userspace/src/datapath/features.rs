@@ -7,13 +7,15 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 
 /// Helpers that the programs call; the last three only where they log.
-const HELPERS: [BpfHelper; 11] = [
+const HELPERS: [BpfHelper; 13] = [
     BpfHelper::BPF_FUNC_map_lookup_elem,
     BpfHelper::BPF_FUNC_get_prandom_u32,
     BpfHelper::BPF_FUNC_get_smp_processor_id,
     BpfHelper::BPF_FUNC_get_socket_cookie,
     BpfHelper::BPF_FUNC_get_current_cgroup_id,
     BpfHelper::BPF_FUNC_sk_storage_get,
+    BpfHelper::BPF_FUNC_spin_lock,
+    BpfHelper::BPF_FUNC_spin_unlock,
     BpfHelper::BPF_FUNC_get_netns_cookie,
     BpfHelper::BPF_FUNC_set_retval,
     BpfHelper::BPF_FUNC_ringbuf_reserve,

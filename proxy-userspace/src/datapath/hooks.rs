@@ -15,7 +15,7 @@ pub struct Hook {
 
 /// Every hook, in the order of attaching: what remembers a translated socket comes last, so that none is shown bare and
 /// none that is closed is still remembered.
-pub const HOOKS: [Hook; 5] = [
+pub const HOOKS: [Hook; 9] = [
     Hook {
         name: "sock_release",
         program: "shunt_sock_release",
@@ -30,6 +30,26 @@ pub const HOOKS: [Hook; 5] = [
         name: "getpeername6",
         program: "shunt_getpeername6",
         attach_type: bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+    },
+    Hook {
+        name: "recvmsg4",
+        program: "shunt_recvmsg4",
+        attach_type: bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG,
+    },
+    Hook {
+        name: "recvmsg6",
+        program: "shunt_recvmsg6",
+        attach_type: bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG,
+    },
+    Hook {
+        name: "sendmsg4",
+        program: "shunt_sendmsg4",
+        attach_type: bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+    },
+    Hook {
+        name: "sendmsg6",
+        program: "shunt_sendmsg6",
+        attach_type: bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
     },
     Hook {
         name: "connect4",

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use proxy_common::filter;
 use proxy_common::names::{self, Chunked};
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
+use proxy_common::udp::UdpRecord;
 use rustix::fs::statfs;
 
 use super::DatapathError;
@@ -253,6 +254,7 @@ fn pinned_maps() -> Vec<Pinned> {
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
         of_sockets(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
         of_sockets(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),
+        of_sockets(names::UDP_SOCKETS, Shape::socket_storage(size_of::<UdpRecord>() as u32)),
     ]
 }
 

@@ -4,7 +4,7 @@
 //! writer nor makes it wait. Hashes are not walked. A look reads every cell, row and counter once: some milliseconds
 //! for each hundred thousand of them.
 
-use proxy_common::counter::{self, ServiceCounter};
+use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::lb::DropReason;
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
@@ -20,6 +20,8 @@ pub struct Reading {
     pub fills: Vec<MapFill>,
     /// Connections that were not served, by reason.
     pub refused: Vec<(&'static str, u64)>,
+    /// What happened to sockets, by name.
+    pub sockets: Vec<(&'static str, u64)>,
     /// Service ports; empty if they were not asked for.
     pub cells: Vec<CellCounts>,
     /// Service ports whose view drops, since the policy is Local and this node has no endpoint: of each view.
@@ -66,6 +68,10 @@ fn read_words(words: &impl Words, shards: u32, with_cells: bool) -> Result<Readi
     for reason in DropReason::ALL {
         let first = counter::reason_element(reason as u8, shards, 0);
         reading.refused.push((reason.name(), sum(words, first, shards)?));
+    }
+    for what in SocketCounter::ALL {
+        let first = counter::socket_element(what, shards, 0);
+        reading.sockets.push((what.name(), sum(words, first, shards)?));
     }
     for cell in 0..words.words(WordTable::Services) / CELL_WORDS as u64 {
         let word = |index: usize| words.load(WordTable::Services, cell * CELL_WORDS as u64 + index as u64);
@@ -128,11 +134,13 @@ mod tests {
             put(counter::service_element(5, ServiceCounter::Picked, 2, shard), 10 + u64::from(shard));
             put(counter::service_element(5, ServiceCounter::Refused, 2, shard), 1);
             put(counter::reason_element(DropReason::UnknownPort as u8, 2, shard), 3);
+            put(counter::socket_element(SocketCounter::PairReplaced, 2, shard), 4);
         }
         let reading = read_words(&store, 2, true).unwrap();
         assert_eq!(reading.cells, [CellCounts { tag: OwnerTag(77), picked: 21, refused: 2 }]);
         assert_eq!(reading.dropping, [1, 0, 1]);
         assert!(reading.refused.contains(&("unknown-port", 6)), "{reading:?}");
+        assert_eq!(reading.sockets, [("udp-pair-replaced", 8)]);
         assert_eq!(read_words(&store, 2, false).unwrap().cells, []);
     }
 

@@ -34,6 +34,15 @@ pub(super) fn families(reading: &Reading) -> Vec<Family> {
     for (reason, count) in &reading.refused {
         drops.push(vec![("reason", (*reason).to_owned())], Value::Whole(*count));
     }
+    let mut sockets = Family::new(
+        Kind::Counter,
+        "shunt_socket_events_total",
+        "What happened to sockets: udp-pair-replaced, one talks to more than eight frontends at once and lost the oldest, whose \
+         replies it does not recognise any more; since the maps were made.",
+    );
+    for (event, count) in &reading.sockets {
+        sockets.push(vec![("event", (*event).to_owned())], Value::Whole(*count));
+    }
     vec![
         by_map("shunt_map_used_elements", "Elements in use.", |fill| fill.used),
         by_map("shunt_map_allocated_elements", "Elements that have memory or are promised it.", |fill| {
@@ -42,6 +51,7 @@ pub(super) fn families(reading: &Reading) -> Vec<Family> {
         by_map("shunt_map_limit_elements", "Elements that the layout allows.", |fill| fill.limit),
         by_map("shunt_map_bytes", "Memory of a chunked array.", |fill| fill.bytes),
         drops,
+        sockets,
     ]
 }
 

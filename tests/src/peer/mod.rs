@@ -66,7 +66,11 @@ struct ClientSocket {
 
 impl ClientSocket {
     fn open(&self) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(self.address()), Type::STREAM, None)?;
+        self.open_as(Type::STREAM)
+    }
+
+    fn open_as(&self, kind: Type) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(self.address()), kind, None)?;
         if let Some(device) = &self.device {
             socket.bind_device(Some(device.as_bytes()))?;
         }

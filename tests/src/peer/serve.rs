@@ -1,4 +1,4 @@
-//! `peer serve`: many named TCP servers in one thread, opened and closed by lines on standard input.
+//! `peer serve`: many named servers, of TCP and of UDP, in one thread, opened and closed by lines on standard input.
 //!
 //! One loop, so that a close at a given time cannot race with an accept: what was accepted before is answered.
 
@@ -32,14 +32,31 @@ const ADDRESS: &str = "*";
 /// Arguments of `peer serve`.
 #[derive(Args)]
 pub(super) struct ServeArguments {
-    /// Servers to start with, as ADDR:PORT=NAME; the name `*` stands for the address that a connection came to.
+    /// Servers to start with, as ADDR:PORT=NAME, or udp:ADDR:PORT=NAME; the name `*` stands for the address that a
+    /// connection came to.
     servers: Vec<Server>,
 }
 
 #[derive(Clone, Debug)]
 struct Server {
-    address: SocketAddr,
+    place: ServerPlace,
     name: String,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ServerPlace {
+    is_udp: bool,
+    address: SocketAddr,
+}
+
+impl FromStr for ServerPlace {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (is_udp, address) = text.strip_prefix("udp:").map_or((false, text), |address| (true, address));
+        Ok(Self { is_udp, address: address.parse().context("address")? })
+    }
 }
 
 impl FromStr for Server {
@@ -47,7 +64,7 @@ impl FromStr for Server {
 
     fn from_str(text: &str) -> Result<Self> {
         let (address, name) = text.split_once('=').context("expected ADDR:PORT=NAME")?;
-        Ok(Self { address: address.parse().context("address")?, name: name.to_owned() })
+        Ok(Self { place: address.parse()?, name: name.to_owned() })
     }
 }
 
@@ -125,7 +142,7 @@ impl Servers {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["open", address, name] => {
-                self.open(Server { address: address.parse()?, name: name.to_owned() })?;
+                self.open(Server { place: address.parse()?, name: name.to_owned() })?;
                 Ok(format!("opened {address}"))
             }
             ["close", address] => self.close(address.parse()?, Duration::ZERO),
@@ -138,13 +155,13 @@ impl Servers {
     /// Opens a server; one that is open already gets the name, and a close that was to come is called off.
     fn open(&mut self, server: Server) -> Result<()> {
         self.accepted.entry(server.name.clone()).or_default();
-        let known = self.listeners.values_mut().find(|known| known.server.address == server.address);
+        let known = self.listeners.values_mut().find(|known| known.server.place == server.place);
         if let Some(known) = known {
             known.close_at = None;
             known.server = server;
             return Ok(());
         }
-        let socket = listen(server.address).with_context(|| format!("listen on {}", server.address))?;
+        let socket = listen(server.place).with_context(|| format!("listen on {:?}", server.place))?;
         let id = self.next;
         self.next += 1;
         epoll::add(&self.epoll, &socket, EventData::new_u64(id), EventFlags::IN)
@@ -153,10 +170,10 @@ impl Servers {
         Ok(())
     }
 
-    fn close(&mut self, address: SocketAddr, after: Duration) -> Result<String> {
-        let known = self.listeners.values_mut().find(|known| known.server.address == address);
+    fn close(&mut self, place: ServerPlace, after: Duration) -> Result<String> {
+        let known = self.listeners.values_mut().find(|known| known.server.place == place);
         known.context("not open")?.close_at = Some(Instant::now() + after);
-        Ok(format!("closing {address}"))
+        Ok(format!("closing {}", place.address))
     }
 
     /// Answers what waits at listeners whose time has come, and closes them.
@@ -180,19 +197,47 @@ impl Servers {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+fn listen(ServerPlace { is_udp, address }: ServerPlace) -> io::Result<Socket> {
+    let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    if !is_udp {
+        socket.listen(BACKLOG)?;
+    }
     Ok(socket)
 }
 
-/// Accepts and answers at most `limit` connections. A client that has gone meanwhile is none of our business.
+/// Answers at most `limit` connections or datagrams that wait.
 fn answer(listener: &Listener, limit: usize, accepted: &mut Accepted) {
+    if listener.server.place.is_udp {
+        answer_datagrams(listener, limit, accepted);
+    } else {
+        answer_connections(listener, limit, accepted);
+    }
+}
+
+fn answer_datagrams(listener: &Listener, limit: usize, accepted: &mut Accepted) {
+    for _ in 0..limit {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
+        let from = match listener.socket.recv_from(&mut buffer) {
+            Ok((_, from)) => from,
+            // A port unreachable for an earlier answer.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+            Err(_) => return,
+        };
+        if let Some(count) = accepted.get_mut(&listener.server.name) {
+            *count += 1;
+        }
+        let _ = listener.socket.send_to(listener.server.name.as_bytes(), &from);
+    }
+}
+
+/// Accepts and answers at most `limit` connections. A client that has gone meanwhile is none of our business.
+fn answer_connections(listener: &Listener, limit: usize, accepted: &mut Accepted) {
     for _ in 0..limit {
         let mut connection = match listener.socket.accept() {
             Ok((connection, _)) => connection,

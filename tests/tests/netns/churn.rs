@@ -40,7 +40,7 @@ impl Busy {
         let manifests = ManifestDir::create().unwrap();
         manifests.write_cluster(&cluster).unwrap();
         let vip: SocketAddr = VIP.parse().unwrap();
-        let service = Service { name: SERVICE, cluster_ips: &[vip.ip()], port: vip.port() };
+        let service = Service { name: SERVICE, cluster_ips: &[vip.ip()], port: vip.port(), protocol: "TCP" };
         manifests.write_service(&service).unwrap();
         let node = cluster.node(1);
         let candidates = node

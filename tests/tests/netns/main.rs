@@ -32,5 +32,6 @@ mod reach;
 mod restart;
 mod scenario;
 mod scratch;
+mod udp;
 mod unfit;
 mod verify;

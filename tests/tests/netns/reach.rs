@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tests::load::Place;
 use tests::report::GetReport;
 
-use crate::scenario::{BACKEND_PORT, IDLE, PORT, Scenario, WEB, ways};
+use crate::scenario::{BACKEND_PORT, DNS, IDLE, PORT, Scenario, WEB, ways};
 
 /// Connects often enough that a choice of two shows both but once in a million runs.
 const TRIES: usize = 21;
@@ -31,6 +31,36 @@ fn pods_and_hosts_reach_a_service_by_every_family() {
                 served.insert(report.name.unwrap());
             }
             assert_eq!(served, ["pod-1-2", "pod-2-2"].map(str::to_owned).into(), "{target} {options:?}");
+        }
+    }
+}
+
+#[test]
+fn pods_and_hosts_reach_a_service_of_udp_by_every_family() {
+    let scenario = Scenario::new();
+    let _agents = scenario.agents();
+    for client in scenario.clients() {
+        for (target, options) in ways(DNS, PORT) {
+            for kind in ["--udp", "--datagram"] {
+                let mut served = BTreeSet::new();
+                for _ in 0..TRIES {
+                    let report = client.get(target, &[options, &[kind]].concat()).unwrap();
+                    let shown = report.peer.unwrap_or_else(|| panic!("{report:?}"));
+                    let is_mapped = matches!(shown.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+                    assert_eq!((canonical(shown), is_mapped), (target, !options.is_empty()), "{report:?}");
+                    served.insert(report.name.unwrap());
+                }
+                assert_eq!(served, ["pod-1-2", "pod-2-2"].map(str::to_owned).into(), "{target} {options:?}");
+            }
+            // The service serves UDP only, and the other only TCP.
+            let report = client.get(target, options).unwrap();
+            assert_eq!(report.error.as_deref(), Some("ECONNREFUSED"), "{report:?}");
+        }
+        for (target, options) in ways(WEB, PORT).into_iter().chain(ways(IDLE, PORT)) {
+            for kind in ["--udp", "--datagram"] {
+                let report = client.get(target, &[options, &[kind]].concat()).unwrap();
+                assert_eq!(report.error.as_deref(), Some("ECONNREFUSED"), "{report:?}");
+            }
         }
     }
 }

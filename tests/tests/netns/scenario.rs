@@ -11,6 +11,8 @@ use tests::topology::Cluster;
 pub(crate) const WEB: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 /// Cluster IPs of the Service `idle`, which has no endpoints.
 pub(crate) const IDLE: [&str; 2] = ["10.96.0.30", "fd00:10:96::30"];
+/// Cluster IPs of the Service `dns`, which is of UDP and has the same backends as `web`.
+pub(crate) const DNS: [&str; 2] = ["10.96.0.53", "fd00:10:96::53"];
 /// Port of the Services.
 pub(crate) const PORT: u16 = 80;
 /// Port of the backends.
@@ -29,15 +31,20 @@ impl Scenario {
         let cluster = Cluster::new(2, 2).unwrap();
         let manifests = ManifestDir::create().unwrap();
         manifests.write_cluster(&cluster).unwrap();
-        for (name, ips) in [("web", WEB), ("idle", IDLE)] {
+        for (name, ips, protocol) in [("web", WEB, "TCP"), ("idle", IDLE, "TCP"), ("dns", DNS, "UDP")] {
             let cluster_ips = ips.map(|ip| ip.parse().unwrap());
-            manifests.write_service(&Service { name, cluster_ips: &cluster_ips, port: PORT }).unwrap();
+            let service = Service { name, cluster_ips: &cluster_ips, port: PORT, protocol };
+            manifests.write_service(&service).unwrap();
         }
         let backends = [1, 2].map(|node| cluster.pod(node, 2));
         let servers = backends
             .map(|pod| {
                 let addresses = [pod.v4, pod.v6].map(|ip| (SocketAddr::new(ip, BACKEND_PORT), &*pod.name));
-                pod.place().serve(addresses).unwrap()
+                let mut servers = pod.place().serve(addresses).unwrap();
+                for (address, name) in addresses {
+                    servers.open_udp(address, name).unwrap();
+                }
+                servers
             })
             .into();
         let scenario = Self { cluster, manifests, _servers: servers };
@@ -55,11 +62,13 @@ impl Scenario {
                     ([pod.v4, pod.v6][family], &*self.cluster.node(*node).name)
                 })
                 .collect();
-            if endpoints.is_empty() && family == 1 {
-                self.manifests.remove("web-ipv6.yaml").unwrap();
-            } else {
-                let slice = Slice { service: "web", port: BACKEND_PORT, endpoints: &endpoints };
-                self.manifests.write_slice(&slice).unwrap();
+            for (service, protocol) in [("web", "TCP"), ("dns", "UDP")] {
+                if endpoints.is_empty() && family == 1 {
+                    self.manifests.remove(&format!("{service}-ipv6.yaml")).unwrap();
+                } else {
+                    let slice = Slice { service, port: BACKEND_PORT, protocol, endpoints: &endpoints };
+                    self.manifests.write_slice(&slice).unwrap();
+                }
             }
         }
     }

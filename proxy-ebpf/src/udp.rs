@@ -1,0 +1,153 @@
+//! Socket hooks for UDP: every datagram may be the first of a flow, and a reply must seem to come from the frontend.
+
+use aya_ebpf::programs::SockAddrContext;
+use proxy_common::addr::{Addr, Port, Proto};
+use proxy_common::counter::SocketCounter;
+use proxy_common::lb::{DropReason, Flow, Held, Holder, Packet, Tuple, Verdict, follow, is_foreign, is_private, pick_again};
+use proxy_common::udp::{Pair, Placed};
+
+use crate::context::{ALLOW, Family, REFUSE, read_destination, write_destination};
+use crate::maps::{self, Kernel, LockedPairs};
+use crate::{sock, verdict};
+
+/// How often another backend is drawn for one that serves another frontend to this socket already.
+const DRAWS: u32 = 3;
+
+const ENOBUFS: i32 = 105;
+
+/// `connect()`: the socket's peer is the backend.
+#[inline(always)]
+pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
+    let to = read_destination(ctx, family);
+    if !is_ours(ctx, to.0) {
+        // It may have been connected through a frontend before.
+        if let Some(mut pairs) = LockedPairs::of(ctx) {
+            pairs.get().disconnect();
+            pairs.unlock();
+        }
+        return ALLOW;
+    }
+    Dial { ctx, family, to, connects: true }.direct()
+}
+
+/// `sendto()` and its like with an address: this datagram goes to the backend.
+#[inline(always)]
+pub fn send(ctx: &SockAddrContext, family: Family) -> i32 {
+    let to = read_destination(ctx, family);
+    if is_ours(ctx, to.0) { Dial { ctx, family, to, connects: false }.direct() } else { ALLOW }
+}
+
+/// `recvfrom()` and its like: a datagram of a backend comes from the frontend that was sent to.
+#[inline(always)]
+pub fn receive(ctx: &SockAddrContext, family: Family) -> i32 {
+    let from = read_destination(ctx, family);
+    let Some(mut pairs) = LockedPairs::of(ctx) else { return ALLOW };
+    let pair = pairs.get().from(from);
+    pairs.unlock();
+    if let Some(pair) = pair {
+        write_destination(ctx, family, pair.frontend, pair.frontend_port);
+    }
+    ALLOW
+}
+
+/// `getpeername()`: the application sees the frontend that it dialled.
+#[inline(always)]
+pub fn getpeername(ctx: &SockAddrContext, family: Family) -> i32 {
+    let Some(mut pairs) = LockedPairs::of(ctx) else { return ALLOW };
+    let pair = pairs.get().connected();
+    pairs.unlock();
+    if let Some(pair) = pair
+        && read_destination(ctx, family) == (pair.backend, pair.backend_port)
+    {
+        write_destination(ctx, family, pair.frontend, pair.frontend_port);
+    }
+    ALLOW
+}
+
+/// What a socket holds, see [`follow`].
+struct SocketOf<'a>(&'a SockAddrContext);
+
+impl Holder for SocketOf<'_> {
+    #[inline(always)]
+    fn held(&self, tuple: &Tuple) -> Option<Held> {
+        let mut pairs = LockedPairs::of(self.0)?;
+        let pair = pairs.get().to((tuple.addr, tuple.port));
+        pairs.unlock();
+        pair.map(|pair| pair.held())
+    }
+}
+
+/// Whether the socket knows that backend as another frontend.
+#[inline(always)]
+fn is_taken(ctx: &SockAddrContext, backend: (Addr, Port), to: (Addr, Port)) -> bool {
+    let Some(mut pairs) = LockedPairs::of(ctx) else { return false };
+    let is_taken = pairs.get().is_taken(backend, to);
+    pairs.unlock();
+    is_taken
+}
+
+#[inline(always)]
+fn is_ours(ctx: &SockAddrContext, addr: Addr) -> bool {
+    !is_foreign(&Kernel, addr) && !maps::is_device_bound(ctx) && !is_private(addr, sock::origin(ctx))
+}
+
+/// A datagram or a connect that wants to go to an address that may be ours.
+struct Dial<'a> {
+    ctx: &'a SockAddrContext,
+    family: Family,
+    to: (Addr, Port),
+    connects: bool,
+}
+
+impl Dial<'_> {
+    #[inline(always)]
+    fn direct(&self) -> i32 {
+        let tuple = Tuple { addr: self.to.0, port: self.to.1, proto: Proto::UDP };
+        let packet = Packet { tuple, origin: sock::origin(self.ctx) };
+        let mut pick = match follow(&Kernel, &packet, &sock::draw(), &SocketOf(self.ctx)) {
+            Flow::Held(addr, port) => return self.go_on(addr, port),
+            Flow::New(Verdict::Forward(pick)) => pick,
+            Flow::New(verdict) => return verdict::stop(self.ctx, verdict),
+        };
+        for _ in 0..DRAWS {
+            if !is_taken(self.ctx, (pick.addr, pick.port), self.to) {
+                break;
+            }
+            let Some(other) = pick_again(&Kernel, &pick, &sock::draw()) else { break };
+            pick = other;
+        }
+        verdict::note(self.ctx, &pick);
+        self.begin(&Pair::new(self.to, &pick))
+    }
+
+    /// Sends on a flow that goes on.
+    #[inline(always)]
+    fn go_on(&self, addr: Addr, port: Port) -> i32 {
+        if self.connects && let Some(mut pairs) = LockedPairs::of(self.ctx) {
+            pairs.get().connect(self.to);
+            pairs.unlock();
+        }
+        write_destination(self.ctx, self.family, addr, port);
+        ALLOW
+    }
+
+    /// Sends on a flow that begins. Without a record its replies would come from a stranger.
+    #[inline(always)]
+    fn begin(&self, pair: &Pair) -> i32 {
+        if matches!(self.family, Family::V4) && !pair.backend.is_v4() {
+            return ALLOW;
+        }
+        let Some(mut pairs) = LockedPairs::of_any(self.ctx) else {
+            maps::count_reason(DropReason::NoRecord);
+            sock::set_errno(ENOBUFS);
+            return REFUSE;
+        };
+        let placed = pairs.get().put(pair, self.connects);
+        pairs.unlock();
+        if placed == Placed::InPlaceOfAnother {
+            maps::count_socket(SocketCounter::PairReplaced);
+        }
+        write_destination(self.ctx, self.family, pair.backend, pair.backend_port);
+        ALLOW
+    }
+}
