@@ -3,7 +3,9 @@
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::SocketCounter;
-use proxy_common::lb::{DropReason, Flow, Held, Holder, Packet, Tuple, Verdict, follow, is_foreign, is_private, pick_again};
+use proxy_common::lb::{
+    DropReason, Flow, Held, Holder, Packet, Tuple, Verdict, follow, is_foreign, is_private, pick_again,
+};
 use proxy_common::udp::{Pair, Placed};
 
 use crate::context::{ALLOW, Family, REFUSE, read_destination, write_destination};
@@ -123,7 +125,9 @@ impl Dial<'_> {
     /// Sends on a flow that goes on.
     #[inline(always)]
     fn go_on(&self, addr: Addr, port: Port) -> i32 {
-        if self.connects && let Some(mut pairs) = LockedPairs::of(self.ctx) {
+        if self.connects
+            && let Some(mut pairs) = LockedPairs::of(self.ctx)
+        {
             pairs.get().connect(self.to);
             pairs.unlock();
         }

@@ -44,7 +44,8 @@ fn create_slice(api: &Api, labels: &Value) {
     .unwrap();
 }
 
-/// The Events on an object, asked for by what `kubectl describe` asks for.
+/// Our Events on an object, asked for by what `kubectl describe` asks for. (A slow API server has some of its own about
+/// cluster IPs, which it repairs.)
 fn events_on(
     api: &Api,
     kind: &str,
@@ -55,7 +56,9 @@ fn events_on(
     let path = format!("/api/v1/namespaces/{namespace}/events?fieldSelector={selector}");
     let (code, body) = api.get_raw(&path).map_err(|error| format!("{error:#}"))?;
     let list: Value = serde_json::from_str(&body).map_err(|error| format!("{code}: {error}: {body}"))?;
-    Ok(list["items"].as_array().cloned().unwrap_or_default())
+    let mut events = list["items"].as_array().cloned().unwrap_or_default();
+    events.retain(|event| event["reportingInstance"].as_str().is_some_and(|name| name.starts_with("shunt-")));
+    Ok(events)
 }
 
 /// Waits until the Events on an object have these reasons.
