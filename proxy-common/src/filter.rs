@@ -1,12 +1,20 @@
-//! The filter of owned ranges: one bit per hashed address prefix, so that a connection to an address that Shunt
-//! has nothing to do with costs one array read.
+//! The filter of owned addresses: bits by hash, so that a connection to an address that Shunt has nothing to do with
+//! costs one or two array reads.
 //!
-//! A clear bit proves that no frontend, node address or ServiceCIDR covers the address; a set bit proves nothing.
+//! It has three parts. One bit per /24 (IPv4) or /64 (IPv6) that holds anything owned: most connections end there. Where that
+//! bit is set, as for every node of the own subnet, the other two decide: a bit per prefix that is owned as a range
+//! (ServiceCIDRs, blocks of owned VIPs), and a bit per owned address (frontends, node addresses).
+//!
+//! Bits that are clear prove that no frontend, node address or ServiceCIDR covers the address; set ones prove nothing.
 
 use crate::addr::Addr;
 
+/// Bits of the part by prefix, and of the part by range.
+const PREFIX_BITS: u32 = 1 << 16;
+/// Bits of the part by address, as a power of two.
+const ADDRESS_SHIFT: u32 = 18;
 /// Bits of the filter.
-pub const BITS: u32 = 1 << 16;
+pub const BITS: u32 = 2 * PREFIX_BITS + (1 << ADDRESS_SHIFT);
 /// Words of the filter: one memory-mapped array of `u64`.
 pub const WORDS: u32 = BITS / 64;
 /// Prefix length at which IPv4 addresses share a bit.
@@ -14,16 +22,51 @@ pub const V4_PREFIX: u8 = 24;
 /// Prefix length at which IPv6 addresses share a bit.
 pub const V6_PREFIX: u8 = 64;
 
-/// The bit of an address: the same for all addresses of one /24 (IPv4) or /64 (IPv6).
+const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca6b, 0xc2b2_ae35];
+
+/// Read access to the bits.
+pub trait Bits {
+    /// Whether a bit is set.
+    fn is_set(&self, bit: u32) -> bool;
+}
+
+/// Whether `addr` may be owned; `false` is certain.
 #[inline(always)]
-pub const fn bit(addr: Addr) -> u32 {
+pub fn may_own<B: Bits>(bits: &B, addr: Addr) -> bool {
+    let prefix = prefix_bit(addr);
+    bits.is_set(prefix) && (bits.is_set(address_bit(addr)) || bits.is_set(PREFIX_BITS + prefix))
+}
+
+/// The bits that an owned address needs.
+#[inline(always)]
+pub const fn bits_of_address(addr: Addr) -> [u32; 2] {
+    [prefix_bit(addr), address_bit(addr)]
+}
+
+/// The bits that a range needs for one of its prefixes, of which `addr` is any address.
+#[inline(always)]
+pub const fn bits_of_prefix(addr: Addr) -> [u32; 2] {
+    [prefix_bit(addr), PREFIX_BITS + prefix_bit(addr)]
+}
+
+/// The same for all addresses of one /24 (IPv4) or /64 (IPv6).
+#[inline(always)]
+const fn prefix_bit(addr: Addr) -> u32 {
     let [a, b, _, d] = addr.words();
     let mixed = if addr.is_v4() {
-        (u32::from_be(d) >> 8).wrapping_mul(0x9e37_79b1)
+        (u32::from_be(d) >> 8).wrapping_mul(MIX[0])
     } else {
-        (u32::from_be(a).wrapping_mul(0x85eb_ca6b) ^ u32::from_be(b)).wrapping_mul(0x9e37_79b1)
+        (u32::from_be(a).wrapping_mul(MIX[1]) ^ u32::from_be(b)).wrapping_mul(MIX[0])
     };
     mixed >> 16
+}
+
+#[inline(always)]
+const fn address_bit(addr: Addr) -> u32 {
+    let [a, b, c, d] = addr.words();
+    let high = (u32::from_be(a).wrapping_mul(MIX[1]) ^ u32::from_be(b)).wrapping_mul(MIX[2]);
+    let mixed = ((high ^ u32::from_be(c)).wrapping_mul(MIX[1]) ^ u32::from_be(d)).wrapping_mul(MIX[0]);
+    2 * PREFIX_BITS + (mixed >> (32 - ADDRESS_SHIFT))
 }
 
 /// Word and mask of a bit.
@@ -36,27 +79,52 @@ pub const fn position(bit: u32) -> (u32, u64) {
 mod tests {
     use super::*;
     use core::net::IpAddr;
+    use std::collections::HashSet;
 
-    fn bit_of(text: &str) -> u32 {
-        bit(text.parse::<IpAddr>().unwrap().into())
-    }
+    struct Set(HashSet<u32>);
 
-    #[test]
-    fn addresses_of_a_prefix_share_a_bit() {
-        assert_eq!(bit_of("10.96.3.1"), bit_of("10.96.3.254"));
-        assert_eq!(bit_of("fd00:10:96::1"), bit_of("fd00:10:96::ffff:1"));
-        assert_ne!(bit_of("10.96.3.1"), bit_of("10.96.4.1"));
-        assert_ne!(bit_of("fd00:10:96::1"), bit_of("fd00:10:97::1"));
-    }
-
-    #[test]
-    fn a_service_range_spreads_over_the_filter() {
-        let mut seen = std::collections::HashSet::new();
-        for block in 0..4096_u32 {
-            let ip = core::net::Ipv4Addr::from(0x0a60_0000 + (block << 8));
-            seen.insert(bit(ip.into()));
+    impl Bits for Set {
+        fn is_set(&self, bit: u32) -> bool {
+            self.0.contains(&bit)
         }
-        assert!(seen.len() > 3900, "only {} bits for 4096 prefixes", seen.len());
-        assert!(seen.iter().all(|bit| *bit < BITS));
+    }
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn an_owned_address_leaves_its_neighbours_alone() {
+        let owned = ["192.0.2.1", "fd00:10:96::1"].map(addr);
+        let filter = Set(owned.iter().flat_map(|addr| bits_of_address(*addr)).collect());
+        assert!(owned.iter().all(|addr| may_own(&filter, *addr)));
+        for other in ["192.0.2.2", "192.0.2.254", "192.0.3.1", "fd00:10:96::2", "fd00:10:97::1"] {
+            assert!(!may_own(&filter, addr(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_range_covers_the_whole_of_its_prefixes() {
+        let filter = Set(["10.96.3.0", "fd00:10:96::"]
+            .into_iter()
+            .flat_map(|any| bits_of_prefix(addr(any)))
+            .collect());
+        for inside in ["10.96.3.1", "10.96.3.254", "fd00:10:96::1", "fd00:10:96::ffff:1"] {
+            assert!(may_own(&filter, addr(inside)), "{inside}");
+        }
+        for outside in ["10.96.4.1", "fd00:10:97::1"] {
+            assert!(!may_own(&filter, addr(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn bits_spread_and_each_part_keeps_to_itself() {
+        let ip = |index: u32| Addr::from(IpAddr::V4((0x0a60_0000 + index).into()));
+        let prefixes: HashSet<u32> = (0..4096).map(|block| prefix_bit(ip(block << 8))).collect();
+        assert!(prefixes.len() > 3900, "only {} bits for 4096 prefixes", prefixes.len());
+        let addresses: HashSet<u32> = (0..10_000).map(|index| address_bit(ip(index))).collect();
+        assert!(addresses.len() > 9_500, "only {} bits for 10000 addresses", addresses.len());
+        assert!(prefixes.iter().all(|bit| *bit < PREFIX_BITS));
+        assert!(addresses.iter().all(|bit| (2 * PREFIX_BITS..BITS).contains(bit)));
     }
 }

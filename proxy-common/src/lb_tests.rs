@@ -18,9 +18,15 @@ struct Tables {
     owned: HashMap<(u32, usize), u64>,
 }
 
+impl filter::Bits for Tables {
+    fn is_set(&self, bit: u32) -> bool {
+        self.filter.contains(&bit)
+    }
+}
+
 impl Lookup for Tables {
     fn may_own(&self, addr: Addr) -> bool {
-        self.filter.contains(&filter::bit(addr))
+        filter::may_own(self, addr)
     }
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
         self.frontends.get(key).copied()
@@ -56,7 +62,7 @@ const SERVICE: u32 = 7;
 
 impl Tables {
     fn frontend_at(mut self, key: FrontendKey, kind: FrontendKind) -> Self {
-        self.filter.insert(filter::bit(key.addr));
+        self.filter.extend(filter::bits_of_address(key.addr));
         self.frontends.insert(key, FrontendValue::new(SERVICE, kind, 0));
         self
     }
@@ -64,7 +70,7 @@ impl Tables {
     fn owning(mut self, text: &str) -> Self {
         const BLOCK: u32 = 3;
         let (word, mask) = owned::position(addr(text));
-        self.filter.insert(filter::bit(addr(text)));
+        self.filter.extend(filter::bits_of_prefix(addr(text)));
         let value = FrontendValue::new(BLOCK, FrontendKind::OwnedVip, 0);
         self.frontends.insert(FrontendKey::owned_block(addr(text)), value);
         for index in 0..owned::BLOCK_WORDS {
@@ -75,7 +81,7 @@ impl Tables {
     }
 
     fn node_at(mut self, text: &str, flags: NodeAddrFlags) -> Self {
-        self.filter.insert(filter::bit(addr(text)));
+        self.filter.extend(filter::bits_of_address(addr(text)));
         self.nodes.insert(addr(text), flags);
         self
     }
@@ -170,6 +176,7 @@ fn an_unknown_port_of_an_owned_vip_is_rejected() {
 fn an_unassigned_address_of_a_service_cidr_times_out() {
     let mut tables = cluster_ip();
     tables.cidr = Some(addr("10.96.0.9"));
+    tables.filter.extend(filter::bits_of_prefix(addr("10.96.0.9")));
     let dropped = Verdict::Drop(0, DropReason::UnassignedAddress);
     assert_eq!(tables.ask("10.96.0.9", 80, Origin::Host, 0), dropped);
 }

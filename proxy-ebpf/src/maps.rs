@@ -78,14 +78,21 @@ pub static COUNTER_SHARDS: Global<u32> = Global::new(1);
 /// The kernel's tables.
 pub struct Kernel;
 
-impl Lookup for Kernel {
+impl filter::Bits for Kernel {
     #[inline(always)]
-    fn may_own(&self, addr: Addr) -> bool {
-        let (word, mask) = filter::position(filter::bit(addr));
+    fn is_set(&self, bit: u32) -> bool {
+        let (word, mask) = filter::position(bit);
         FILTER.get_ptr(word).is_some_and(|bits| {
             // SAFETY: the map returned a pointer to a live, aligned u64 element.
             unsafe { bits.read_volatile() & mask != 0 }
         })
+    }
+}
+
+impl Lookup for Kernel {
+    #[inline(always)]
+    fn may_own(&self, addr: Addr) -> bool {
+        filter::may_own(self, addr)
     }
 
     #[inline(always)]

@@ -142,8 +142,7 @@ impl Rig {
     /// Makes the VIP reachable.
     pub fn insert_vip(&mut self) -> Result<()> {
         let addr = Addr::from(VIP.ip());
-        let (word, mask) = filter::position(filter::bit(addr));
-        self.store.store(WordTable::Filter, u64::from(word), mask)?;
+        self.note_owned(addr)?;
         let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
         self.store.insert_frontends(&vip_keys(VIP).map(|key| (key, value)))?;
         Ok(())
@@ -151,8 +150,19 @@ impl Rig {
 
     /// Makes the same service reachable at another address of the VIP's /24.
     pub fn insert_frontend(&mut self, at: SocketAddr) -> Result<()> {
+        self.note_owned(at.ip().into())?;
         let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
         self.store.insert_frontends(&vip_keys(at).map(|key| (key, value)))?;
+        Ok(())
+    }
+
+    /// Sets the bits of an address in the filter.
+    fn note_owned(&mut self, addr: Addr) -> Result<()> {
+        for bit in filter::bits_of_address(addr) {
+            let (word, mask) = filter::position(bit);
+            let bits = self.store.load(WordTable::Filter, u64::from(word))?;
+            self.store.store(WordTable::Filter, u64::from(word), bits | mask)?;
+        }
         Ok(())
     }
 

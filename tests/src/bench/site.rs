@@ -132,9 +132,11 @@ impl Service {
         store.store(WordTable::Services, words + Half::A.word(View::Internal) as u64, view.0)?;
         store.store(WordTable::Services, words, Head::new(Half::A, 0, 1).0)?;
         let vip = Addr::from(self.vip.ip());
-        let (word, mask) = filter::position(filter::bit(vip));
-        let bits = store.load(WordTable::Filter, u64::from(word))?;
-        store.store(WordTable::Filter, u64::from(word), bits | mask)?;
+        for bit in filter::bits_of_address(vip) {
+            let (word, mask) = filter::position(bit);
+            let bits = store.load(WordTable::Filter, u64::from(word))?;
+            store.store(WordTable::Filter, u64::from(word), bits | mask)?;
+        }
         let key = FrontendKey::new(vip, Port::new(self.vip.port()), Proto::TCP);
         store.insert_frontends(&[(key, FrontendValue::new(cell, FrontendKind::ClusterIp, 0))])?;
         Ok(())
@@ -181,7 +183,9 @@ fn address_lines(device: &str, addresses: &[SocketAddr]) -> Vec<String> {
 }
 
 fn shares_filter_bit(at: SocketAddr, owned: &[SocketAddr]) -> bool {
-    owned.iter().any(|other| filter::bit(other.ip().into()) == filter::bit(at.ip().into()))
+    owned
+        .iter()
+        .any(|other| filter::bits_of_prefix(other.ip().into()) == filter::bits_of_prefix(at.ip().into()))
 }
 
 fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {

@@ -18,10 +18,16 @@ impl Memory {
     }
 }
 
+impl filter::Bits for Memory {
+    fn is_set(&self, bit: u32) -> bool {
+        let (word, mask) = filter::position(bit);
+        self.word(WordTable::Filter, u64::from(word)) & mask != 0
+    }
+}
+
 impl Lookup for Memory {
     fn may_own(&self, addr: Addr) -> bool {
-        let (word, mask) = filter::position(filter::bit(addr));
-        self.word(WordTable::Filter, u64::from(word)) & mask != 0
+        filter::may_own(self, addr)
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {

@@ -8,7 +8,7 @@ use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
 use crate::plan::ops::MapOp;
-use crate::plan::owned::OwnedBits;
+use crate::plan::owned::{OwnedBits, Tally};
 
 #[derive(Clone, Debug)]
 pub(super) struct HashTables {

@@ -260,6 +260,11 @@ impl Actual {
         &self.hashes.cidrs
     }
 
+    /// The filter.
+    pub fn filter_words(&self) -> &[u64] {
+        &self.filter
+    }
+
     /// A word of the filter.
     pub fn filter_word(&self, index: u32) -> u64 {
         self.filter.get(index as usize).copied().unwrap_or(0)

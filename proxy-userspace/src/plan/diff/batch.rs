@@ -1,9 +1,8 @@
 //! The order of a batch: what may be written before what, over all service ports at once.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use foldhash::HashMap;
-use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::service::{View, ViewWord};
 
@@ -12,6 +11,7 @@ use super::owned::OwnedChanges;
 use super::port::{diff_head, free_rows};
 use crate::plan::actual::Actual;
 use crate::plan::ops::MapOp;
+use crate::plan::owned::{OwnedTrial, Tally};
 use crate::plan::tables::OwnerTag;
 
 /// Changes of the frontends, each list in the order in which a reader may see it happen.
@@ -116,28 +116,33 @@ impl Batch {
 
     /// Bits to set before anything is inserted, and bits to clear once everything has been deleted.
     fn filter_changes(&self, actual: &Actual) -> (Vec<MapOp>, Vec<MapOp>) {
-        let mut owned = Cow::Borrowed(actual.owned());
+        let mut after = OwnedTrial::new(actual.owned());
         for (key, _) in self.frontends.inserts.iter().chain(&self.owned.inserts) {
-            owned.to_mut().add_frontend(key);
+            after.add_frontend(key);
         }
-        for op in &self.node.inserts {
-            count_in(owned.to_mut(), op);
-        }
-        let mut words: Vec<u64> = (0..filter::WORDS).map(|word| actual.filter_word(word)).collect();
-        let mut store = |word: u32, value: u64| {
-            let before = std::mem::replace(&mut words[word as usize], value);
-            (before != value).then_some(MapOp::StoreFilter { word, value })
+        self.node.inserts.iter().for_each(|op| count_in(&mut after, op));
+        let now = actual.filter_words();
+        let store = |words: &BTreeMap<u32, u64>, index: u32, value: u64| {
+            let before = words.get(&index).copied().unwrap_or_else(|| actual.filter_word(index));
+            (before != value).then_some((index, value))
         };
-        let set = |word| store(word, actual.filter_word(word) | owned.word(word));
-        let sets = (0..filter::WORDS).filter_map(set).collect();
+        let unchanged = BTreeMap::new();
+        let set = |index| store(&unchanged, index, actual.filter_word(index) | after.word(index));
+        let sets: BTreeMap<u32, u64> = after.candidates(now).into_iter().filter_map(set).collect();
         for key in self.frontends.deletes.iter().chain(&self.owned.deletes) {
-            owned.to_mut().remove_frontend(key);
+            after.remove_frontend(key);
         }
-        for op in &self.node.deletes {
-            count_out(owned.to_mut(), op);
-        }
-        let clears = (0..filter::WORDS).filter_map(|word| store(word, owned.word(word))).collect();
-        (sets, clears)
+        self.node.deletes.iter().for_each(|op| count_out(&mut after, op));
+        let clear = |index| store(&sets, index, after.word(index));
+        let mut candidates = after.candidates(now);
+        candidates.extend(sets.keys());
+        candidates.sort_unstable();
+        candidates.dedup();
+        let clears: Vec<(u32, u64)> = candidates.into_iter().filter_map(clear).collect();
+        let ops = |stores: Vec<(u32, u64)>| {
+            stores.into_iter().map(|(word, value)| MapOp::StoreFilter { word, value }).collect()
+        };
+        (ops(sets.into_iter().collect()), ops(clears))
     }
 }
 

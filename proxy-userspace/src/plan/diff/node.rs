@@ -5,7 +5,7 @@ use proxy_common::names::{CIDRS, NODE_ADDRS};
 use super::stock::Full;
 use crate::plan::actual::Actual;
 use crate::plan::ops::MapOp;
-use crate::plan::owned::OwnedBits;
+use crate::plan::owned::{OwnedTrial, Tally};
 use crate::plan::tables::DesiredNode;
 
 /// Changes of the node's tables.
@@ -57,7 +57,7 @@ impl NodeChanges {
 }
 
 /// Counts what an op inserts in.
-pub(super) fn count_in(owned: &mut OwnedBits, op: &MapOp) {
+pub(super) fn count_in(owned: &mut OwnedTrial<'_>, op: &MapOp) {
     match op {
         MapOp::InsertNodeAddr(addr, _) => owned.add_addr(*addr),
         MapOp::InsertCidr(key) => owned.add_cidr(key),
@@ -66,7 +66,7 @@ pub(super) fn count_in(owned: &mut OwnedBits, op: &MapOp) {
 }
 
 /// Counts what an op deletes out.
-pub(super) fn count_out(owned: &mut OwnedBits, op: &MapOp) {
+pub(super) fn count_out(owned: &mut OwnedTrial<'_>, op: &MapOp) {
     match op {
         MapOp::DeleteNodeAddr(addr) => owned.remove_addr(*addr),
         MapOp::DeleteCidr(key) => owned.remove_cidr(key),

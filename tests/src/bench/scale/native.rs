@@ -69,10 +69,16 @@ impl<S: Words> Tables<'_, S> {
     }
 }
 
+impl<S: Words> filter::Bits for Tables<'_, S> {
+    fn is_set(&self, bit: u32) -> bool {
+        let (word, mask) = filter::position(bit);
+        self.word(WordTable::Filter, u64::from(word)).is_some_and(|bits| bits & mask != 0)
+    }
+}
+
 impl<S: Words> Lookup for Tables<'_, S> {
     fn may_own(&self, addr: Addr) -> bool {
-        let (word, mask) = filter::position(filter::bit(addr));
-        self.word(WordTable::Filter, u64::from(word)).is_some_and(|bits| bits & mask != 0)
+        filter::may_own(self, addr)
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
