@@ -121,9 +121,10 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     if let SourceConfig::Api { access, patience: Some(limit) } = &config.source {
         kube::reach(access, Bounds::default(), *limit).await?;
     }
-    let mut node = Node::start(config, variant)?;
     let (sender, mut batches) = mpsc::channel(BATCHES);
+    // First, on threads of its own: it lists while the verifier walks through the programs.
     let mut source = Source::follow(config, variant.bounds, sender)?;
+    let mut node = Node::start(config, variant)?;
     if let Some(connections) = source.connections() {
         node.reporter.connect(connections.clone());
         node.connections = Some(connections.clone());
