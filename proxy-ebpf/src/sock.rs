@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use proxy_common::addr::Proto;
+use proxy_common::addr::{Addr, Proto};
 use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, Verdict, is_foreign, is_private, translate};
 use proxy_common::socket::TcpRecord;
 
@@ -24,15 +24,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         _ => return ALLOW,
     }
     let (addr, port) = read_destination(ctx, family);
-    // In this order: most connections are to foreign addresses, and few sockets are bound to a device.
-    if is_foreign(&Kernel, addr) || maps::is_device_bound(ctx) {
-        return ALLOW;
-    }
-    let origin = origin(ctx);
-    // What `translate` would say too, but pods connect to their own loopback a lot: a sidecar, a local cache.
-    if is_private(addr, origin) {
-        return ALLOW;
-    }
+    let Some(origin) = concerned(ctx, addr) else { return ALLOW };
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin };
     match translate(&Kernel, &packet, &draw()) {
         Verdict::Forward(pick) => forward(ctx, family, &packet.tuple, &pick),
@@ -98,8 +90,19 @@ pub fn draw() -> Draw {
     Draw { entropy: unsafe { bpf_get_prandom_u32() } }
 }
 
-/// Who has the socket.
+/// Who sends to `addr`, if that may be ours to serve.
 #[inline(always)]
-pub fn origin(ctx: &SockAddrContext) -> Origin {
+pub fn concerned(ctx: &SockAddrContext, addr: Addr) -> Option<Origin> {
+    // In this order: most connections are to foreign addresses, and few sockets are bound to a device.
+    if is_foreign(&Kernel, addr) || maps::is_device_bound(ctx) {
+        return None;
+    }
+    let origin = origin(ctx);
+    // What `translate` would say too, but pods connect to their own loopback a lot: a sidecar, a local cache.
+    if is_private(addr, origin) { None } else { Some(origin) }
+}
+
+#[inline(always)]
+fn origin(ctx: &SockAddrContext) -> Origin {
     if context::netns(ctx) == HOST_NETNS.load() { Origin::Host } else { Origin::Pod }
 }

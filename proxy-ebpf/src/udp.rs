@@ -3,9 +3,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::SocketCounter;
-use proxy_common::lb::{
-    DropReason, Flow, Held, Holder, Packet, Tuple, Verdict, follow, is_foreign, is_private, pick_again,
-};
+use proxy_common::lb::{DropReason, Flow, Held, Holder, Origin, Packet, Tuple, Verdict, follow, pick_again};
 use proxy_common::udp::{Pair, Placed};
 
 use crate::context::{ALLOW, Family, REFUSE, read_destination, write_destination};
@@ -21,22 +19,23 @@ const ENOBUFS: i32 = 105;
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let to = read_destination(ctx, family);
-    if !is_ours(ctx, to.0) {
+    let Some(origin) = sock::concerned(ctx, to.0) else {
         // It may have been connected through a frontend before.
         if let Some(mut pairs) = LockedPairs::of(ctx) {
             pairs.get().disconnect();
             pairs.unlock();
         }
         return ALLOW;
-    }
-    Dial { ctx, family, to, connects: true }.direct()
+    };
+    Dial { ctx, family, to, connects: true }.direct(origin)
 }
 
 /// `sendto()` and its like with an address: this datagram goes to the backend.
 #[inline(always)]
 pub fn send(ctx: &SockAddrContext, family: Family) -> i32 {
     let to = read_destination(ctx, family);
-    if is_ours(ctx, to.0) { Dial { ctx, family, to, connects: false }.direct() } else { ALLOW }
+    let Some(origin) = sock::concerned(ctx, to.0) else { return ALLOW };
+    Dial { ctx, family, to, connects: false }.direct(origin)
 }
 
 /// `recvfrom()` and its like: a datagram of a backend comes from the frontend that was sent to.
@@ -88,11 +87,6 @@ fn is_taken(ctx: &SockAddrContext, backend: (Addr, Port), to: (Addr, Port)) -> b
     is_taken
 }
 
-#[inline(always)]
-fn is_ours(ctx: &SockAddrContext, addr: Addr) -> bool {
-    !is_foreign(&Kernel, addr) && !maps::is_device_bound(ctx) && !is_private(addr, sock::origin(ctx))
-}
-
 /// A datagram or a connect that wants to go to an address that may be ours.
 struct Dial<'a> {
     ctx: &'a SockAddrContext,
@@ -103,9 +97,9 @@ struct Dial<'a> {
 
 impl Dial<'_> {
     #[inline(always)]
-    fn direct(&self) -> i32 {
+    fn direct(&self, origin: Origin) -> i32 {
         let tuple = Tuple { addr: self.to.0, port: self.to.1, proto: Proto::UDP };
-        let packet = Packet { tuple, origin: sock::origin(self.ctx) };
+        let packet = Packet { tuple, origin };
         let mut pick = match follow(&Kernel, &packet, &sock::draw(), &SocketOf(self.ctx)) {
             Flow::Held(addr, port) => return self.go_on(addr, port),
             Flow::New(Verdict::Forward(pick)) => pick,

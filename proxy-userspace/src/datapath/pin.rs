@@ -149,7 +149,7 @@ impl PinDir {
     /// Names of the directories with maps of other versions, or that were set aside.
     pub fn other_sets(&self) -> Result<Vec<String>, DatapathError> {
         let ours = MapSet::ALL.map(|set| self.name(set));
-        let mut found = names_in(&self.root)?;
+        let mut found = read(&self.root)?;
         found.retain(|name| is_map_set(name) && !ours.contains(name));
         Ok(found)
     }
@@ -172,13 +172,13 @@ pub fn remove_all(root: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     if let Some(stranger) = stranger(root)? {
         return Err(DatapathError::Stranger(stranger));
     }
-    for name in names_in(&links)? {
+    for name in read(&links)? {
         let path = links.join(&name);
         let link = Link::open_pinned(&path).map_err(at("open the link", &path))?;
         link.detach().map_err(at("detach the link", &path))?;
         removed.push(path);
     }
-    if names_in(root)?.is_empty() {
+    if read(root)?.is_empty() {
         return Ok(removed);
     }
     std::fs::remove_dir_all(root).map_err(at("remove", root))?;
@@ -188,16 +188,16 @@ pub fn remove_all(root: &Path) -> Result<Vec<PathBuf>, DatapathError> {
 
 /// The first thing under `root` that no version of Shunt makes.
 fn stranger(root: &Path) -> Result<Option<PathBuf>, DatapathError> {
-    for name in names_in(root)? {
+    for name in read(root)? {
         let path = root.join(&name);
         if name == LINKS {
             let is_ours = |link: &&String| hooks::is_link_name(link);
-            if let Some(stranger) = names_in(&path)?.iter().find(|link| !is_ours(link)) {
+            if let Some(stranger) = read(&path)?.iter().find(|link| !is_ours(link)) {
                 return Ok(Some(path.join(stranger)));
             }
         } else if !is_map_set(&name) {
             return Ok(Some(path));
-        } else if let Some(stranger) = names_in(&path)?.iter().find(|map| path.join(map).is_dir()) {
+        } else if let Some(stranger) = read(&path)?.iter().find(|map| path.join(map).is_dir()) {
             return Ok(Some(path.join(stranger)));
         }
     }
@@ -218,13 +218,16 @@ fn is_number(text: &str) -> bool {
 }
 
 /// Names of what is in a directory; none if there is no such directory.
-fn names_in(directory: &Path) -> Result<Vec<String>, DatapathError> {
+pub fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        outcome => outcome.map_err(at("read", directory))?,
+        outcome => outcome?,
     };
-    let name = |entry: io::Result<std::fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-    entries.map(name).collect::<io::Result<_>>().map_err(at("read", directory))
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn read(directory: &Path) -> Result<Vec<String>, DatapathError> {
+    names_in(directory).map_err(at("read", directory))
 }
 
 fn pinned_maps() -> Vec<Pinned> {

@@ -12,16 +12,12 @@ use shunt::maps::store::KernelStore;
 use shunt::maps::{WordTable, Words};
 use shunt::plan::ops::cell_word;
 use tests::agent::{Agent, pin_dir};
-use tests::churn::{Churn, Pace};
+use tests::churn::Churn;
 use tests::contents::head_sequence;
-use tests::load::Load;
-use tests::topology::Cluster;
 
 use crate::churn::{Busy, SERVICE, VIP};
+use crate::restart::{AWAY, SLOW, finish, stream};
 
-const PACE: Pace =
-    Pace { listed: 8, replaced: 1, step: Duration::from_millis(50), ahead: 0, grace: Duration::from_secs(2) };
-const AWAY: Duration = Duration::from_millis(200);
 /// What the log says once for each set of maps that is set aside.
 const ASIDE: &str = "set foreign maps aside";
 const REASON: &str = "the maps contradict themselves: cell";
@@ -31,18 +27,6 @@ fn spoil(root: &Path) {
     let mut store = KernelStore::open(open_pinned_maps(&PinDir::new(root, SCHEMA)).unwrap()).unwrap();
     let (tag, cell) = adopt(&store).unwrap().actual.cells().next().unwrap();
     store.store(WordTable::Services, cell_word(cell + 100, OWNER_WORD), tag.0).unwrap();
-}
-
-fn connects(cluster: &Cluster) -> Load {
-    let options = ["--threads", "1", "--pause", "50", "--read-every", "16"];
-    cluster.pod(1, 1).place().connects(VIP.parse().unwrap(), &options).unwrap()
-}
-
-fn finish(load: Load) {
-    let report = load.finish().unwrap();
-    println!("{} connects, {} failed", report.attempts, report.failures());
-    assert!(report.attempts > 1_000, "{report:?}");
-    assert!(report.failures() == 0 && report.unanswered.is_empty() && report.wrong_peer == 0, "{report:?}");
 }
 
 /// One set was set aside, for its reason, and is gone now that nobody uses it.
@@ -63,10 +47,10 @@ fn maps_that_contradict_themselves_are_filled_anew_and_no_connect_fails() {
     let mut busy = Busy::new(56);
     let Busy { servers, candidates, cluster, manifests } = &mut busy;
     let root = pin_dir(cluster.node(1));
-    let mut churn = Churn { manifests, service: SERVICE, servers, candidates, pace: PACE, first: 0 };
+    let mut churn = Churn { manifests, service: SERVICE, servers, candidates, pace: SLOW, first: 0 };
     churn.start().unwrap();
     let mut agent = Agent::start(cluster.node(1), manifests.path()).unwrap();
-    let load = connects(cluster);
+    let load = stream(cluster.pod(1, 1).place());
     std::thread::sleep(AWAY);
     agent.kill().unwrap();
     spoil(&root);
@@ -86,7 +70,7 @@ fn maps_that_contradict_themselves_are_filled_anew_and_no_connect_fails() {
     agent.start_again().unwrap();
     assert!(!agent.log().contains(ASIDE), "{}", agent.log());
     assert_eq!(agent.progress().unwrap().sync.ops, 0);
-    finish(load);
+    finish([load]);
 }
 
 #[test]
@@ -94,11 +78,11 @@ fn an_agent_that_meets_a_contradiction_ends_and_its_successor_heals_it() {
     let mut busy = Busy::new(56);
     let Busy { servers, candidates, cluster, manifests } = &mut busy;
     let root = pin_dir(cluster.node(1));
-    let mut churn = Churn { manifests, service: SERVICE, servers, candidates, pace: PACE, first: 0 };
+    let mut churn = Churn { manifests, service: SERVICE, servers, candidates, pace: SLOW, first: 0 };
     churn.start().unwrap();
     let often = ["--compare-every", "100"];
     let mut agent = Agent::start_variant(cluster.node(1), manifests.path(), &often).unwrap();
-    let load = connects(cluster);
+    let load = stream(cluster.pod(1, 1).place());
     std::thread::sleep(AWAY);
     spoil(&root);
     let status = agent.wait_end(Duration::from_secs(10)).unwrap();
@@ -109,5 +93,5 @@ fn an_agent_that_meets_a_contradiction_ends_and_its_successor_heals_it() {
     agent.start_again().unwrap();
     assert_healed(&agent, &root);
     churn.run(Duration::from_secs(1)).unwrap();
-    finish(load);
+    finish([load]);
 }

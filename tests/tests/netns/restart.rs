@@ -17,11 +17,11 @@ use tests::report::ConnectsReport;
 use crate::churn::{Busy, SERVICE, VIP};
 
 /// One of eight backends is replaced every 50 ms and goes on listening for longer than an agent is away.
-const SLOW: Pace =
+pub(crate) const SLOW: Pace =
     Pace { listed: 8, replaced: 1, step: Duration::from_millis(50), ahead: 0, grace: Duration::from_secs(2) };
 
 /// Time between the end of an agent and the start of the next.
-const AWAY: Duration = Duration::from_millis(200);
+pub(crate) const AWAY: Duration = Duration::from_millis(200);
 
 /// Two streams of connects: from a pod and from the host.
 fn streams(busy: &Busy) -> [Load; 2] {
@@ -29,12 +29,14 @@ fn streams(busy: &Busy) -> [Load; 2] {
     places.map(stream)
 }
 
-fn stream(place: Place<'_>) -> Load {
+/// A stream of connects from there.
+pub(crate) fn stream(place: Place<'_>) -> Load {
     let options = ["--threads", "1", "--pause", "50", "--read-every", "16", "--hold"];
     place.connects(VIP.parse().unwrap(), &options).unwrap()
 }
 
-fn finish(loads: [Load; 2]) -> ConnectsReport {
+/// Ends the streams: no connect failed, and none was shown anything but the VIP.
+pub(crate) fn finish<const COUNT: usize>(loads: [Load; COUNT]) -> ConnectsReport {
     let mut sum = ConnectsReport::default();
     for load in loads {
         let report = load.finish().unwrap();
@@ -45,7 +47,7 @@ fn finish(loads: [Load; 2]) -> ConnectsReport {
     println!("{} connects, {} failed", sum.attempts, sum.failures());
     assert!(sum.failures() == 0 && sum.unanswered.is_empty() && sum.wrong_peer == 0, "{sum:?}");
     // Sockets that were open all the time are still remembered.
-    assert_eq!(sum.held, 2, "{sum:?}");
+    assert_eq!(sum.held, COUNT as u64, "{sum:?}");
     sum
 }
 

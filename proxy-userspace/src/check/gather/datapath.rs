@@ -16,7 +16,7 @@ use crate::datapath::attach::pinned_links;
 use crate::datapath::features::{self, Feature};
 use crate::datapath::hooks::{self, HOOKS};
 use crate::datapath::load::{LoadOptions, Loaded, OBJECT};
-use crate::datapath::pin::{self, MapSet, PinDir};
+use crate::datapath::pin::{self, MapSet, PinDir, names_in};
 use crate::datapath::probe::{self, REQUIRED, counter_shards};
 use crate::sys::{bpf, cgroup, link};
 
@@ -135,15 +135,6 @@ fn links(dir: &Path) -> Seen<Vec<PinnedLink>> {
     let pinned =
         links.into_iter().map(|(hook, link)| PinnedLink { hook: hook.name, cgroup_id: link.cgroup_id });
     Ok(pinned.collect())
-}
-
-/// Names of what is in a directory; none if there is no such directory.
-fn names_in(dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        outcome => outcome?,
-    };
-    entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// An error with what lies behind it.
