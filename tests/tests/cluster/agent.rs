@@ -79,7 +79,10 @@ fn too_few_rights_are_named_and_cured_without_a_restart() {
         if is_named { Ok(()) } else { Err(log) }
     })
     .unwrap();
-    assert_ne!(agent.http(true, "/readyz").unwrap().0, 200);
+    // The source speaks first: the agent listens once its programs are loaded.
+    let ready = || agent.http(true, "/readyz").map_err(|error| error.to_string());
+    let (code, _) = wait::until_ok(LIMIT, "an answer about being ready", ready).unwrap();
+    assert_ne!(code, 200);
     let subject = json!({ "kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "shunt" });
     api.create(json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
