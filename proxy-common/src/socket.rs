@@ -47,6 +47,17 @@ pub struct TcpRecord {
     pub backend_port: Port,
     /// Index of the service's cell at the time of the connect.
     pub service: u32,
+    /// What the egress guard is to do: [`TcpRecord::CHECK_SOURCE`], [`TcpRecord::DROP`] or nothing.
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl TcpRecord {
+    /// Flag: the connection may begin only from an address that the service's source ranges hold.
+    pub const CHECK_SOURCE: u32 = 1;
+    /// Flag: the connection must time out.
+    pub const DROP: u32 = 2;
 }
 
 #[cfg(test)]

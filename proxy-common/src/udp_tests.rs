@@ -19,6 +19,7 @@ fn pair(from: u8, to: u8) -> Pair {
     let pick = Pick {
         service: u32::from(from),
         kind: 1,
+        flags: 0,
         view: View::Internal,
         backend: u32::from(to),
         generation: 1,
@@ -54,12 +55,12 @@ fn a_frontend_has_one_pair() {
 fn the_oldest_gives_way_and_the_connected_stays() {
     let mut pairs = Pairs::NONE;
     pairs.put(&pair(1, 101), true);
-    for index in 2..=8 {
+    for index in 2..=9 {
         assert_eq!(pairs.put(&pair(index, 100 + index), false), Placed::Quietly);
     }
-    assert_eq!(pairs.put(&pair(9, 109), false), Placed::InPlaceOfAnother);
+    assert_eq!(pairs.put(&pair(10, 110), false), Placed::InPlaceOfAnother);
     assert_eq!((pairs.to(frontend(2)), pairs.to(frontend(1))), (None, Some(pair(1, 101))));
-    for index in 10..60 {
+    for index in 11..60 {
         assert_eq!(pairs.put(&pair(index, 100 + index), false), Placed::InPlaceOfAnother);
         assert_eq!(pairs.connected(), Some(pair(1, 101)));
         assert_eq!(pairs.to(frontend(index)), Some(pair(index, 100 + index)));
@@ -90,4 +91,44 @@ fn a_backend_of_two_frontends_answers_for_the_later_one() {
     let mut single = Pairs::NONE;
     single.put(&pair(1, 9), false);
     assert!(!single.is_taken(backend(9), frontend(1)), "its own");
+}
+
+#[test]
+fn a_pair_that_becomes_the_peer_leaves_its_place() {
+    let mut pairs = Pairs::NONE;
+    pairs.put(&pair(1, 9), false);
+    pairs.connect(frontend(1));
+    assert_eq!(pairs.connected(), Some(pair(1, 9)));
+    assert_eq!(pairs.places[0].row, 0);
+    // A datagram on the socket, once its peer has been given up, has no second pair.
+    pairs.disconnect();
+    pairs.put(&pair(1, 8), false);
+    assert_eq!((pairs.from(backend(9)), pairs.to(frontend(1))), (None, Some(pair(1, 8))));
+}
+
+#[test]
+fn a_pair_is_guarded_until_its_sender_is_admitted() {
+    let mut pairs = Pairs::NONE;
+    pairs.put(&pair(1, 9), true);
+    assert!(!pairs.is_guarded());
+    for (connects, index) in [(true, 2), (false, 3)] {
+        let bound = Pair { flags: Pair::CHECK_SOURCE, ..pair(index, 10 + index) };
+        pairs.put(&bound, connects);
+        assert!(pairs.is_guarded());
+        assert_eq!(pairs.guarded(backend(10 + index).0), Some(bound));
+        pairs.admit(frontend(index));
+        assert_eq!(pairs.guarded(backend(10 + index).0), None);
+    }
+}
+
+#[test]
+fn a_waiting_pair_is_its_own_backend_and_holds_nobody() {
+    let mut pairs = Pairs::NONE;
+    let waiting = Pair::waiting(frontend(1), 7);
+    pairs.put(&waiting, true);
+    assert!(waiting.is_waiting() && !pair(1, 9).is_waiting());
+    assert_eq!(pairs.guarded(frontend(1).0), Some(waiting));
+    assert_eq!((pairs.from(frontend(1)), pairs.connected()), (Some(waiting), Some(waiting)));
+    pairs.put(&pair(1, 9), true);
+    assert_eq!(pairs.guarded(frontend(1).0), None);
 }
