@@ -20,6 +20,8 @@ pub trait Lookup {
     fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags>;
     /// Whether a ServiceCIDR covers `addr`.
     fn in_service_cidr(&self, addr: Addr) -> bool;
+    /// Whether a range of the service covers the client `addr`; asked only for frontends that check it.
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool;
     /// One word of a block of owned VIPs, see [`crate::owned`].
     fn owned_word(&self, block: u32, word: usize) -> Option<u64>;
     /// The head of a service's cell, loaded once per decision.

@@ -10,6 +10,7 @@ struct Tables {
     frontends: HashMap<FrontendKey, FrontendValue>,
     nodes: HashMap<Addr, NodeAddrFlags>,
     cidr: Option<Addr>,
+    sources: HashSet<(u32, Addr)>,
     heads: HashMap<u32, Head>,
     views: HashMap<(u32, Half, View), ViewWord>,
     slots: HashMap<u32, u32>,
@@ -36,6 +37,9 @@ impl Lookup for Tables {
     }
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.cidr == Some(addr)
+    }
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        self.sources.contains(&(service, addr))
     }
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         self.owned.get(&(block, word)).copied()

@@ -22,4 +22,5 @@ pub mod owned;
 mod pod;
 pub mod service;
 pub mod socket;
+pub mod source;
 pub mod udp;

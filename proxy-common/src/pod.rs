@@ -13,6 +13,7 @@ use crate::node::{CidrKey, NodeAddrFlags};
 use crate::owned::BLOCK_WORDS;
 use crate::service::CELL_WORDS;
 use crate::socket::{TcpPeer, TcpRecord};
+use crate::source::SourceKey;
 use crate::udp::{PAIRS, Pair, Pairs, UdpRecord};
 
 const _: () = {
@@ -23,6 +24,7 @@ const _: () = {
     assert!(offset_of!(Backend, state) == STATE_WORD * 8);
     assert!(offset_of!(Backend, generation) == STATE_WORD * 8 + 4);
     assert!(size_of::<NodeAddrFlags>() == 4 && size_of::<CidrKey>() == 20);
+    assert!(size_of::<SourceKey>() == 24 && offset_of!(SourceKey, addr) == 8);
     assert!(size_of::<TcpRecord>() == 40 && size_of::<TcpPeer>() == 48 && offset_of!(TcpPeer, cookie) == 0);
     assert!(size_of::<Pair>() == 48 && size_of::<Pairs>() == PAIRS * 48 + 8);
     assert!(size_of::<UdpRecord>() == size_of::<Pairs>() + 8 && offset_of!(UdpRecord, pairs) == 8);

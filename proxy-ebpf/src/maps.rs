@@ -22,12 +22,22 @@ use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord, peer_place};
+use proxy_common::source::SourceKey;
 use proxy_common::udp::{Pairs, UdpRecord};
 
 /// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
 const MMAPABLE: usize = 1 << 10;
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
+
+/// What the ranges of `SOURCES` are matched against: [`SourceKey`] without its length, which aya's key adds.
+#[repr(C)]
+pub struct Client {
+    service: u32,
+    addr: Addr,
+}
+
+const _: () = assert!(size_of::<Key<Client>>() == size_of::<SourceKey>());
 
 type Chunks<T, const ELEMENTS: usize, const MAX: usize> = ArrayOfMaps<Array<T, ELEMENTS, MMAPABLE>, MAX>;
 
@@ -59,6 +69,8 @@ static NODE_ADDRS: HashMap<Addr, NodeAddrFlags, { names::NODE_ADDRS_MAX as usize
     HashMap::new();
 #[btf_map]
 static CIDRS: LpmTrie<Addr, u32, { names::CIDRS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+static SOURCES: LpmTrie<Client, u32, { names::SOURCES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -110,6 +122,11 @@ impl Lookup for Kernel {
     #[inline(always)]
     fn in_service_cidr(&self, addr: Addr) -> bool {
         CIDRS.get(&Key::new(128, addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        SOURCES.get(&Key::new(SourceKey::CLIENT_BITS, Client { service, addr })).is_some()
     }
 
     #[inline(always)]
