@@ -21,6 +21,8 @@ pub trait Lookup {
     fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags>;
     /// Whether a ServiceCIDR covers `addr`.
     fn in_service_cidr(&self, addr: Addr) -> bool;
+    /// Whether a range of the service covers the client `addr`; asked only for frontends that check it.
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool;
     /// One word of a block of owned VIPs, see [`crate::owned`].
     fn owned_word(&self, block: u32, word: usize) -> Option<u64>;
     /// The head of a service's cell, loaded once per decision.
@@ -31,8 +33,6 @@ pub trait Lookup {
     fn slot(&self, slot: u32) -> Option<u32>;
     /// A backend's row.
     fn backend(&self, id: u32) -> Option<Backend>;
-    /// Whether `loadBalancerSourceRanges` of a service hold `addr`.
-    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool;
 }
 
 /// Who sends.
@@ -105,7 +105,16 @@ impl Pick {
     #[inline(always)]
     const fn new(place: &Place, (backend, row): (u32, &Backend)) -> Self {
         let Place { service, kind, flags, view } = *place;
-        Self { service, kind, flags, view, backend, generation: row.generation, addr: row.addr, port: row.port }
+        Self {
+            service,
+            kind,
+            flags,
+            view,
+            backend,
+            generation: row.generation,
+            addr: row.addr,
+            port: row.port,
+        }
     }
 
     /// See [`Pick::STICKY`].
@@ -415,7 +424,8 @@ fn serve<L: Lookup, S: Sender>(
             && memory.is_fresh(draw.now, seconds)
         {
             let held = Held { service, backend: memory.backend(), generation: memory.generation() };
-            found = row_of(lookup, &held).filter(|row| row.state().in_view(view)).map(|row| (held.backend, row));
+            found =
+                row_of(lookup, &held).filter(|row| row.state().in_view(view)).map(|row| (held.backend, row));
         }
     }
     if found.is_none() {

@@ -38,6 +38,9 @@ impl Lookup for Tables {
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.cidr == Some(addr)
     }
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        self.sources.contains(&(service, addr))
+    }
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         self.owned.get(&(block, word)).copied()
     }
@@ -52,9 +55,6 @@ impl Lookup for Tables {
     }
     fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.get(&id).copied()
-    }
-    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
-        self.sources.contains(&(service, addr))
     }
 }
 

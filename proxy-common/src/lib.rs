@@ -24,4 +24,5 @@ mod pod;
 pub mod registry;
 pub mod service;
 pub mod socket;
+pub mod source;
 pub mod udp;

@@ -74,6 +74,8 @@ pub const FRONTENDS: &str = "FRONTENDS";
 pub const NODE_ADDRS: &str = "NODE_ADDRS";
 /// ServiceCIDR ranges.
 pub const CIDRS: &str = "CIDRS";
+/// Ranges of `loadBalancerSourceRanges`, see [`crate::source`].
+pub const SOURCES: &str = "SOURCES";
 /// Bits of owned address ranges, see [`crate::filter`].
 pub const FILTER: &str = "FILTER";
 /// Records of TCP sockets whose connect was translated, see [`crate::socket`].
@@ -103,3 +105,5 @@ pub const AFFINITY_INITIAL: u32 = 4096;
 pub const NODE_ADDRS_MAX: u32 = 4096;
 /// ServiceCIDR ranges at most.
 pub const CIDRS_MAX: u32 = 1024;
+/// Ranges of all service ports together at most.
+pub const SOURCES_MAX: u32 = 65_536;

@@ -15,6 +15,7 @@ use crate::owned::BLOCK_WORDS;
 use crate::registry::{Event, Namespace};
 use crate::service::CELL_WORDS;
 use crate::socket::{TcpPeer, TcpRecord};
+use crate::source::SourceKey;
 use crate::udp::{PAIRS, Pair, Pairs, Stale, UdpRecord};
 
 const _: () = {
@@ -25,6 +26,7 @@ const _: () = {
     assert!(offset_of!(Backend, state) == STATE_WORD * 8);
     assert!(offset_of!(Backend, generation) == STATE_WORD * 8 + 4);
     assert!(size_of::<NodeAddrFlags>() == 4 && size_of::<CidrKey>() == 20);
+    assert!(size_of::<SourceKey>() == 24 && offset_of!(SourceKey, addr) == 8);
     assert!(size_of::<TcpRecord>() == 48 && size_of::<TcpPeer>() == 56 && offset_of!(TcpPeer, cookie) == 0);
     assert!(size_of::<Pair>() == 52 && size_of::<Pairs>() == (PAIRS + 1) * 52 + 12);
     assert!(size_of::<UdpRecord>() == size_of::<Pairs>() + 16);

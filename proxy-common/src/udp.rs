@@ -4,9 +4,9 @@
 //! small table of pairs. It lies on the socket and dies with it.
 
 use crate::addr::{Addr, Port};
-use crate::lb::{Held, Pick};
 #[cfg(doc)]
 use crate::lb::Fate;
+use crate::lb::{Held, Pick};
 
 /// Pairs of one socket at most; a power of two.
 pub const PAIRS: usize = 8;

@@ -29,7 +29,11 @@ pub fn sending_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
             return None;
         }
         let socket = bpf_sk_fullsock(socket);
-        if socket.is_null() || (&raw const (*socket).bound_dev_if).read_volatile() != 0 { None } else { Some(socket) }
+        if socket.is_null() || (&raw const (*socket).bound_dev_if).read_volatile() != 0 {
+            None
+        } else {
+            Some(socket)
+        }
     }
 }
 

@@ -7,13 +7,10 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, SkStorage};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_spin_lock, bpf_spin_unlock,
-};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, ROW_WORDS};
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
@@ -24,13 +21,21 @@ use proxy_common::names;
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
-use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord, peer_place};
-use proxy_common::udp::{Pairs, UdpRecord};
+use proxy_common::source::SourceKey;
 
 /// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
 const MMAPABLE: usize = 1 << 10;
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
+
+/// What the ranges of `SOURCES` are matched against: [`SourceKey`] without its length, which aya's key adds.
+#[repr(C)]
+pub struct Client {
+    service: u32,
+    addr: Addr,
+}
+
+const _: () = assert!(size_of::<Key<Client>>() == size_of::<SourceKey>());
 
 type Chunks<T, const ELEMENTS: usize, const MAX: usize> = ArrayOfMaps<Array<T, ELEMENTS, MMAPABLE>, MAX>;
 
@@ -62,6 +67,8 @@ static NODE_ADDRS: HashMap<Addr, NodeAddrFlags, { names::NODE_ADDRS_MAX as usize
     HashMap::new();
 #[btf_map]
 static CIDRS: LpmTrie<Addr, u32, { names::CIDRS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+static SOURCES: LpmTrie<Client, u32, { names::SOURCES_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -115,6 +122,11 @@ impl Lookup for Kernel {
     }
 
     #[inline(always)]
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        SOURCES.get(&Key::new(SourceKey::CLIENT_BITS, Client { service, addr })).is_some()
+    }
+
+    #[inline(always)]
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         let bits = OWNED.get_value_ptr_mut(names::OWNED.chunk(block), &names::OWNED.offset(block))?;
         // SAFETY: a block is BLOCK_WORDS aligned words and the index is masked below that.
@@ -152,11 +164,6 @@ impl Lookup for Kernel {
                 words.add(3).read_volatile(),
             ])
         })
-    }
-
-    #[inline(always)]
-    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
-        SOURCES.get(&Key::new(32 + 128, Source { service, addr })).is_some()
     }
 }
 

@@ -187,4 +187,3 @@ impl LockedPairs {
         unsafe { bpf_spin_unlock((&raw mut (*self.0).lock).cast()) };
     }
 }
-

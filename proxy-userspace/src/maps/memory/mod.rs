@@ -14,6 +14,7 @@ use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::names;
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 
 pub use self::faults::Faults;
 use self::watch::Watch;
@@ -34,6 +35,7 @@ pub struct Memory {
     capacity: u32,
     node_addrs: BTreeMap<Addr, NodeAddrFlags>,
     cidrs: BTreeSet<CidrKey>,
+    sources: BTreeSet<SourceKey>,
     watch: Watch,
     steps: u64,
 }
@@ -51,6 +53,7 @@ impl Memory {
             capacity,
             node_addrs: BTreeMap::new(),
             cidrs: BTreeSet::new(),
+            sources: BTreeSet::new(),
             watch: Watch::default(),
             steps: 0,
         }
@@ -91,6 +94,7 @@ impl Memory {
             && self.capacity == other.capacity
             && self.node_addrs == other.node_addrs
             && self.cidrs == other.cidrs
+            && self.sources == other.sources
     }
 
     fn word(&self, table: WordTable, word: u64) -> u64 {

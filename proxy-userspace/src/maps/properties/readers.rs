@@ -238,6 +238,9 @@ impl Lookup for Held<'_> {
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.store.in_service_cidr(addr)
     }
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        self.store.is_allowed_source(service, addr)
+    }
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         self.store.owned_word(block, word)
     }

@@ -94,6 +94,10 @@ impl<S: Words> Lookup for Tables<'_, S> {
         false
     }
 
+    fn is_allowed_source(&self, _service: u32, _addr: Addr) -> bool {
+        false
+    }
+
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         self.word(WordTable::Owned, u64::from(block) * BLOCK_WORDS as u64 + word as u64)
     }
