@@ -417,22 +417,27 @@ fn serve<L: Lookup, S: Sender>(
         flags |= Pick::CHECK_SOURCE;
     }
     let seconds = head.affinity_seconds();
-    let mut found = None;
+    let mut id = 0;
     if seconds != 0 {
         flags |= Pick::STICKY;
         if let Some(memory) = sender.remembered(service, packet.tuple.addr.is_v4())
             && memory.is_fresh(draw.now, seconds)
+            && row_of(lookup, &Held { service, backend: memory.backend(), generation: memory.generation() })
+                .is_some_and(|row| row.state().in_view(view))
         {
-            let held = Held { service, backend: memory.backend(), generation: memory.generation() };
-            found =
-                row_of(lookup, &held).filter(|row| row.state().in_view(view)).map(|row| (held.backend, row));
+            id = memory.backend();
         }
     }
-    if found.is_none() {
-        found = pick(lookup, service, word, draw);
+    if id == 0 {
+        id = slot(lookup, word, draw).unwrap_or(0);
     }
-    let Some((id, row)) = found else { return inconsistent };
-    Verdict::Forward(Pick::new(&Place { service, kind: frontend.kind, flags, view }, (id, &row)))
+    // Read here, whichever way the id came: two rows to go on with would be two programs to the verifier.
+    match lookup.backend(id) {
+        Some(row) if id != 0 && row.service == service => {
+            Verdict::Forward(Pick::new(&Place { service, kind: frontend.kind, flags, view }, (id, &row)))
+        }
+        _ => inconsistent,
+    }
 }
 
 /// Whether a client of this address may have what it was picked: always, unless `loadBalancerSourceRanges` bind the
@@ -451,22 +456,21 @@ pub fn pick_again<L: Lookup>(lookup: &L, first: &Pick, draw: &Draw) -> Option<Pi
     if !matches!(word.kind(), ViewKind::Random) {
         return None;
     }
-    let (id, row) = pick(lookup, first.service, word, draw)?;
+    let id = slot(lookup, word, draw)?;
+    let row = lookup.backend(id)?;
+    if id == 0 || row.service != first.service {
+        return None;
+    }
     let Pick { service, kind, flags, view, .. } = *first;
     Some(Pick::new(&Place { service, kind, flags, view }, (id, &row)))
 }
 
-/// A slot of the view, uniformly; `None` if the slot names no row of this service.
+/// The backend id in a slot of the view, uniformly.
 #[inline(always)]
-fn pick<L: Lookup>(lookup: &L, service: u32, word: ViewWord, draw: &Draw) -> Option<(u32, Backend)> {
+fn slot<L: Lookup>(lookup: &L, word: ViewWord, draw: &Draw) -> Option<u32> {
     // Multiply and shift instead of a remainder: no division by a maybe-zero value for the verifier to refuse.
     let index = ((draw.entropy as u64 * word.count() as u64) >> 32) as u32;
-    let id = lookup.slot(word.base().wrapping_add(index))?;
-    let row = lookup.backend(id)?;
-    if id == 0 || row.service != service {
-        return None;
-    }
-    Some((id, row))
+    lookup.slot(word.base().wrapping_add(index))
 }
 
 #[cfg(test)]

@@ -90,6 +90,7 @@ pub fn stick(ctx: &SockAddrContext, pick: &Pick, (frontend, now): (Addr, u64)) {
     if pick.is_sticky() {
         let memory = Memory::new(pick.backend, pick.generation, now);
         clients::remember(context::netns(ctx), (pick.service, frontend.is_v4()), memory);
+        clients::meet(context::netns(ctx));
     }
 }
 
@@ -148,9 +149,9 @@ fn forward(ctx: &SockAddrContext, family: Family, (tuple, now): (&Tuple, u64), p
     if !sockets::remember_tcp(ctx, &record) && must_check {
         return verdict::no_record();
     }
+    write_destination(ctx, family, pick.addr, pick.port);
     verdict::note(ctx, pick);
     stick(ctx, pick, (tuple.addr, now));
-    write_destination(ctx, family, pick.addr, pick.port);
     ALLOW
 }
 

@@ -137,10 +137,14 @@ impl Dial<'_> {
             clients::report(context::netns(self.ctx), Event::GUARD_WANTED);
             return verdict::stop(self.ctx, Verdict::Drop(pick.service, DropReason::SourceNotAllowed));
         }
-        verdict::note(self.ctx, &pick);
-        sock::stick(self.ctx, &pick, (self.to.0, draw.now));
-        clients::meet(context::netns(self.ctx));
-        self.begin(&Pair::new(self.to, &pick))
+        let answer = self.begin(&Pair::new(self.to, &pick));
+        // Last: what comes after them is verified once for every way through them.
+        if answer == ALLOW {
+            verdict::note(self.ctx, &pick);
+            sock::stick(self.ctx, &pick, (self.to.0, draw.now));
+            clients::meet(context::netns(self.ctx));
+        }
+        answer
     }
 
     /// A connected socket waits at the frontend for a backend, as long as the egress guard keeps what it sends from

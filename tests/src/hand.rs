@@ -203,8 +203,15 @@ pub fn object_under_test() -> Result<Vec<u8>> {
 fn load(pin_dir: &PinDir) -> Result<Loaded> {
     let object = object_under_test()?;
     let host_netns = shunt::sys::socket::netns_cookie()?;
-    let options =
-        LoadOptions { object: &object, pin_dir: Some(pin_dir), host_netns, counter_shards: 2, log_level: 0 };
+    let options = LoadOptions {
+        object: &object,
+        pin_dir: Some(pin_dir),
+        host_netns,
+        counter_shards: 2,
+        mover: 0,
+        host_only: false,
+        log_level: 0,
+    };
     Ok(Loaded::new(&options)?)
 }
 

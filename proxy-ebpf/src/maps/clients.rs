@@ -68,10 +68,11 @@ fn address(netns: u64, is_v4: bool) -> Option<Addr> {
 /// What is remembered of a client. One that has become known since is remembered under what stood for it.
 #[inline(always)]
 pub fn remembered(netns: u64, service: u32, is_v4: bool) -> Option<Memory> {
-    meet(netns);
     let known = address(netns, is_v4).unwrap_or(stand_in(netns));
-    memory(AffinityKey { service, client: known })
-        .or_else(|| memory(AffinityKey { service, client: stand_in(netns) }))
+    if let Some(memory) = memory(AffinityKey { service, client: known }) {
+        return Some(memory);
+    }
+    memory(AffinityKey { service, client: stand_in(netns) })
 }
 
 #[inline(always)]

@@ -86,6 +86,8 @@ impl Node {
             host_netns: sys::socket::netns_cookie()
                 .map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
             counter_shards: counter_shards(),
+            mover: std::process::id(),
+            host_only: false,
             log_level: config.bpf_log_level as u8,
         };
         let (mut loaded, sync) = take_over(&load, &sync_options(config, variant, &expected))?;

@@ -1,7 +1,9 @@
 //! The maps: one trait, a kernel store and a fake, and the writer that runs ordered operations on either.
 
 pub mod adopt;
+
 pub mod apply;
+pub mod clients;
 pub mod compare;
 pub mod fill;
 pub mod memory;

@@ -14,8 +14,15 @@ const FRONTENDS: u32 = 16;
 /// Plays a scenario on fresh kernel maps.
 fn play_on_kernel(scenario: &Scenario) -> Played<KernelStore> {
     let object = object_under_test().unwrap();
-    let options =
-        LoadOptions { object: &object, pin_dir: None, host_netns: 1, counter_shards: 2, log_level: 0 };
+    let options = LoadOptions {
+        object: &object,
+        pin_dir: None,
+        host_netns: 1,
+        counter_shards: 2,
+        mover: 0,
+        host_only: false,
+        log_level: 0,
+    };
     let loaded = Loaded::new(&options).unwrap();
     let maps = loaded.kernel_maps().unwrap();
     let small = Map::create("FRONTENDS", &frontends_shape(FRONTENDS)).unwrap();
