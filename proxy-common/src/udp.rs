@@ -291,7 +291,7 @@ pub struct UdpRecord {
     pub pairs: Pairs,
 }
 
-/// What the iterator over `UDP_SOCKETS` writes of a connected socket that cannot stay as it is.
+/// What the iterator over `UDP_SOCKETS` writes of a connected socket that cannot stay as it is, or that waits.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,7 +310,7 @@ pub struct Stale {
     pub frontend_port: Port,
     /// Zero.
     pub pad: u16,
-    /// [`Fate::Moves`] or [`Fate::Waits`], as a number.
+    /// The [`Fate`] as a number; [`Fate::Stays`] of those that wait already.
     pub fate: u32,
 }
 
