@@ -47,8 +47,8 @@ impl Pair {
         flags: 0,
     };
 
-    /// The row of a pair whose socket is connected to the frontend itself, until there is a backend. The egress guard
-    /// drops what it sends.
+    /// The row of a pair whose socket waits for a backend, connected to the frontend itself or to a backend that is gone.
+    /// The egress guard drops what it sends.
     pub const WAITING: u32 = u32::MAX;
     /// Flag: source ranges bind the frontend, and no datagram of this pair has been found to come from within them yet.
     pub const CHECK_SOURCE: u32 = 1;
@@ -200,6 +200,15 @@ impl Pairs {
             self.places[place].row = 0;
         }
         self.connected = 1;
+    }
+
+    /// The socket stays connected to a backend that is gone, and waits for another.
+    #[inline(always)]
+    pub fn suspend(&mut self, frontend: (Addr, Port)) {
+        if self.connected != 0 && self.peer.is_to(frontend) {
+            self.peer.row = Pair::WAITING;
+            self.guarded = 1;
+        }
     }
 
     /// The socket is connected to something else, or by itself.

@@ -159,13 +159,12 @@ fn take_from(tgid: u32, mut wanted: HashMap<u64, Stale>, pass: &mut Pass) -> Has
     let taken = take_sockets(tgid, &cookies, |cookie, socket| {
         let Some(stale) = wanted.remove(&cookie) else { return };
         match move_one(&socket, &stale) {
-            Ok(true) if stale.fate == Fate::Moves as u32 => pass.moved += 1,
-            Ok(true) => {
+            Ok(Outcome::Moved) => pass.moved += 1,
+            Ok(Outcome::Waits) => {
                 pass.sent_to_wait += 1;
                 pass.waiting += 1;
             }
-            // The application took it elsewhere.
-            Ok(false) => {}
+            Ok(Outcome::Elsewhere) => {}
             Err(error) => {
                 debug!(%error, tgid, frontend = %frontend(&stale), "a UDP socket was not moved");
                 pass.pending += 1;
@@ -178,8 +177,19 @@ fn take_from(tgid: u32, mut wanted: HashMap<u64, Stale>, pass: &mut Pass) -> Has
     wanted
 }
 
+/// What became of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It has another backend.
+    Moved,
+    /// There was none: the hook has made it wait where it is.
+    Waits,
+    /// Its application took it elsewhere.
+    Elsewhere,
+}
+
 /// Connects a socket through its frontend again, unless its application took it elsewhere.
-fn move_one(socket: &OwnedFd, stale: &Stale) -> io::Result<bool> {
+fn move_one(socket: &OwnedFd, stale: &Stale) -> io::Result<Outcome> {
     let is_v6 = sockopt::socket_domain(socket)? == AddressFamily::INET6;
     let to = address_for(frontend(stale), is_v6);
     // The hook shows the frontend as long as the socket is connected through it.
@@ -190,10 +200,13 @@ fn move_one(socket: &OwnedFd, stale: &Stale) -> io::Result<bool> {
         Err(error) => return Err(error.into()),
     };
     if peer.map(|peer| (peer.ip(), peer.port())) != Some((to.ip(), to.port())) {
-        return Ok(false);
+        return Ok(Outcome::Elsewhere);
     }
-    connect(socket, &to)?;
-    Ok(true)
+    match connect(socket, &to) {
+        Ok(()) => Ok(Outcome::Moved),
+        Err(rustix::io::Errno::CONNREFUSED) => Ok(Outcome::Waits),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn frontend(stale: &Stale) -> SocketAddr {
@@ -232,11 +245,11 @@ mod tests {
         let [here, there] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let moves = |to| move_one(&OwnedFd::from(socket.try_clone().unwrap()), &stale(to)).unwrap();
-        assert!(!moves(here), "it has no peer");
+        assert_eq!(moves(here), Outcome::Elsewhere, "it has no peer");
         socket.connect(there).unwrap();
-        assert!(!moves(here));
+        assert_eq!(moves(here), Outcome::Elsewhere);
         assert_eq!(socket.peer_addr().unwrap(), there);
-        assert!(moves(there));
+        assert_eq!(moves(there), Outcome::Moved);
     }
 
     #[test]

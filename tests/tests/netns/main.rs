@@ -17,6 +17,7 @@ mod golden_store;
 mod half_open;
 mod kube_source;
 mod metrics;
+mod moving;
 mod netfilter;
 mod node_addresses;
 mod peers;
