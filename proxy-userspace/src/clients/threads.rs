@@ -22,7 +22,7 @@ use crate::sys::schedule;
 /// How long a quiet ring is waited for before the housekeeping is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Between two sweeps of the registry.
-const SWEEP: Duration = Duration::from_secs(30);
+const SWEEP: Duration = Duration::from_secs(10);
 /// New namespaces after which it is swept at once: pods that live for an instant must not fill it.
 const SWEEP_AFTER: u32 = 1_000;
 /// Between two looks at the size of the affinity table.

@@ -10,6 +10,7 @@ mod chunks;
 mod churn;
 mod cluster;
 mod commands;
+mod crowd;
 mod events;
 mod foreign;
 mod frontends;
