@@ -125,7 +125,7 @@ mod tests {
         wanted.need(true, start);
         let end = start + LINGER;
         wanted.need(false, end);
-        assert!(wanted.is_on(end + LINGER - Duration::from_secs(1)) && !wanted.is_on(end + LINGER));
+        assert!(wanted.is_on(end + LINGER / 2) && !wanted.is_on(end + LINGER));
         // Not needed any more, again and again, is not news.
         wanted.need(false, end + LINGER);
         assert!(!wanted.is_on(end + LINGER));

@@ -111,9 +111,9 @@ impl Mover {
             missed = take_from(tgid, missed, pass);
         }
         for (cookie, stale) in missed {
-            let misses = self.misses.entry(cookie).or_default();
-            *misses += 1;
-            if *misses < PATIENCE {
+            let tries = self.misses.entry(cookie).or_default();
+            *tries += 1;
+            if *tries < PATIENCE {
                 pass.pending += 1;
                 continue;
             }

@@ -17,7 +17,7 @@ use crate::shop::{
 /// The scenario with the Service of every kind and both endpoints, and an agent on node 1.
 fn shop(spec: serde_json::Value) -> Scenario {
     let scenario = Scenario::new();
-    write(&scenario, spec, ingress());
+    write(&scenario, spec, &ingress());
     list(&scenario, &[1, 2]);
     scenario
 }
@@ -96,9 +96,9 @@ fn internal_policy_local_binds_the_cluster_ip_alone() {
         for (target, is_external) in frontends(&scenario) {
             for kind in KINDS {
                 if is_external {
-                    meets_both(client, (target, kind))
+                    meets_both(client, (target, kind));
                 } else {
-                    settles(client, (target, kind), "pod-1-2")
+                    settles(client, (target, kind), "pod-1-2");
                 }
             }
         }
@@ -163,18 +163,22 @@ fn an_unassigned_cluster_ip_times_out_and_nothing_leaves() {
 fn a_balancer_that_works_by_proxy_is_not_intercepted() {
     let scenario = shop(json!({}));
     let proxied = json!(LB_IPS.map(|ip| json!({ "ip": ip, "ipMode": "Proxy" })));
-    write(&scenario, json!({}), proxied);
+    write(&scenario, json!({}), &proxied);
     let _agent = agent(&scenario, &[]);
     let unserved = |client, target: SocketAddr| {
         let report = ask(client, target, &[]);
         assert!(report.name.is_none(), "{report:?}");
     };
     for client in clients(&scenario) {
-        at(LB_IPS, PORT).into_iter().for_each(|target| unserved(client, target));
-        at(EXTERNAL_IPS, PORT).into_iter().for_each(|target| meets_both(client, (target, &[])));
+        for target in at(LB_IPS, PORT) {
+            unserved(client, target);
+        }
+        for target in at(EXTERNAL_IPS, PORT) {
+            meets_both(client, (target, &[]));
+        }
     }
     // The mode is followed at once.
-    write(&scenario, json!({}), ingress());
+    write(&scenario, json!({}), &ingress());
     for client in clients(&scenario) {
         for target in at(LB_IPS, PORT) {
             wait::until(Duration::from_secs(3), "service", || Ok(ask(client, target, &[]).name)).unwrap();

@@ -23,7 +23,7 @@ pub(crate) const NODE_PORT: u16 = 30080;
 const CHANGE: Duration = Duration::from_secs(5);
 
 /// What is changed of the Service: keys of `spec`, laid over the rest.
-pub(crate) fn write(scenario: &Scenario, spec: Value, ingress: Value) {
+pub(crate) fn write(scenario: &Scenario, spec: Value, ingress: &Value) {
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "namespace": "default", "name": "shop" },

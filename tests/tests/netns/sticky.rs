@@ -22,7 +22,7 @@ fn sticky(seconds: u32) -> Value {
 
 fn shop(seconds: u32) -> Scenario {
     let scenario = Scenario::new();
-    write(&scenario, sticky(seconds), ingress());
+    write(&scenario, sticky(seconds), &ingress());
     list(&scenario, &[1, 2]);
     scenario
 }
@@ -72,7 +72,7 @@ fn a_client_stays_with_a_backend_over_all_frontends_of_a_service_port() {
     let [v4, v6] = scenario.cluster.node(1).addresses();
     assert!(remembered(&agent).is_superset(&[pod.v4, pod.v6, v4, v6].into()), "{:?}", remembered(&agent));
     // The control: without affinity they wander.
-    write(&scenario, json!({}), ingress());
+    write(&scenario, json!({}), &ingress());
     sleep(Duration::from_millis(500));
     for client in [pod.place(), scenario.cluster.node(1).host()] {
         assert!(wanders(client, at(CLUSTER_IPS, PORT)[0]));
@@ -93,7 +93,7 @@ fn each_client_is_known_by_its_own_address() {
         pairs.insert(names[0] == names[1]);
         scenario.manifests.remove("shop.json").unwrap();
         sleep(Duration::from_millis(200));
-        write(&scenario, sticky(600), ingress());
+        write(&scenario, sticky(600), &ingress());
         sleep(Duration::from_millis(400));
     }
     assert_eq!(pairs.len(), 2, "{pairs:?}");
@@ -159,7 +159,7 @@ fn a_policy_comes_before_affinity() {
     list(&scenario, &[1, 2]);
     let mut spec = sticky(600);
     spec["internalTrafficPolicy"] = json!("Local");
-    write(&scenario, spec, ingress());
+    write(&scenario, spec, &ingress());
     crate::shop::settles(client, (inside, &[]), "pod-1-2");
 }
 
