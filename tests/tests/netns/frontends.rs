@@ -150,7 +150,7 @@ fn an_unassigned_cluster_ip_times_out_and_nothing_leaves() {
     write(
         &scenario,
         json!({ "clusterIP": "10.96.0.250", "clusterIPs": ["10.96.0.250", "fd00:10:96::250"] }),
-        ingress(),
+        &ingress(),
     );
     for client in clients(&scenario) {
         for target in unassigned {
