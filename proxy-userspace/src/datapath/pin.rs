@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use proxy_common::filter;
 use proxy_common::names::{self, Chunked};
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
+use proxy_common::source::SourceKey;
 use proxy_common::udp::UdpRecord;
 use rustix::fs::statfs;
 
@@ -254,6 +255,7 @@ fn pinned_maps() -> Vec<Pinned> {
         },
         plain(names::NODE_ADDRS, Shape::hash(addr, 4, names::NODE_ADDRS_MAX)),
         plain(names::CIDRS, Shape::lpm_trie(addr + 4, 4, names::CIDRS_MAX)),
+        plain(names::SOURCES, Shape::lpm_trie(size_of::<SourceKey>() as u32, 4, names::SOURCES_MAX)),
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
         of_sockets(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
         of_sockets(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),
