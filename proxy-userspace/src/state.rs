@@ -264,9 +264,14 @@ impl State {
 
     fn set_node(&mut self, node: Node) -> Dirty {
         let before = std::mem::replace(&mut self.node, node);
+        // Ranges of clients mean more where they hold an address of the node.
+        let has_sources =
+            |entry: &Entry| entry.service.as_ref().is_some_and(|seen| !seen.object.source_ranges.is_empty());
+        let is_moved = before.addresses != self.node.addresses;
+        let services = if is_moved { names_where(&self.entries, has_sources) } else { Vec::new() };
         Dirty {
-            services: BTreeSet::new(),
-            node: before.addresses != self.node.addresses || before.pod_cidrs != self.node.pod_cidrs,
+            services: services.into_iter().collect(),
+            node: is_moved || before.pod_cidrs != self.node.pod_cidrs,
             all: before.name != self.node.name || before.zone != self.node.zone,
         }
     }

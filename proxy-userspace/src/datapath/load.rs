@@ -137,6 +137,7 @@ impl Loaded {
             frontends: self.map(names::FRONTENDS)?,
             node_addrs: self.map(names::NODE_ADDRS)?,
             cidrs: self.map(names::CIDRS)?,
+            sources: self.map(names::SOURCES)?,
             filter: self.map(names::FILTER)?,
         })
     }
@@ -163,6 +164,7 @@ pub fn open_pinned_maps(pin_dir: &PinDir) -> Result<KernelMaps, DatapathError> {
         frontends: open(names::FRONTENDS)?,
         node_addrs: open(names::NODE_ADDRS)?,
         cidrs: open(names::CIDRS)?,
+        sources: open(names::SOURCES)?,
         filter: open(names::FILTER)?,
     })
 }

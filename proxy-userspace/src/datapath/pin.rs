@@ -14,6 +14,7 @@ use proxy_common::filter;
 use proxy_common::names::{self, Chunked};
 use proxy_common::registry::Namespace;
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
+use proxy_common::source::SourceKey;
 use proxy_common::udp::UdpRecord;
 use rustix::fs::statfs;
 
@@ -264,6 +265,7 @@ fn pinned_maps() -> Vec<Pinned> {
             shape: Shape::array_of_maps(1),
             inner: Some(affinity_shape(0)),
         },
+        plain(names::SOURCES, Shape::lpm_trie(size_of::<SourceKey>() as u32, 4, names::SOURCES_MAX)),
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
         of_sockets(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
         of_sockets(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),

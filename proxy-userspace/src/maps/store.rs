@@ -9,6 +9,7 @@ use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::names::{self, Chunked};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
@@ -83,6 +84,8 @@ pub struct KernelMaps {
     pub node_addrs: Map,
     /// ServiceCIDR ranges.
     pub cidrs: Map,
+    /// Ranges of clients.
+    pub sources: Map,
     /// The filter of owned ranges.
     pub filter: Map,
 }
@@ -99,6 +102,7 @@ impl KernelMaps {
             frontends: self.frontends.try_clone()?,
             node_addrs: self.node_addrs.try_clone()?,
             cidrs: self.cidrs.try_clone()?,
+            sources: self.sources.try_clone()?,
             filter: self.filter.try_clone()?,
         })
     }
@@ -117,6 +121,7 @@ pub struct KernelStore {
     frontends: Map,
     node_addrs: Map,
     cidrs: Map,
+    sources: Map,
     /// An array of one map, and that map; none in a store that only looks.
     grace: Option<(Map, Map)>,
 }
@@ -155,6 +160,7 @@ impl KernelStore {
             frontends,
             node_addrs: maps.node_addrs,
             cidrs: maps.cidrs,
+            sources: maps.sources,
             grace,
         })
     }
@@ -323,6 +329,18 @@ impl Hashes for KernelStore {
 
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         Ok(typed::<CidrKey, u32>(&self.cidrs, names::CIDRS)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.sources.update(key.as_bytes(), &1_u32.to_ne_bytes()).map_err(kernel("insert", names::SOURCES))
+    }
+
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.sources.delete(key.as_bytes()).map(drop).map_err(kernel("delete", names::SOURCES))
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        Ok(typed::<SourceKey, u32>(&self.sources, names::SOURCES)?.into_iter().map(|(key, _)| key).collect())
     }
 }
 

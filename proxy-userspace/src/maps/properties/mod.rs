@@ -7,5 +7,6 @@ mod limits;
 mod observed;
 mod readers;
 mod scale;
+mod sources;
 mod text;
 mod world;
