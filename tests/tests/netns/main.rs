@@ -31,6 +31,7 @@ mod proofs_object;
 mod proofs_registry;
 mod proofs_rig;
 mod proofs_watcher;
+mod ranges;
 mod reach;
 mod restart;
 mod scenario;
