@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod calls;
 mod capabilities;
 mod chunks;
 mod churn;
