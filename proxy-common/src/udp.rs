@@ -196,10 +196,17 @@ impl Pairs {
         if !self.peer.is_to(frontend) {
             let Some(place) = self.find(|pair| pair.is_to(frontend)) else { return };
             let place = place as usize % PAIRS;
+            let before = self.peer;
             self.peer = self.places[place];
-            self.places[place].row = 0;
+            self.places[place] = before;
         }
         self.connected = 1;
+    }
+
+    /// The application has disconnected the socket, of which no hook hears: the peer's pair is one of many.
+    #[inline(always)]
+    pub const fn is_not_connected(&mut self) {
+        self.connected = 0;
     }
 
     /// The socket stays connected to a backend that is gone, and waits for another.
@@ -211,35 +218,50 @@ impl Pairs {
         }
     }
 
-    /// The socket is connected to something else, or by itself.
+    /// The socket is about to be connected to `addr` itself, through no frontend. Whether that succeeds is not known yet, so
+    /// what there is stays, unless the peer would be the same and the frontend not meant any more.
     #[inline(always)]
-    pub const fn disconnect(&mut self) {
-        self.connected = 0;
+    pub fn disconnect(&mut self, addr: (Addr, Port)) {
+        if self.peer.is_from(addr) {
+            self.connected = 0;
+        }
     }
 
-    /// Keeps a pair: in the place of its frontend, or else the oldest's; as the peer if it `connects`.
+    /// Who sent a datagram to a connected socket; the kernel lets nobody but the peer.
+    #[inline(always)]
+    pub fn from_peer(&self, backend: (Addr, Port)) -> Option<Pair> {
+        if self.connected != 0 && self.peer.is_from(backend) { Some(self.peer) } else { None }
+    }
+
+    /// Keeps a pair: in the place of its frontend, or else the oldest's; as the peer if it `connects`. Whoever was the peer
+    /// until then becomes one of the others.
     #[inline(always)]
     pub fn put(&mut self, pair: &Pair, connects: bool) -> Placed {
         let frontend = (pair.frontend, pair.frontend_port);
         if pair.is_guarded() {
             self.guarded = 1;
         }
-        let known = self.find(|other| other.is_to(frontend));
-        if connects {
-            if let Some(place) = known {
-                self.places[place as usize % PAIRS].row = 0;
-            }
-            self.peer = *pair;
-            self.connected = 1;
-            return Placed::Quietly;
-        }
+        self.forget_others(pair);
         if self.peer.is_to(frontend) {
             self.peer = *pair;
+            if connects {
+                self.connected = 1;
+            }
             return Placed::Quietly;
         }
+        let mut kept = *pair;
+        if connects {
+            kept = self.peer;
+            self.peer = *pair;
+            self.connected = 1;
+        }
+        let known = self.find(|other| other.is_to(frontend));
         let mut placed = Placed::Quietly;
         let place = if let Some(place) = known {
             place as usize % PAIRS
+        } else if kept.row == 0 {
+            // Nobody was the peer before.
+            return Placed::Quietly;
         } else {
             let place = self.next as usize % PAIRS;
             self.next = (self.next + 1) % PLACES;
@@ -248,8 +270,22 @@ impl Pairs {
             }
             place
         };
-        self.places[place] = *pair;
+        self.places[place] = kept;
         placed
+    }
+
+    /// A backend answers for one frontend at a time: that which the socket sent to last. A datagram to another begins anew.
+    #[inline(always)]
+    fn forget_others(&mut self, pair: &Pair) {
+        let (backend, frontend) = ((pair.backend, pair.backend_port), (pair.frontend, pair.frontend_port));
+        for place in &mut self.places {
+            if place.is_from(backend) && !place.is_to(frontend) {
+                place.row = 0;
+            }
+        }
+        if self.connected == 0 && self.peer.is_from(backend) && !self.peer.is_to(frontend) {
+            self.peer.row = 0;
+        }
     }
 
     /// The peer, or else the latest of the others, if it is meant.

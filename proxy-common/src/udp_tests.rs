@@ -65,7 +65,13 @@ fn the_oldest_gives_way_and_the_connected_stays() {
         assert_eq!(pairs.connected(), Some(pair(1, 101)));
         assert_eq!(pairs.to(frontend(index)), Some(pair(index, 100 + index)));
     }
-    pairs.disconnect();
+    pairs.disconnect(backend(102));
+    assert_eq!(
+        pairs.connected(),
+        Some(pair(1, 101)),
+        "elsewhere, if that succeeds: then it is not asked for"
+    );
+    pairs.disconnect(backend(101));
     assert_eq!((pairs.connected(), pairs.to(frontend(1))), (None, Some(pair(1, 101))));
 }
 
@@ -76,6 +82,17 @@ fn a_socket_is_connected_through_its_last_connect() {
     pairs.put(&pair(2, 8), true);
     pairs.put(&pair(1, 7), true);
     assert_eq!(pairs.connected(), Some(pair(1, 7)));
+}
+
+#[test]
+fn a_frontend_that_comes_back_to_its_place_is_answered_for_again() {
+    let mut pairs = Pairs::NONE;
+    pairs.put(&pair(1, 9), false);
+    pairs.put(&pair(2, 9), false);
+    assert_eq!(pairs.from(backend(9)), Some(pair(2, 9)));
+    // Its place is the older one.
+    pairs.put(&pair(1, 9), false);
+    assert_eq!(pairs.from(backend(9)), Some(pair(1, 9)));
 }
 
 #[test]
@@ -101,7 +118,7 @@ fn a_pair_that_becomes_the_peer_leaves_its_place() {
     assert_eq!(pairs.connected(), Some(pair(1, 9)));
     assert_eq!(pairs.places[0].row, 0);
     // A datagram on the socket, once its peer has been given up, has no second pair.
-    pairs.disconnect();
+    pairs.disconnect(backend(9));
     pairs.put(&pair(1, 8), false);
     assert_eq!((pairs.from(backend(9)), pairs.to(frontend(1))), (None, Some(pair(1, 8))));
 }
@@ -143,7 +160,18 @@ fn a_suspended_socket_waits_where_it_is() {
     let waiting = pairs.guarded(backend(9).0).unwrap();
     assert!(waiting.is_waiting() && pairs.from(backend(9)) == Some(waiting));
     pairs.put(&pair(1, 8), true);
-    pairs.disconnect();
+    pairs.disconnect(backend(8));
     pairs.suspend(frontend(1));
     assert_eq!(pairs.to(frontend(1)), Some(pair(1, 8)), "it has no peer");
+}
+
+#[test]
+fn a_connected_socket_hears_its_peer_alone() {
+    let mut pairs = Pairs::NONE;
+    pairs.put(&pair(1, 9), false);
+    assert_eq!((pairs.from_peer(backend(9)), pairs.from(backend(9))), (None, Some(pair(1, 9))));
+    pairs.put(&pair(2, 8), true);
+    assert_eq!((pairs.from_peer(backend(8)), pairs.from_peer(backend(9))), (Some(pair(2, 8)), None));
+    pairs.disconnect(backend(8));
+    assert_eq!(pairs.from_peer(backend(8)), None);
 }

@@ -30,7 +30,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         }
         // It may have been connected through a frontend before.
         if let Some(mut pairs) = LockedPairs::of(ctx) {
-            pairs.get().disconnect();
+            pairs.get().disconnect(to);
             pairs.unlock();
         }
         return ALLOW;
@@ -67,8 +67,10 @@ pub fn send(ctx: &SockAddrContext, family: Family) -> i32 {
 #[inline(always)]
 pub fn receive(ctx: &SockAddrContext, family: Family) -> i32 {
     let from = read_destination(ctx, family);
+    let is_connected = sockets::is_connected(ctx);
     let Some(mut pairs) = LockedPairs::of(ctx) else { return ALLOW };
-    let pair = pairs.get().from(from);
+    // One that is connected to a backend itself may have reached it through a frontend before.
+    let pair = if is_connected { pairs.get().from_peer(from) } else { pairs.get().from(from) };
     pairs.unlock();
     if let Some(pair) = pair {
         write_destination(ctx, family, pair.frontend, pair.frontend_port);
@@ -199,9 +201,13 @@ impl Dial<'_> {
         if matches!(self.family, Family::V4) && !pair.backend.is_v4() {
             return ALLOW;
         }
+        let is_connected = sockets::is_connected(self.ctx);
         let Some(mut pairs) = LockedPairs::of_any(self.ctx) else {
             return verdict::no_record();
         };
+        if !is_connected {
+            pairs.get().is_not_connected();
+        }
         let placed = pairs.get().put(pair, self.connects);
         pairs.unlock();
         if placed == Placed::InPlaceOfAnother {

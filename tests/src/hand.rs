@@ -19,6 +19,7 @@ use shunt::datapath::guard::GuardHook;
 use shunt::datapath::hooks::Hook;
 use shunt::datapath::load::{LoadOptions, Loaded, OBJECT, read_object};
 use shunt::datapath::pin::PinDir;
+use shunt::maps::clients::Affinity;
 use shunt::maps::store::KernelStore;
 use shunt::maps::{Hashes, WordTable, Words};
 
@@ -59,6 +60,7 @@ impl Rig {
         pin_dir.create()?;
         let loaded = load(&pin_dir)?;
         let mut store = KernelStore::open(loaded.kernel_maps()?)?;
+        Affinity::open(loaded.client_maps()?.affinity)?;
         for table in WordTable::CHUNKED {
             store.grow(table)?;
         }

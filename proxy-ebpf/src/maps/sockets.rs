@@ -122,6 +122,19 @@ unsafe fn cookie_of(place: *mut TcpPeer) -> u64 {
     unsafe { (&raw const (*place).cookie).read_volatile() }
 }
 
+/// `TCP_ESTABLISHED`, which a connected UDP socket is too.
+const ESTABLISHED: u32 = 1;
+
+/// Whether the socket is connected.
+#[inline(always)]
+pub fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context is valid for the time of the program; `sk` is null-checked before it is read.
+    unsafe {
+        let sk: *mut bpf_sock = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        !sk.is_null() && (&raw const (*sk).state).read_volatile() == ESTABLISHED
+    }
+}
+
 /// Keeps whose socket this is: the process that connects it.
 #[inline(always)]
 pub fn own_udp(ctx: &SockAddrContext, tgid: u32, netns: u64) {

@@ -38,6 +38,7 @@ mod restart;
 mod scenario;
 mod scratch;
 mod shop;
+mod sockets_model;
 mod sticky;
 mod udp;
 mod unfit;
