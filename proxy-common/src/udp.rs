@@ -195,10 +195,7 @@ impl Pairs {
     pub fn connect(&mut self, frontend: (Addr, Port)) {
         if !self.peer.is_to(frontend) {
             let Some(place) = self.find(|pair| pair.is_to(frontend)) else { return };
-            let place = place as usize % PAIRS;
-            let before = self.peer;
-            self.peer = self.places[place];
-            self.places[place] = before;
+            core::mem::swap(&mut self.peer, &mut self.places[place as usize % PAIRS]);
         }
         self.connected = 1;
     }
