@@ -75,10 +75,10 @@ fn random_sockets_meet_what_the_model_says() {
     let rig = Rig::new("model").unwrap();
     let mut random = Rng::with_seed(seed);
     let mut world = World::new();
-    rig.netns.ip_batch(&world.address_lines()).unwrap();
+    rig.netns.ip_batch(&World::address_lines()).unwrap();
     rig.netns
         .inside(|| {
-            let servers = Servers::new(&world);
+            let servers = Servers::new();
             let mut kernel = Kernel::new(&rig);
             kernel.take(world.everything());
             let mut counts = std::collections::BTreeMap::<&str, u64>::new();
@@ -94,7 +94,7 @@ fn random_sockets_meet_what_the_model_says() {
                         Client::Udp(Udp::new(&mut random))
                     });
                     "open"
-                } else if random.u32(..12) == 0 {
+                } else if random.u32(..13) == 0 {
                     open.swap_remove(random.usize(..open.len()));
                     "close"
                 } else {
@@ -121,9 +121,9 @@ fn a_model_that_forgets_an_endpoint_is_found_out() {
     let rig = Rig::new("model-control").unwrap();
     let mut random = Rng::with_seed(1);
     let mut world = World::new();
-    rig.netns.ip_batch(&world.address_lines()).unwrap();
+    rig.netns.ip_batch(&World::address_lines()).unwrap();
     let outcome = rig.netns.inside(|| {
-        let servers = Servers::new(&world);
+        let servers = Servers::new();
         let mut kernel = Kernel::new(&rig);
         kernel.take(world.everything());
         world.forget_an_endpoint();

@@ -94,12 +94,12 @@ impl World {
     }
 
     /// Addresses of all endpoints.
-    pub(super) fn address_lines(&self) -> Vec<String> {
-        let all = self.servers().map(|at| at.ip());
+    pub(super) fn address_lines() -> Vec<String> {
+        let all = Self::servers().map(|at| at.ip());
         all.map(|ip| tests::netns::address_line("lo", ip, if ip.is_ipv4() { 32 } else { 128 })).collect()
     }
 
-    fn servers(&self) -> impl Iterator<Item = SocketAddr> {
+    fn servers() -> impl Iterator<Item = SocketAddr> {
         (0..SERVICES).flat_map(|service| {
             (0..ENDPOINTS).flat_map(move |endpoint| [true, false].map(|v4| place(service, endpoint, v4)))
         })
@@ -292,9 +292,9 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) fn new(world: &World) -> Self {
+    pub(super) fn new() -> Self {
         let (mut streams, mut datagrams) = (Vec::new(), Vec::new());
-        for at in world.servers() {
+        for at in World::servers() {
             let who = World::server_at(at).unwrap();
             let listener = TcpListener::bind(at).unwrap();
             listener.set_nonblocking(true).unwrap();
