@@ -40,6 +40,7 @@ mod scratch;
 mod shop;
 mod sockets_model;
 mod sticky;
+mod storm;
 mod udp;
 mod unfit;
 mod verify;
