@@ -12,6 +12,7 @@ use proxy_common::source::SourceKey;
 use super::cases::{addr, cluster_ip_frontends, frontend, port};
 use super::world::{RULES, World};
 use crate::maps::apply::StoreOrder;
+use crate::maps::memory::Faults;
 use crate::maps::render::range_text;
 use crate::maps::{Hashes, StoreError};
 use crate::plan::diff::{Changes, Planned};
@@ -206,6 +207,20 @@ fn without_a_grace_period_who_was_let_in_is_turned_away_at_a_frontend_in_hand() 
             let about_clients = |text: &String| text.contains("is open to");
             assert_eq!(world.store.readers.violations.iter().any(about_clients), violates);
         }
+    }
+}
+
+/// The frontend is replaced, and the batch dies before the grace period after that, or before the ranges have gone.
+#[test]
+fn a_batch_that_ends_early_leaves_ranges_to_readers_with_a_frontend_in_hand() {
+    for at in 0..3 {
+        let mut world = World::new(RULES);
+        world.sync(upsert(&[bound(1, &["203.0.113.0/24"])])).unwrap();
+        world.store.memory.faults = Faults::fail_after(at);
+        world.sync(upsert(&[bound(1, &[])])).unwrap_err();
+        world.sync(Changes::default()).unwrap();
+        assert_eq!(world.store.readers.violations, Vec::<String>::new(), "at effect {at}");
+        world.check_converged();
     }
 }
 
