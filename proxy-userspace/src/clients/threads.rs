@@ -27,8 +27,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 const SWEEP_AFTER: u32 = 1_000;
 /// Between two looks at the size of the affinity table.
 const GROW: Duration = Duration::from_secs(5);
-/// Between two passes over the UDP sockets at least, however fast endpoints change.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Between two passes over the UDP sockets at least, however fast endpoints change; and four times as long as the pass
+/// before took, so that they take a fifth of a processor at most.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Between two passes where one has left something to be tried again.
 const RETRY: Duration = Duration::from_millis(250);
 /// Between two passes where nothing has happened: sockets that wait keep the guard in force.
@@ -185,6 +186,7 @@ impl Moving {
                     false
                 }
             };
+            let started = Instant::now();
             match self.mover.pass(may_wait) {
                 Ok(pass) => {
                     self.note(pass);
@@ -195,7 +197,7 @@ impl Moving {
                     wait = RETRY;
                 }
             }
-            thread::sleep(PAUSE);
+            thread::sleep(PAUSE.max(started.elapsed() * 4));
         }
     }
 

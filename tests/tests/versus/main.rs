@@ -6,3 +6,4 @@
 mod endpoints;
 mod name;
 mod pair;
+mod udp;
