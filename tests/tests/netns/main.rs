@@ -29,6 +29,7 @@ mod proofs_registry;
 mod proofs_rig;
 mod proofs_watcher;
 mod reach;
+mod real_clients;
 mod restart;
 mod scenario;
 mod scratch;
