@@ -34,6 +34,7 @@ mod proofs_rig;
 mod proofs_watcher;
 mod ranges;
 mod reach;
+mod real_clients;
 mod restart;
 mod scenario;
 mod scratch;
