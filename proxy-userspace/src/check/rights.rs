@@ -12,8 +12,9 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         held(facts, CAP_SYS_ADMIN).unwrap_or_else(|| without_sys_admin(facts)),
         held(facts, CAP_DAC_READ_SEARCH).unwrap_or_else(|| without_dac_read_search(facts)),
         held(facts, CAP_SYS_PTRACE).unwrap_or_else(|| {
-            let advice = "connected UDP sockets whose backend goes are destroyed instead of moved, and session affinity does not \
-                          know pods by their addresses; this check sees less of other processes";
+            let advice = "of connected UDP sockets whose backend goes those of the host are destroyed instead of moved and those of \
+                          pods stay there, and session affinity does not know pods by their addresses; this check sees less of \
+                          other processes";
             Finding::warning(CAP_SYS_PTRACE.name, "lacking", advice)
         }),
         pid_namespace(&facts.place.is_initial_pid_namespace),

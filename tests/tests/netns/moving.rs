@@ -3,10 +3,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use tests::agent::Agent;
+use tests::netns::Netns;
+use tests::process::{Process, placed};
+use tests::rights;
 use tests::topology::Pod;
 use tests::wait;
 
-use crate::proofs_object::{App, Shell};
+use crate::proofs_object::{App, LIMIT, Shell};
 use crate::scenario::{BACKEND_PORT, DNS, PORT, Scenario};
 
 /// Within which a socket must have followed a change.
@@ -176,8 +181,7 @@ fn what_changed_while_no_agent_ran_is_followed_by_the_next() {
 fn with_moving_off_a_socket_stays_where_it_was() {
     let scenario = Scenario::new();
     let node = scenario.cluster.node(1);
-    let agent =
-        tests::agent::Agent::start_with(node, scenario.manifests.path(), &["--move-udp", "false"]).unwrap();
+    let agent = Agent::start_with(node, scenario.manifests.path(), &["--move-udp", "false"]).unwrap();
     scenario.list(&[1]);
     settle(&scenario);
     let mut app = App::start(&node.pods[0].netns, &node.cgroup, Shell::Bare).unwrap();
@@ -187,6 +191,118 @@ fn with_moving_off_a_socket_stays_where_it_was() {
     served_anew(&scenario, scenario.cluster.pod(2, 2));
     assert_eq!(app.tell("ask socket").unwrap(), "pod-1-2");
     assert_eq!(agent.progress().unwrap().clients.udp_moved, 0);
+}
+
+#[test]
+fn an_endpoint_that_still_serves_keeps_its_sockets() {
+    let scenario = Scenario::new();
+    let agents = scenario.agents();
+    scenario.list(&[1]);
+    settle(&scenario);
+    let node = scenario.cluster.node(1);
+    let mut app = connected(&scenario, &node.pods[0].netns);
+    // Terminating and still serving, beside one that is ready: new sockets go there, and this one stays.
+    let [old, new] = [1, 2].map(|node| scenario.cluster.pod(node, 2));
+    let endpoint = |pod: &Pod, is_ready: bool| json!({ "addresses": [pod.v4], "conditions": { "ready": is_ready, "serving": true, "terminating": !is_ready } });
+    let slice = |endpoints: Vec<serde_json::Value>| {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "namespace": "default", "name": "dns-ipv4", "labels": { "kubernetes.io/service-name": "dns" } },
+            "addressType": "IPv4", "ports": [{ "name": "", "protocol": "UDP", "port": BACKEND_PORT }],
+            "endpoints": endpoints,
+        });
+        scenario.manifests.write("dns-ipv4.yaml", &slice.to_string()).unwrap();
+    };
+    slice(vec![endpoint(old, false), endpoint(new, true)]);
+    let client = scenario.cluster.pod(1, 1).place();
+    let target = SocketAddr::new(DNS[0].parse().unwrap(), PORT);
+    crate::shop::settles(client, (target, &["--udp"]), "pod-2-2");
+    assert_eq!(app.tell("ask socket").unwrap(), "pod-1-2");
+    assert_eq!(agents[0].progress().unwrap().clients.udp_moved, 0);
+    slice(vec![endpoint(new, true)]);
+    follows(&mut app, "pod-2-2");
+}
+
+#[test]
+fn the_capabilities_of_the_daemonset_are_enough_to_move() {
+    let scenario = Scenario::new();
+    let listed = crate::capabilities::listed();
+    let listed: Vec<&str> = listed.iter().map(|name| &**name).collect();
+    let node = scenario.cluster.node(1);
+    let _agent = Agent::start_under(node, scenario.manifests.path(), rights::only(&listed)).unwrap();
+    scenario.list(&[1]);
+    settle(&scenario);
+    let mut apps = [&node.pods[0].netns, &node.netns].map(|netns| connected(&scenario, netns));
+    scenario.list(&[2]);
+    for app in &mut apps {
+        follows(app, "pod-2-2");
+    }
+}
+
+/// Without the right to take descriptors, what can be done is done, and the rest is counted.
+#[test]
+fn without_the_right_a_socket_of_the_host_is_destroyed_and_one_of_a_pod_is_counted() {
+    let scenario = Scenario::new();
+    let listed = crate::capabilities::listed();
+    let fewer: Vec<&str> = listed.iter().map(|name| &**name).filter(|name| *name != "SYS_PTRACE").collect();
+    assert_eq!(fewer.len() + 1, listed.len());
+    let node = scenario.cluster.node(1);
+    let agent = Agent::start_under(node, scenario.manifests.path(), rights::only(&fewer)).unwrap();
+    scenario.list(&[1]);
+    settle(&scenario);
+    let [mut pod, mut host] = [&node.pods[0].netns, &node.netns].map(|netns| connected(&scenario, netns));
+    scenario.list(&[2]);
+    let counted = || {
+        let clients = agent.progress()?.clients;
+        Ok((clients.udp_destroyed == 1 && clients.udp_lost == 1).then_some(()))
+    };
+    wait::until(Duration::from_secs(5), "both to be counted", counted).unwrap();
+    let error = host.tell("ask socket").unwrap_err().to_string();
+    assert!(error.contains("abort") || error.contains("Destination address required"), "{error}");
+    assert_eq!(pod.tell("ask socket").unwrap(), "pod-1-2", "it stays with the backend that is gone");
+}
+
+/// The process that connected the socket has ended; a child has it.
+#[test]
+fn a_socket_that_a_child_has_inherited_moves_too() {
+    let scenario = Scenario::new();
+    let _agents = scenario.agents();
+    scenario.list(&[1]);
+    settle(&scenario);
+    let node = scenario.cluster.node(1);
+    // The outer shell only keeps the output open.
+    let script = format!(
+        "bash -c 'exec 3<>/dev/udp/{}/{PORT}; echo opener $$; \
+         (while printf ? >&3; do read -r -t 1 -N 7 name <&3; echo \"$name\"; sleep 0.02; done) & disown'; sleep 60",
+        DNS[0]
+    );
+    let mut command = placed(std::path::Path::new("bash"), &node.pods[0].netns, &node.cgroup);
+    command.args(["-c", &script]);
+    let mut process = Process::spawn("a child", command).unwrap();
+    let opener = process.wait_line(LIMIT, |line| line.starts_with("opener ")).unwrap();
+    process.wait_line(LIMIT, |line| line == "pod-1-2").unwrap();
+    let opener = format!("/proc/{}", opener.strip_prefix("opener ").unwrap());
+    wait::until(LIMIT, "only the child to be left", || {
+        Ok((!std::path::Path::new(&opener).exists()).then_some(()))
+    })
+    .unwrap();
+    scenario.list(&[2]);
+    process.wait_line(MOVED, |line| line == "pod-2-2").unwrap();
+}
+
+/// An application with a connected socket that the first node's backend answers.
+fn connected(scenario: &Scenario, netns: &Netns) -> App {
+    let mut app = App::start(netns, &scenario.cluster.node(1).cgroup, Shell::Bare).unwrap();
+    app.tell("open socket v4").unwrap();
+    app.tell(&format!("connect socket {}:{PORT}", DNS[0])).unwrap();
+    assert_eq!(app.tell("ask socket").unwrap(), "pod-1-2");
+    app
+}
+
+#[track_caller]
+fn follows(app: &mut App, name: &str) {
+    let is_there = || Ok((app.tell("ask socket").ok().as_deref() == Some(name)).then_some(()));
+    wait::until(MOVED, "it to move", is_there).unwrap();
 }
 
 /// Waits until new sockets are served by the first node's backend alone.
