@@ -96,7 +96,7 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const GUARD: &str = "GUARD";
 
 /// Network namespaces of one node at most.
-pub const NETNS_MAX: u32 = 16_384;
+pub const NETNS_MAX: u32 = 4_096;
 /// Bytes of the ring of events, a power of two and of pages.
 pub const EVENTS_BYTES: u32 = 64 * 1024;
 /// Elements of `AFFINITY` on a fresh node; it grows by swapping in a larger one.

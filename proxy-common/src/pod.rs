@@ -27,7 +27,7 @@ const _: () = {
     assert!(offset_of!(Backend, generation) == STATE_WORD * 8 + 4);
     assert!(size_of::<NodeAddrFlags>() == 4 && size_of::<CidrKey>() == 20);
     assert!(size_of::<SourceKey>() == 24 && offset_of!(SourceKey, addr) == 8);
-    assert!(size_of::<TcpRecord>() == 48 && size_of::<TcpPeer>() == 56 && offset_of!(TcpPeer, cookie) == 0);
+    assert!(size_of::<TcpRecord>() == 40 && size_of::<TcpPeer>() == 48 && offset_of!(TcpPeer, cookie) == 0);
     assert!(size_of::<Pair>() == 52 && size_of::<Pairs>() == (PAIRS + 1) * 52 + 12);
     assert!(size_of::<UdpRecord>() == size_of::<Pairs>() + 16);
     assert!(offset_of!(UdpRecord, pairs) == 16 && size_of::<Stale>() == 48);

@@ -8,7 +8,6 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SkBuffContext;
 use proxy_common::addr::Addr;
 use proxy_common::lb::{DropReason, Lookup};
-use proxy_common::socket::TcpRecord;
 
 use crate::egress::{self, Sender};
 use crate::maps::sockets::{LockedPairs, recall_tcp_of};
@@ -35,10 +34,10 @@ pub fn judge(ctx: &SkBuffContext) -> i32 {
 #[inline(always)]
 fn tcp(ctx: &SkBuffContext, socket: *mut bpf_sock) -> i32 {
     let Some(record) = recall_tcp_of(ctx, socket) else { return PASS };
-    if record.flags & TcpRecord::DROP != 0 {
+    if record.must_drop() {
         return DROP;
     }
-    if record.flags & TcpRecord::CHECK_SOURCE == 0 { PASS } else { check(ctx, record.service) }
+    if record.must_check_source() { check(ctx, record.service()) } else { PASS }
 }
 
 #[inline(always)]

@@ -47,9 +47,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
                     backend: frontend,
                     frontend_port,
                     backend_port: frontend_port,
-                    service,
-                    flags: TcpRecord::DROP,
-                    pad: 0,
+                    tagged: TcpRecord::tagged(service, TcpRecord::DROP),
                 },
             )
         }
@@ -137,9 +135,7 @@ fn forward(ctx: &SockAddrContext, family: Family, (tuple, now): (&Tuple, u64), p
         backend: pick.addr,
         frontend_port: tuple.port,
         backend_port: pick.port,
-        service: pick.service,
-        flags: if must_check { TcpRecord::CHECK_SOURCE } else { 0 },
-        pad: 0,
+        tagged: TcpRecord::tagged(pick.service, if must_check { TcpRecord::CHECK_SOURCE } else { 0 }),
     };
     if must_check && !maps::is_guarded() {
         // Nobody would look at the address that the connection comes from.

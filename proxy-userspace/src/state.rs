@@ -72,6 +72,8 @@ pub struct State {
     entries: BTreeMap<ObjectName, Entry>,
     /// Services of [`Self::is_guard_needed`].
     guarded: BTreeSet<ObjectName>,
+    /// Services of [`Self::has_affinity`].
+    sticky: BTreeSet<ObjectName>,
     /// Every slice by its own name, to find the Service that it belonged to when it moves or goes.
     slices: BTreeMap<ObjectName, Seen<Arc<EndpointSlice>>>,
     cidrs: BTreeMap<Box<str>, Seen<ServiceCidr>>,
@@ -94,6 +96,7 @@ impl State {
             has_node: false,
             entries: BTreeMap::new(),
             guarded: BTreeSet::new(),
+            sticky: BTreeSet::new(),
             slices: BTreeMap::new(),
             cidrs: BTreeMap::new(),
             addresses: Seen { object: Vec::new(), run: 0 },
@@ -141,6 +144,11 @@ impl State {
     /// where its policy is Local and no endpoint is here.
     pub fn is_guard_needed(&self) -> bool {
         !self.guarded.is_empty()
+    }
+
+    /// Whether some Service has session affinity.
+    pub fn has_affinity(&self) -> bool {
+        !self.sticky.is_empty()
     }
 
     /// Whether there is an object of the own Node.
@@ -192,11 +200,8 @@ impl State {
                 Dirty::default()
             }
             known => {
-                if is_guarded(&service) {
-                    self.guarded.insert(name.clone());
-                } else {
-                    self.guarded.remove(&name);
-                }
+                note(&mut self.guarded, &name, is_guarded(&service));
+                note(&mut self.sticky, &name, service.affinity_seconds.is_some());
                 *known = Some(Seen { object: service, run });
                 service_dirty(name)
             }
@@ -210,7 +215,8 @@ impl State {
         if entry.get_mut().service.take().is_none() {
             return Dirty::default();
         }
-        self.guarded.remove(&name);
+        note(&mut self.guarded, &name, false);
+        note(&mut self.sticky, &name, false);
         if entry.get().slices.is_empty() {
             entry.remove();
         }
@@ -375,6 +381,14 @@ fn bare_node(name: &Arc<str>) -> Node {
 
 fn service_of(slice: &EndpointSlice) -> ObjectName {
     ObjectName::new(slice.name.namespace(), &slice.service)
+}
+
+fn note(names: &mut BTreeSet<ObjectName>, name: &ObjectName, is_in: bool) {
+    if is_in {
+        names.insert(name.clone());
+    } else {
+        names.remove(name);
+    }
 }
 
 fn is_guarded(service: &Service) -> bool {

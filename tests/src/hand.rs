@@ -60,7 +60,6 @@ impl Rig {
         pin_dir.create()?;
         let loaded = load(&pin_dir)?;
         let mut store = KernelStore::open(loaded.kernel_maps()?)?;
-        Affinity::open(loaded.client_maps()?.affinity)?;
         for table in WordTable::CHUNKED {
             store.grow(table)?;
         }
@@ -89,6 +88,11 @@ impl Rig {
     pub fn reload(&mut self) -> Result<()> {
         self.loaded = load(&self.pin_dir)?;
         Ok(())
+    }
+
+    /// Makes the table of session affinity.
+    pub fn remember_clients(&self) -> Result<()> {
+        Ok(Affinity::open(self.loaded.client_maps()?.affinity)?.ensure()?)
     }
 
     /// The egress guard, which is not attached yet.

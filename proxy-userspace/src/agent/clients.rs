@@ -16,6 +16,7 @@ use crate::datapath::guard::GuardHook;
 use crate::datapath::load::Loaded;
 use crate::datapath::pin::PinDir;
 use crate::maps::clients::Affinity;
+use crate::state::State;
 use crate::status::Reporter;
 use crate::sys;
 
@@ -25,6 +26,9 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// What is done for clients.
 pub(super) struct Clientele {
     guard: Guard,
+    affinity: Affinity,
+    /// Whether the guard could not be put in force the last time.
+    has_failed: bool,
     /// Until the hooks are attached.
     parts: Option<Parts>,
     /// From then on.
@@ -56,20 +60,24 @@ impl Clientele {
         let guard = Guard::new(hook, Instant::now());
         let processes = Processes::new(config.cgroup.as_deref());
         let host = sys::socket::netns_cookie().map_err(system("read SO_NETNS_COOKIE"))?;
+        let outer = maps.affinity.try_clone().map_err(system("keep a map"))?;
         let parts = Parts {
             events: loaded.take_events()?,
             registry: Registry::new(maps.netns, processes.clone(), host),
             guard: guard.clone(),
-            affinity: Affinity::open(maps.affinity)?,
+            affinity: Affinity::open(outer)?,
             mover: open_mover(config, loaded, processes, reporter),
             reporter: reporter.clone(),
         };
-        Ok(Self { guard, parts: Some(parts), running: None })
+        let affinity = Affinity::open(maps.affinity)?;
+        Ok(Self { guard, affinity, has_failed: false, parts: Some(parts), running: None })
     }
 
     /// The hooks are attached.
     pub(super) fn begin(&mut self, reporter: &Reporter) -> Result<(), AgentError> {
-        self.guard.adopt()?;
+        if let Err(error) = self.guard.adopt() {
+            warn!(%error, "the egress guard that another agent has left stays as it is");
+        }
         reporter.update(|status| status.clients.is_guarded = self.guard.is_on());
         if let Some(parts) = self.parts.take() {
             let started = Clients::start(parts);
@@ -80,9 +88,24 @@ impl Clientele {
         Ok(())
     }
 
-    /// Says whether some Service needs the guard, before the maps say so.
-    pub(super) fn need_guard(&self, is_needed: bool, now: Instant) -> Result<(), AgentError> {
-        Ok(self.guard.need(is_needed, now)?)
+    /// Makes what Services need, before the maps say so. Where the guard cannot be put in force, the programs refuse what
+    /// it would have to judge: all else goes on, and this is tried again with the next change.
+    pub(super) fn prepare(&mut self, state: &State, reporter: &Reporter) -> Result<(), AgentError> {
+        if state.has_affinity() {
+            self.affinity.ensure()?;
+        }
+        let outcome = self.guard.need(state.is_guard_needed(), Instant::now());
+        if let Err(error) = &outcome
+            && !self.has_failed
+        {
+            let text = format!(
+                "the egress guard is not in force, and connections that it would judge are refused: {error}"
+            );
+            warn!("{text}");
+            reporter.update(|status| status.limitations.push(text));
+        }
+        self.has_failed = outcome.is_err();
+        Ok(())
     }
 
     /// The maps hold a change after which UDP sockets may have to move.

@@ -207,7 +207,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         return Ok(Ended::Settled);
     }
     let started = Instant::now();
-    node.clientele.need_guard(node.sync.state().is_guard_needed(), started)?;
+    node.clientele.prepare(node.sync.state(), &node.reporter)?;
     let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
     if let Some(contradiction) = outcome.contradiction {

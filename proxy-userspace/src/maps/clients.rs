@@ -31,28 +31,39 @@ pub const fn affinity_shape(capacity: u32) -> Shape {
     Shape::lru_hash(size_of::<AffinityKey>() as u32, size_of::<Memory>() as u32, capacity)
 }
 
-/// What clients of services with session affinity were given.
+/// What clients of services with session affinity were given. Where no service has affinity there is no table: it takes
+/// memory for all that it may hold.
 #[derive(Debug)]
 pub struct Affinity {
     outer: Map,
-    table: Map,
+    table: Option<Map>,
 }
 
 impl Affinity {
-    /// Opens the table; a fresh set gets its first here.
+    /// Opens the table, if there is one.
     pub fn open(outer: Map) -> Result<Self, StoreError> {
-        let table = match outer.inner(0).map_err(kernel("open"))? {
-            Some(table) => table,
-            None => install(&outer, names::AFFINITY_INITIAL)?,
-        };
+        let table = outer.inner(0).map_err(kernel("open"))?;
         Ok(Self { outer, table })
+    }
+
+    /// Makes the first table if there is none.
+    pub fn ensure(&mut self) -> Result<(), StoreError> {
+        if self.table.is_none() {
+            self.table = Some(install(&self.outer, names::AFFINITY_INITIAL)?);
+        }
+        Ok(())
     }
 
     /// Lets the table grow if it is more than half full: it forgets where it has no room. Returns how many elements it
     /// has.
     pub fn fit(&mut self) -> Result<usize, StoreError> {
-        let entries = entries_of(&self.table)?;
-        let capacity = self.table.shape().max_entries;
+        if self.table.is_none() {
+            // Whoever knows that there is a service with affinity makes it.
+            self.table = self.outer.inner(0).map_err(kernel("open"))?;
+        }
+        let Some(table) = &self.table else { return Ok(0) };
+        let entries = entries_of(table)?;
+        let capacity = table.shape().max_entries;
         if entries.len() <= capacity as usize / 2 || capacity >= MOST {
             return Ok(entries.len());
         }
@@ -61,20 +72,20 @@ impl Affinity {
         copy(&entries, &larger)?;
         // It waits for all programs that may still write to the old one.
         self.outer.set_inner(0, &larger).map_err(kernel("swap"))?;
-        let old = std::mem::replace(&mut self.table, larger);
         let before: HashMap<AffinityKey, Memory> = entries.into_iter().collect();
-        let mut written = entries_of(&old)?;
+        let mut written = entries_of(table)?;
         written.retain(|(key, memory)| before.get(key) != Some(memory));
         // What the new one has got since is newer.
-        let now: HashMap<AffinityKey, Memory> = entries_of(&self.table)?.into_iter().collect();
+        let now: HashMap<AffinityKey, Memory> = entries_of(&larger)?.into_iter().collect();
         written.retain(|(key, memory)| now.get(key).is_none_or(|newer| newer.used < memory.used));
-        copy(&written, &self.table)?;
+        copy(&written, &larger)?;
+        self.table = Some(larger);
         Ok(now.len())
     }
 
     /// Everything that is remembered.
     pub fn entries(&self) -> Result<Vec<(AffinityKey, Memory)>, StoreError> {
-        entries_of(&self.table)
+        self.table.as_ref().map_or(Ok(Vec::new()), entries_of)
     }
 }
 

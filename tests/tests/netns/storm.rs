@@ -370,6 +370,7 @@ struct Storm {
 
 fn blow(tries: u64, tells: bool) -> Storm {
     let rig = Rig::new("storm").unwrap();
+    rig.remember_clients().unwrap();
     let all: Vec<(u8, u8)> = everybody().collect();
     let lines: Vec<String> =
         all.iter().map(|(service, endpoint)| address_line("lo", backend(*service, *endpoint), 32)).collect();

@@ -73,6 +73,7 @@ fn random_sockets_meet_what_the_model_says() {
     let seed = number("SHUNT_MODEL_SEED", 7);
     let steps = number("SHUNT_MODEL_STEPS", STEPS);
     let rig = Rig::new("model").unwrap();
+    rig.remember_clients().unwrap();
     let mut random = Rng::with_seed(seed);
     let mut world = World::new();
     rig.netns.ip_batch(&World::address_lines()).unwrap();
