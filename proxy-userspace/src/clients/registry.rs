@@ -55,6 +55,8 @@ impl Registry {
                 self.know(cookie, inode, &known)?;
                 Ok(Met::Known)
             }
+            // Without the right to look, the next report would be no better: the mark stays until the next sweep.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
             _ => {
                 self.forget(event.netns)?;
                 Ok(Met::Gone)
@@ -118,7 +120,10 @@ impl Registry {
 /// The cookie and the addresses of a namespace.
 fn look(namespace: &OwnedFd) -> io::Result<(u64, Namespace)> {
     let seen = netns::in_namespace(namespace, || (socket::netns_cookie(), netns::addresses()));
-    let (cookie, addresses) = seen.map_err(io::Error::other)?;
+    let (cookie, addresses) = seen.map_err(|error| match error {
+        netns::NetnsError::Enter(source) => source,
+        other => io::Error::other(other),
+    })?;
     Ok((cookie?, namespace_with(&addresses?)))
 }
 

@@ -72,7 +72,7 @@ impl Clients {
             }
             None => None,
         };
-        let watch = Watch { events, registry, guard, affinity, reporter };
+        let watch = Watch { events, registry, guard, affinity, reporter, has_warned: false };
         thread::Builder::new().name("clients".to_owned()).spawn(move || watch.run())?;
         Ok(Self { changes })
     }
@@ -92,6 +92,8 @@ struct Watch {
     guard: Guard,
     affinity: Affinity,
     reporter: Reporter,
+    /// Whether it was said that a namespace cannot be looked at.
+    has_warned: bool,
 }
 
 impl Watch {
@@ -136,8 +138,10 @@ impl Watch {
             taken += 1;
             match event.kind {
                 Event::UNKNOWN_NETNS => {
-                    if let Err(error) = self.registry.meet(&event) {
-                        warn!(%error, netns = event.netns, "note a network namespace");
+                    if let Err(error) = self.registry.meet(&event)
+                        && !std::mem::replace(&mut self.has_warned, true)
+                    {
+                        warn!(%error, "look at a network namespace: session affinity does not know its pod by its address");
                     }
                 }
                 Event::GUARD_WANTED => {
