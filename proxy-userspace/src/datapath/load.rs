@@ -137,6 +137,7 @@ impl Loaded {
             frontends: self.map(names::FRONTENDS)?,
             node_addrs: self.map(names::NODE_ADDRS)?,
             cidrs: self.map(names::CIDRS)?,
+            sources: self.map(names::SOURCES)?,
             filter: self.map(names::FILTER)?,
         })
     }
@@ -163,7 +164,21 @@ pub fn open_pinned_maps(pin_dir: &PinDir) -> Result<KernelMaps, DatapathError> {
         frontends: open(names::FRONTENDS)?,
         node_addrs: open(names::NODE_ADDRS)?,
         cidrs: open(names::CIDRS)?,
+        sources: open(names::SOURCES)?,
         filter: open(names::FILTER)?,
+    })
+}
+
+/// Opens the maps about clients in the same way.
+pub fn open_pinned_client_maps(pin_dir: &PinDir) -> Result<ClientMaps, DatapathError> {
+    let open = |name: &str| {
+        let path = pin_dir.maps().join(name);
+        Map::open_pinned(&path).map_err(|source| DatapathError::Path { step: "open", path, source })
+    };
+    Ok(ClientMaps {
+        netns: open(names::NETNS)?,
+        affinity: open(names::AFFINITY)?,
+        guard: open(names::GUARD)?,
     })
 }
 

@@ -14,6 +14,7 @@ use proxy_common::filter;
 use proxy_common::names::{self, Chunked};
 use proxy_common::registry::Namespace;
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
+use proxy_common::source::SourceKey;
 use proxy_common::udp::UdpRecord;
 use rustix::fs::statfs;
 
@@ -256,6 +257,7 @@ fn pinned_maps() -> Vec<Pinned> {
         },
         plain(names::NODE_ADDRS, Shape::hash(addr, 4, names::NODE_ADDRS_MAX)),
         plain(names::CIDRS, Shape::lpm_trie(addr + 4, 4, names::CIDRS_MAX)),
+        plain(names::SOURCES, Shape::lpm_trie(size_of::<SourceKey>() as u32, 4, names::SOURCES_MAX)),
         plain(names::GUARD, Shape::array(4, 1)),
         plain(names::NETNS, Shape::hash(8, size_of::<Namespace>() as u32, names::NETNS_MAX)),
         Pinned {
