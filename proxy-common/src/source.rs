@@ -1,6 +1,7 @@
 //! `loadBalancerSourceRanges` in the maps: which clients the frontends of a service port that check them let in.
 
 use crate::addr::Addr;
+use crate::node::CidrKey;
 
 /// Key of `SOURCES`, a longest-prefix-match trie: a range of one service port, in the form the kernel wants. Its value is 1.
 #[repr(C)]
@@ -21,6 +22,16 @@ impl SourceKey {
     pub const SERVICE_BITS: u32 = 32;
     /// Bits of a single client.
     pub const CLIENT_BITS: u32 = Self::SERVICE_BITS + 128;
+
+    /// The key of a range of a service.
+    pub const fn new(service: u32, range: CidrKey) -> Self {
+        Self { prefix_len: Self::SERVICE_BITS + range.prefix_len, service, addr: range.addr }
+    }
+
+    /// The range.
+    pub const fn range(&self) -> CidrKey {
+        CidrKey { prefix_len: self.prefix_len.saturating_sub(Self::SERVICE_BITS), addr: self.addr }
+    }
 
     /// The key that one client of a service is looked up by.
     #[inline(always)]

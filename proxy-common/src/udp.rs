@@ -47,8 +47,8 @@ impl Pair {
         flags: 0,
     };
 
-    /// The row of a pair whose socket is connected to the frontend itself, until there is a backend. The egress guard
-    /// drops what it sends.
+    /// The row of a pair whose socket waits for a backend, connected to the frontend itself or to a backend that is gone.
+    /// The egress guard drops what it sends.
     pub const WAITING: u32 = u32::MAX;
     /// Flag: source ranges bind the frontend, and no datagram of this pair has been found to come from within them yet.
     pub const CHECK_SOURCE: u32 = 1;
@@ -202,6 +202,15 @@ impl Pairs {
         self.connected = 1;
     }
 
+    /// The socket stays connected to a backend that is gone, and waits for another.
+    #[inline(always)]
+    pub fn suspend(&mut self, frontend: (Addr, Port)) {
+        if self.connected != 0 && self.peer.is_to(frontend) {
+            self.peer.row = Pair::WAITING;
+            self.guarded = 1;
+        }
+    }
+
     /// The socket is connected to something else, or by itself.
     #[inline(always)]
     pub const fn disconnect(&mut self) {
@@ -291,7 +300,7 @@ pub struct UdpRecord {
     pub pairs: Pairs,
 }
 
-/// What the iterator over `UDP_SOCKETS` writes of a connected socket that cannot stay as it is.
+/// What the iterator over `UDP_SOCKETS` writes of a connected socket that cannot stay as it is, or that waits.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,7 +319,7 @@ pub struct Stale {
     pub frontend_port: Port,
     /// Zero.
     pub pad: u16,
-    /// [`Fate::Moves`] or [`Fate::Waits`], as a number.
+    /// The [`Fate`] as a number; [`Fate::Stays`] of those that wait already.
     pub fate: u32,
 }
 

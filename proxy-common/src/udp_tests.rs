@@ -132,3 +132,18 @@ fn a_waiting_pair_is_its_own_backend_and_holds_nobody() {
     pairs.put(&pair(1, 9), true);
     assert_eq!(pairs.guarded(frontend(1).0), None);
 }
+
+#[test]
+fn a_suspended_socket_waits_where_it_is() {
+    let mut pairs = Pairs::NONE;
+    pairs.put(&pair(1, 9), true);
+    pairs.suspend(frontend(2));
+    assert_eq!(pairs.connected(), Some(pair(1, 9)), "another frontend's business");
+    pairs.suspend(frontend(1));
+    let waiting = pairs.guarded(backend(9).0).unwrap();
+    assert!(waiting.is_waiting() && pairs.from(backend(9)) == Some(waiting));
+    pairs.put(&pair(1, 8), true);
+    pairs.disconnect();
+    pairs.suspend(frontend(1));
+    assert_eq!(pairs.to(frontend(1)), Some(pair(1, 8)), "it has no peer");
+}

@@ -37,7 +37,8 @@ pub fn one(ctx: *mut StorageContext) {
         let peer: Pair = (&raw const (*value).pairs.peer).read_volatile();
         let netns = (&raw const (*value).netns).read_volatile();
         let fate = fate_of(&peer, netns);
-        if matches!(fate, Fate::Stays) {
+        // Those that wait are listed in any case: as long as there are any, the guard stays in force.
+        if matches!(fate, Fate::Stays) && !peer.is_waiting() {
             return;
         }
         let stale = Stale {

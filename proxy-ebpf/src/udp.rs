@@ -17,6 +17,7 @@ use crate::{sock, verdict};
 const DRAWS: u32 = 3;
 
 const EPERM: i32 = 1;
+const ECONNREFUSED: i32 = 111;
 
 /// `connect()`: the socket's peer is the backend.
 #[inline(always)]
@@ -24,16 +25,14 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let to = read_destination(ctx, family);
     let is_mover = clients::is_mover();
     let Some(origin) = sock::concerned(ctx, to.0) else {
-        // It may have been connected through a frontend before. Whoever moves it has found that frontend gone: then it
-        // waits there.
-        let Some(mut pairs) = LockedPairs::of(ctx) else { return ALLOW };
-        let is_peer = pairs.get().connected().is_some_and(|pair| pair.frontend == to.0);
-        if is_mover && is_peer {
-            pairs.get().put(&Pair::waiting(to, 0), true);
-        } else {
-            pairs.get().disconnect();
+        if is_mover {
+            return suspend(ctx, to);
         }
-        pairs.unlock();
+        // It may have been connected through a frontend before.
+        if let Some(mut pairs) = LockedPairs::of(ctx) {
+            pairs.get().disconnect();
+            pairs.unlock();
+        }
         return ALLOW;
     };
     let dial = Dial { ctx, family, to, connects: true };
@@ -42,6 +41,18 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         sockets::own_udp(ctx, clients::tgid(), context::netns(ctx));
     }
     answer
+}
+
+/// Answers the agent, which finds that a socket has no backend to move to: the socket stays connected to the one that is
+/// gone, and waits. No other address would do: there may be no route to the frontend.
+#[inline(always)]
+fn suspend(ctx: &SockAddrContext, frontend: (Addr, Port)) -> i32 {
+    if let Some(mut pairs) = LockedPairs::of(ctx) {
+        pairs.get().suspend(frontend);
+        pairs.unlock();
+    }
+    sock::set_errno(ECONNREFUSED);
+    REFUSE
 }
 
 /// `sendto()` and its like with an address: this datagram goes to the backend.
@@ -151,12 +162,14 @@ impl Dial<'_> {
     /// leaving; all else is refused.
     #[inline(always)]
     fn stop(&self, verdict: Verdict, is_mover: bool) -> i32 {
+        if is_mover {
+            return suspend(self.ctx, self.to);
+        }
         let service = match verdict {
             Verdict::Drop(service, reason) if self.connects => {
                 verdict::note_drop(self.ctx, service, reason);
                 service
             }
-            Verdict::Reject(service, _) if is_mover => service,
             verdict => return verdict::stop(self.ctx, verdict),
         };
         if !maps::is_guarded() {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServiceFilter;
 use crate::plan::node::NodePortAddresses;
@@ -92,6 +92,14 @@ pub struct AgentArgs {
     /// with --config and a mode other than nftables: all]
     #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
+    /// Whose sockets are served where they connect: those of all processes, those of the host's own network namespace, or
+    /// none. What is not served here is left to the packet path or to another proxy
+    #[arg(long, env = "SHUNT_SOCKET_LB", value_name = "WHOSE", default_value = "all")]
+    pub socket_lb: SocketLb,
+    /// Whether connected UDP sockets whose backend is gone are connected again to another. It takes hostPID and
+    /// CAP_SYS_PTRACE
+    #[arg(long, env = "SHUNT_MOVE_UDP", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub move_udp: bool,
     /// Address of /healthz, /livez and /readyz [default: 0.0.0.0:10256]
     #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT")]
     pub healthz_address: Option<SocketAddr>,
@@ -280,6 +288,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whose sockets are served where they connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketLb {
+    /// Those of all processes of the hooked cgroup.
+    All,
+    /// Those of the host's own network namespace only.
+    Host,
+    /// None: no socket hook is attached.
+    Off,
+}
+
 /// How much the eBPF programs log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum BpfLogLevel {
@@ -340,7 +359,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 17, "{seen:?}");
+        assert_eq!(seen.len(), 19, "{seen:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod check;
 pub mod cli;
+pub mod clients;
 pub mod cmd;
 pub mod config;
 pub mod datapath;

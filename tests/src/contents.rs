@@ -1,6 +1,6 @@
 //! Everything that pinned maps hold, byte by byte, to be compared over a restart.
 //!
-//! Counters and socket records are left out: traffic changes them, agents don't.
+//! Counters, socket records and what is known of clients are left out: traffic changes them, agents don't.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -32,7 +32,14 @@ impl Contents {
     pub fn read(root: &Path, schema: u32) -> Result<Self> {
         let pin_dir = PinDir::new(root, schema);
         let mut maps = BTreeMap::new();
-        let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::TCP_SOCKETS, names::UDP_SOCKETS];
+        let of_traffic = [
+            names::COUNTERS.name,
+            names::TCP_PEERS,
+            names::TCP_SOCKETS,
+            names::UDP_SOCKETS,
+            names::NETNS,
+            names::AFFINITY,
+        ];
         for (name, path) in pin_dir.map_paths().filter(|(name, _)| !of_traffic.contains(name)) {
             let map = Map::open_pinned(&path).with_context(|| format!("open map {name}"))?;
             if map.shape().map_type == Shape::array_of_maps(1).map_type {

@@ -2,6 +2,7 @@
 //! `datapath`; what the effects are is decided elsewhere.
 
 mod bootstrap;
+mod clients;
 pub mod follow;
 pub mod pacing;
 pub mod programming;
@@ -206,6 +207,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         return Ok(Ended::Settled);
     }
     let started = Instant::now();
+    node.clientele.need_guard(node.sync.state().is_guard_needed(), started)?;
     let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
     if let Some(contradiction) = outcome.contradiction {
@@ -216,6 +218,9 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
         node.attach()?;
+    }
+    if outcome.concerns_udp {
+        node.clientele.udp_changed();
     }
     let planner = node.sync.planner();
     node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));

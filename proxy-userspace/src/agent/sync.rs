@@ -10,7 +10,7 @@ use tracing::{debug, info};
 
 use crate::maps::apply::{self, Executed, StoreOrder};
 use crate::maps::{MapStore, StoreError, adopt};
-use crate::model::{EndpointSlice, Event, Listing, ObjectName, Service};
+use crate::model::{EndpointSlice, Event, Listing, ObjectName, Protocol, Service};
 use crate::plan::claims::Conflict;
 use crate::plan::desired::{PlanWarning, desired_ports, port_tags};
 use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
@@ -100,6 +100,8 @@ pub struct Outcome {
     pub named: Vec<(OwnerTag, Arc<str>)>,
     /// Service ports that went.
     pub forgotten: Vec<OwnerTag>,
+    /// Whether UDP sockets that are connected through a frontend may have to move.
+    pub concerns_udp: bool,
     /// Why the batch ended early; the next one goes on from there.
     pub error: Option<String>,
     /// The maps were read again and make no sense: nothing was written, and no batch over these maps will be.
@@ -328,7 +330,7 @@ impl<S: MapStore> Sync<S> {
         while changes.upsert.len() < SLICE
             && let Some(name) = work.names.pop_front()
         {
-            self.collect_service(&name, &mut changes, &mut outcome.warnings);
+            self.collect_service(&name, &mut changes, outcome);
         }
         outcome.named.extend(changes.upsert.iter().map(|port| (port.tag, Arc::clone(&port.label))));
         outcome.forgotten.extend(&changes.remove);
@@ -336,6 +338,7 @@ impl<S: MapStore> Sync<S> {
             if work.node {
                 let (node, cidrs) = (self.state.node(), self.state.cidrs());
                 let addresses = self.state.addresses();
+                outcome.concerns_udp = true;
                 changes.node = Some(desired_node(addresses, node, cidrs, &self.options.node_ports));
             }
             changes.prune = work.all;
@@ -343,7 +346,7 @@ impl<S: MapStore> Sync<S> {
         changes
     }
 
-    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, warnings: &mut Vec<PlanWarning>) {
+    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, outcome: &mut Outcome) {
         let before = self.planned.remove(name).unwrap_or_default();
         let mut after: Box<[OwnerTag]> = Box::default();
         if let Some(service) = self.state.service(name) {
@@ -353,10 +356,14 @@ impl<S: MapStore> Sync<S> {
             for port in &plan.ports {
                 debug!(service = %port.label, backends = port.backends.len(), "planned");
             }
-            warnings.extend(plan.warnings);
+            outcome.concerns_udp |= service.ports.iter().any(|port| port.protocol == Protocol::Udp);
+            outcome.warnings.extend(plan.warnings);
             changes.upsert.extend(plan.ports);
         }
+        let removed = changes.remove.len();
         changes.remove.extend(before.iter().filter(|tag| !after.contains(tag)));
+        // Of what went nobody knows the protocol any more.
+        outcome.concerns_udp |= changes.remove.len() > removed;
         if !after.is_empty() {
             self.planned.insert(name.clone(), after);
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::health::get;
 use crate::plan::tables::OwnerTag;
+use crate::status::AgentStatus;
 
 /// Labels of service ports by owner tag.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,17 @@ impl Names {
             eprintln!("shunt: service ports are shown by their hash: no names from the agent: {reason}");
             Self::default()
         }))
+    }
+
+    /// Names, and whether sockets of pods are left to others, which is not known where nobody answers.
+    pub(super) fn ask_with_scope(address: SocketAddr) -> anyhow::Result<(Self, Option<bool>)> {
+        let names = Self::ask(address)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let status = match runtime.block_on(get(address, "/status")) {
+            Ok((code, body)) if code.is_success() => serde_json::from_slice::<AgentStatus>(&body).ok(),
+            _ => None,
+        };
+        Ok((names, status.map(|status| status.clients.is_host_only)))
     }
 
     async fn answer_of(address: SocketAddr) -> Result<Self, String> {

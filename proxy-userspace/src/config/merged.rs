@@ -154,6 +154,8 @@ impl Merged {
             bind_address_hard_fail: settings.bind_address_hard_fail,
             log_format: settings.log_format,
             log_filter,
+            socket_lb: args.socket_lb,
+            move_udp: args.move_udp,
             metrics_services: args.metrics_services,
             bpf_log_level: args.bpf_log_level,
             oom_score_adj: settings.oom_score_adj,

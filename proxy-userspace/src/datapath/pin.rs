@@ -257,7 +257,6 @@ fn pinned_maps() -> Vec<Pinned> {
         },
         plain(names::NODE_ADDRS, Shape::hash(addr, 4, names::NODE_ADDRS_MAX)),
         plain(names::CIDRS, Shape::lpm_trie(addr + 4, 4, names::CIDRS_MAX)),
-        plain(names::SOURCES, Shape::lpm_trie(size_of::<SourceKey>() as u32, 4, names::SOURCES_MAX)),
         plain(names::GUARD, Shape::array(4, 1)),
         plain(names::NETNS, Shape::hash(8, size_of::<Namespace>() as u32, names::NETNS_MAX)),
         Pinned {
@@ -266,6 +265,7 @@ fn pinned_maps() -> Vec<Pinned> {
             shape: Shape::array_of_maps(1),
             inner: Some(affinity_shape(0)),
         },
+        plain(names::SOURCES, Shape::lpm_trie(size_of::<SourceKey>() as u32, 4, names::SOURCES_MAX)),
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
         of_sockets(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
         of_sockets(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),

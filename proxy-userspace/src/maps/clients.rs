@@ -2,14 +2,18 @@
 //!
 //! They hold what the programs found out by themselves, so no plan says what they should hold.
 
+use std::collections::HashMap;
 use std::io;
 
 use proxy_common::affinity::{AffinityKey, Memory};
 use proxy_common::names;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::StoreError;
 use crate::sys::map::{Map, Shape};
+
+/// Elements of the affinity table at most: some 110 MB.
+const MOST: u32 = 1 << 20;
 
 /// The maps of one pin directory.
 #[derive(Debug)]
@@ -44,6 +48,30 @@ impl Affinity {
         Ok(Self { outer, table })
     }
 
+    /// Lets the table grow if it is more than half full: it forgets where it has no room. Returns how many elements it
+    /// has.
+    pub fn fit(&mut self) -> Result<usize, StoreError> {
+        let entries = entries_of(&self.table)?;
+        let capacity = self.table.shape().max_entries;
+        if entries.len() <= capacity as usize / 2 || capacity >= MOST {
+            return Ok(entries.len());
+        }
+        let larger = Map::create(names::AFFINITY, &affinity_shape((capacity * 4).min(MOST)));
+        let larger = larger.map_err(kernel("create"))?;
+        copy(&entries, &larger)?;
+        // It waits for all programs that may still write to the old one.
+        self.outer.set_inner(0, &larger).map_err(kernel("swap"))?;
+        let old = std::mem::replace(&mut self.table, larger);
+        let before: HashMap<AffinityKey, Memory> = entries.into_iter().collect();
+        let mut written = entries_of(&old)?;
+        written.retain(|(key, memory)| before.get(key) != Some(memory));
+        // What the new one has got since is newer.
+        let now: HashMap<AffinityKey, Memory> = entries_of(&self.table)?.into_iter().collect();
+        written.retain(|(key, memory)| now.get(key).is_none_or(|newer| newer.used < memory.used));
+        copy(&written, &self.table)?;
+        Ok(now.len())
+    }
+
     /// Everything that is remembered.
     pub fn entries(&self) -> Result<Vec<(AffinityKey, Memory)>, StoreError> {
         entries_of(&self.table)
@@ -57,6 +85,12 @@ pub fn entries_of(table: &Map) -> Result<Vec<(AffinityKey, Memory)>, StoreError>
     let values = values.chunks_exact(size_of::<Memory>()).map(Memory::read_from_bytes);
     // Every chunk is as long as its type.
     Ok(keys.zip(values).filter_map(|(key, value)| Some((key.ok()?, value.ok()?))).collect())
+}
+
+fn copy(entries: &[(AffinityKey, Memory)], to: &Map) -> Result<(), StoreError> {
+    let keys: Vec<u8> = entries.iter().flat_map(|(key, _)| key.as_bytes().iter().copied()).collect();
+    let values: Vec<u8> = entries.iter().flat_map(|(_, memory)| memory.as_bytes().iter().copied()).collect();
+    to.update_batch(&keys, &values).map_err(|(_, source)| kernel("copy")(source))
 }
 
 fn install(outer: &Map, capacity: u32) -> Result<Map, StoreError> {

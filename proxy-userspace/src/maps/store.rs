@@ -331,6 +331,18 @@ impl Hashes for KernelStore {
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         Ok(typed::<CidrKey, u32>(&self.cidrs, names::CIDRS)?.into_iter().map(|(key, _)| key).collect())
     }
+
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.sources.update(key.as_bytes(), &1_u32.to_ne_bytes()).map_err(kernel("insert", names::SOURCES))
+    }
+
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.sources.delete(key.as_bytes()).map(drop).map_err(kernel("delete", names::SOURCES))
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        Ok(typed::<SourceKey, u32>(&self.sources, names::SOURCES)?.into_iter().map(|(key, _)| key).collect())
+    }
 }
 
 impl Elements for KernelStore {

@@ -14,4 +14,5 @@ pub mod ops;
 pub mod owned;
 pub mod quarantine;
 pub mod rules;
+pub mod sources;
 pub mod tables;

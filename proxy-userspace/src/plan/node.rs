@@ -183,17 +183,16 @@ pub fn desired_node<'a>(
         .collect();
     own.sort_unstable_by_key(|(addr, _)| *addr);
     own.dedup();
-    DesiredNode { addresses: own, service_cidrs: covering_keys(service_cidrs) }
+    let service_cidrs = service_cidrs.into_iter().flat_map(|object| object.cidrs.iter().map(IpNet::trunc));
+    DesiredNode { addresses: own, service_cidrs: covering_keys(service_cidrs.collect()) }
 }
 
 fn is_primary(ip: IpAddr, node: &Node) -> bool {
     node.addresses.iter().find(|own| Family::of(**own) == Family::of(ip)) == Some(&ip)
 }
 
-/// The ranges that no other one covers, as keys.
-fn covering_keys<'a>(service_cidrs: impl IntoIterator<Item = &'a ServiceCidr>) -> Vec<CidrKey> {
-    let mut nets: Vec<_> =
-        service_cidrs.into_iter().flat_map(|object| object.cidrs.iter().map(IpNet::trunc)).collect();
+/// The ranges that no other one covers, as keys, sorted. They have no host bits.
+pub(super) fn covering_keys(mut nets: Vec<IpNet>) -> Vec<CidrKey> {
     // Two ranges are either disjoint or one holds the other, and the outer one sorts first.
     nets.sort_unstable();
     nets.dedup_by(|inner, outer| outer.contains(&*inner));

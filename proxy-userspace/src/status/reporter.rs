@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::measures::Measures;
-use super::{AgentStatus, Identity, Sample, SourceStatus, SyncStatus, Warning, Warnings, listing_name};
+use super::{
+    AgentStatus, ClientStatus, Identity, Sample, SourceStatus, SyncStatus, Warning, Warnings, listing_name,
+};
 use crate::model::Listing;
 use crate::plan::tables::OwnerTag;
 use crate::source::kube::Connections;
@@ -80,6 +82,7 @@ impl Reporter {
             refused: Sample::default(),
             conflicts: Sample::default(),
             warnings: Warnings::default(),
+            clients: ClientStatus::default(),
             limitations: Vec::new(),
         };
         let connections = Connections::default();

@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod diag;
 pub mod iter;
 pub mod link;
 pub mod map;
@@ -11,4 +12,5 @@ pub mod netns;
 pub mod nftables;
 pub mod oom;
 pub mod pidfd;
+pub mod schedule;
 pub mod socket;

@@ -43,8 +43,8 @@ pub struct Facts<'a> {
     pub namespaces: &'a [(u64, Namespace)],
     /// The node's own addresses.
     pub node_addrs: &'a [(Addr, NodeAddrFlags)],
-    /// Cookie of the host's network namespace.
-    pub host: u64,
+    /// Cookie of the network namespace that is the host's, if the registry does not tell.
+    pub own: u64,
 }
 
 /// A client as the hooks would know it.
@@ -64,9 +64,7 @@ impl Client {
     /// Judges who `asked` is.
     pub fn judge(asked: Asked, facts: &Facts<'_>) -> Self {
         match asked {
-            Asked::Host => {
-                facts.host_at(None, "the network namespace of this command is taken for the host's")
-            }
+            Asked::Host => facts.host_at(None, "any process in the host's network namespace"),
             Asked::Pod => Self {
                 origin: Origin::Pod,
                 reason: "any pod of this node: which one is not said".to_owned(),
@@ -92,7 +90,7 @@ impl Client {
 impl Facts<'_> {
     fn at(&self, addr: Addr) -> Client {
         let holder = self.holder(addr);
-        if holder.is_some_and(|(cookie, _)| cookie == self.host) {
+        if holder.is_some_and(|(cookie, _)| cookie == self.host()) {
             return self.host_at(Some(addr), "the registry has the address in the host's network namespace");
         }
         if let Some((cookie, namespace)) = holder {
@@ -119,10 +117,17 @@ impl Facts<'_> {
         Client { origin: Origin::External, reason, addresses: vec![addr], keys: vec![addr] }
     }
 
+    /// Cookie of the host's network namespace: the one that has an address of the node.
+    fn host(&self) -> u64 {
+        let is_nodes = |addr: Addr| self.node_addrs.iter().any(|(own, _)| *own == addr);
+        let has_one = |(_, namespace): &&(u64, Namespace)| addresses_of(namespace).into_iter().any(is_nodes);
+        self.namespaces.iter().find(has_one).map_or(self.own, |(cookie, _)| *cookie)
+    }
+
     /// The host; its packets come from `addr`, or from whichever address routing picks.
     fn host_at(&self, addr: Option<Addr>, reason: &str) -> Client {
-        let namespace =
-            self.namespaces.iter().find(|(cookie, _)| *cookie == self.host).map(|(_, found)| *found);
+        let host = self.host();
+        let namespace = self.namespaces.iter().find(|(cookie, _)| *cookie == host).map(|(_, found)| *found);
         // Nothing that leaves the node or goes to a pod comes from the others.
         let is_used = |own: &Addr| !own.is_loopback() && !is_link_local(*own);
         let is_other_family = |own: &Addr| addr.is_none_or(|addr| addr.is_v4() != own.is_v4());
@@ -131,7 +136,7 @@ impl Facts<'_> {
             origin: Origin::Host,
             reason: reason.to_owned(),
             addresses: addr.into_iter().chain(own).collect(),
-            keys: keys_of(self.host, namespace),
+            keys: keys_of(host, namespace),
         }
     }
 
@@ -181,7 +186,7 @@ mod tests {
         ];
         let node_addrs = ["172.30.0.1", "172.31.0.1", "fd00:172::1", "fe80::1", "127.0.0.1"]
             .map(|text| (addr(text), NodeAddrFlags::LOCAL));
-        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, host: HOST };
+        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, own: 77 };
         Client::judge(text.parse().unwrap(), &facts)
     }
 
@@ -192,7 +197,7 @@ mod tests {
     #[test]
     fn a_client_is_the_host_a_pod_or_outside() {
         for (text, origin, reason) in [
-            ("host", Origin::Host, "taken for the host's"),
+            ("host", Origin::Host, "host's network namespace"),
             ("172.30.0.1", Origin::Host, "registry"),
             ("172.31.0.1", Origin::Host, "address of this node"),
             ("127.0.0.1", Origin::Host, "loopback"),

@@ -46,6 +46,8 @@ pub struct Question<'a> {
     pub now: u64,
     /// Whether the egress guard is in force.
     pub is_guarded: bool,
+    /// Whether sockets of pods are left alone (`--socket-lb host`); none: nobody said.
+    pub is_host_only: Option<bool>,
     /// Names of the hooks that are attached.
     pub hooks: &'a BTreeSet<&'static str>,
 }

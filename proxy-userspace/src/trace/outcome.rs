@@ -230,6 +230,9 @@ pub(super) fn notes(
                 .into(),
         );
     }
+    if question.packet.origin == Origin::Pod && question.is_host_only.is_none() {
+        notes.push("no agent said whether sockets of pods are served (--socket-lb): taken for yes".into());
+    }
     let candidates = backends.iter().filter(|backend| backend.candidate).count();
     let slots =
         found.view.filter(|(_, word)| word.kind() == ViewKind::Random).map_or(0, |(_, word)| word.count());
@@ -264,6 +267,9 @@ fn why_not_carried_out(question: &Question<'_>) -> Option<String> {
         return Some(
             "not carried out: no hook of this version sees packets that come from outside the node".into(),
         );
+    }
+    if question.packet.origin == Origin::Pod && question.is_host_only == Some(true) {
+        return Some("not carried out: sockets of pods are left to others (--socket-lb host)".into());
     }
     let kinds: &[&str] = match tuple.proto {
         Proto::TCP => &["connect"],

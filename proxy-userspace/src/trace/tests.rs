@@ -12,9 +12,10 @@ use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::owned;
 use proxy_common::registry::Namespace;
 use proxy_common::service::{Half, OWNER_WORD};
+use proxy_common::source::SourceKey;
 
 use crate::maps::memory;
-use crate::maps::{Hashes, StoreError, WordTable};
+use crate::maps::{Hashes, WordTable};
 use crate::plan::ops::{block_word, cell_word, row_word};
 
 const SECOND: u64 = 1_000_000_000;
@@ -24,40 +25,9 @@ const WEB: u32 = 1;
 /// A service port without endpoints.
 const IDLE: u32 = 2;
 
-/// Tables written by hand; the ranges of clients are beside them.
+/// Tables written by hand.
 struct Tables {
     memory: memory::Memory,
-    sources: BTreeSet<(u32, Addr)>,
-}
-
-impl Words for Tables {
-    fn store(&mut self, table: WordTable, word: u64, value: u64) -> Result<(), StoreError> {
-        self.memory.store(table, word, value)
-    }
-    fn load(&self, table: WordTable, word: u64) -> Result<u64, StoreError> {
-        self.memory.load(table, word)
-    }
-    fn words(&self, table: WordTable) -> u64 {
-        self.memory.words(table)
-    }
-    fn grow(&mut self, table: WordTable) -> Result<(), StoreError> {
-        self.memory.grow(table)
-    }
-}
-
-impl Elements for Tables {
-    fn frontend(&self, key: &FrontendKey) -> Result<Option<FrontendValue>, StoreError> {
-        Elements::frontend(&self.memory, key)
-    }
-    fn node_addr(&self, addr: Addr) -> Result<Option<NodeAddrFlags>, StoreError> {
-        Elements::node_addr(&self.memory, addr)
-    }
-    fn in_service_cidr(&self, addr: Addr) -> Result<bool, StoreError> {
-        Elements::in_service_cidr(&self.memory, addr)
-    }
-    fn is_allowed_source(&self, service: u32, addr: Addr) -> Result<bool, StoreError> {
-        Ok(self.sources.contains(&(service, addr)))
-    }
 }
 
 fn addr(text: &str) -> Addr {
@@ -73,7 +43,7 @@ impl Tables {
         for table in WordTable::CHUNKED {
             memory.grow(table).unwrap();
         }
-        let mut tables = Self { memory, sources: BTreeSet::new() };
+        let mut tables = Self { memory };
         let lb = FrontendValue::new(WEB, FrontendKind::LoadBalancer, FrontendValue::CHECK_SOURCE);
         let cluster_ip = |service| FrontendValue::new(service, FrontendKind::ClusterIp, 0);
         for (at, proto, value) in [
@@ -169,10 +139,10 @@ impl Tables {
         };
         let known = Namespace { v4: addr("10.244.1.11"), v6: addr("::"), state: Namespace::KNOWN };
         let node_addrs = self.memory.node_addrs().unwrap();
-        let facts = Facts { namespaces: &[(40, known)], node_addrs: &node_addrs, host: 1 };
+        let facts = Facts { namespaces: &[(40, known)], node_addrs: &node_addrs, own: 1 };
         let client = Client::judge(from.parse().unwrap(), &facts);
         let tuple = Tuple { addr: to.ip().into(), port: Port::new(to.port()), proto };
-        let live = Live::new(self);
+        let live = Live::new(&self.memory);
         let memories = |key: AffinityKey| {
             beside.asked.set(beside.asked.get() + 1);
             beside.memories.get(&(key.service, key.client.to_string())).copied()
@@ -184,6 +154,7 @@ impl Tables {
             label: &|tag| format!("default/s{}", tag.0),
             now: NOW,
             is_guarded: beside.is_guarded,
+            is_host_only: beside.is_host_only,
             hooks: &beside.hooks,
         };
         let trace = trace(&live, &question);
@@ -197,13 +168,20 @@ struct Beside {
     memories: BTreeMap<(u32, String), Memory>,
     asked: Cell<u32>,
     is_guarded: bool,
+    is_host_only: Option<bool>,
     hooks: BTreeSet<&'static str>,
 }
 
 impl Default for Beside {
     fn default() -> Self {
         let hooks = ["connect4", "connect6", "sendmsg4", "sendmsg6"].into();
-        Self { memories: BTreeMap::new(), asked: Cell::new(0), is_guarded: true, hooks }
+        Self {
+            memories: BTreeMap::new(),
+            asked: Cell::new(0),
+            is_guarded: true,
+            is_host_only: Some(false),
+            hooks,
+        }
     }
 }
 
@@ -343,8 +321,9 @@ fn source_ranges_allow_block_or_depend_on_what_was_not_said() {
     assert_eq!(ask(&tables, "10.244.1.11"), (Some("blocked"), "time-out", Some("source-not-allowed")));
     assert_eq!(ask(&tables, "host"), (Some("blocked"), "time-out", Some("source-not-allowed")));
     assert_eq!(ask(&tables, "pod"), (Some("unknown"), "forward", None));
-    tables.sources.insert((WEB, addr("10.244.1.11")));
-    tables.sources.insert((WEB, addr("172.30.0.1")));
+    for client in ["10.244.1.11", "172.30.0.1"] {
+        tables.memory.insert_source(SourceKey::client(WEB, addr(client))).unwrap();
+    }
     assert_eq!(ask(&tables, "10.244.1.11"), (Some("allowed"), "forward", None));
     assert_eq!(ask(&tables, "host"), (Some("depends"), "forward", None));
     assert_eq!(ask(&tables, "172.30.0.1"), (Some("allowed"), "forward", None));
@@ -393,6 +372,12 @@ fn what_no_hook_carries_out_is_said() {
     assert!(!carried_out && note.ends_with("not attached: sendmsg4"), "{note}");
     let (_, note) = carried("pod", "[fd00::1]:80", &some);
     assert!(note.ends_with("not attached: connect6"), "{note}");
+    let host_only = |is_host_only| Beside { is_host_only, ..Beside::default() };
+    let (carried_out, note) = carried("pod", "10.96.0.10:80", &host_only(Some(true)));
+    assert!(!carried_out && note.contains("--socket-lb host"), "{note}");
+    assert_eq!(carried("host", "10.96.0.10:80", &host_only(Some(true))), (true, String::new()));
+    let (carried_out, note) = carried("pod", "10.96.0.10:80", &host_only(None));
+    assert!(carried_out && note.contains("no agent said"), "{note}");
     let hint = tables.ask("pod", "10.96.0.30:53").notes;
     assert_eq!(hint, ["port 53 is served over udp"]);
     let guardless = Beside { is_guarded: false, ..Beside::default() };

@@ -98,10 +98,15 @@ impl App {
                 for _ in 0..count.parse::<u32>()? {
                     let socket = open(if to.is_ipv4() { "v4" } else { "v6" })?;
                     socket.connect(to)?;
+                    socket.set_read_timeout(Some(PATIENCE))?;
                     self.crowd.push(socket);
                 }
                 let cookies: std::io::Result<Vec<String>> = self.crowd.iter().map(cookie_text).collect();
                 Ok(cookies?.join(" "))
+            }
+            ["crowd-ask"] => {
+                let names: Result<Vec<String>> = self.crowd.iter().map(ask).collect();
+                Ok(names?.join(" "))
             }
             ["lock"] => {
                 forbid_connect()?;

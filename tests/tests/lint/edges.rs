@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 26] = [
+pub(crate) const TABLE: [Row; 27] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -118,6 +118,13 @@ pub(crate) const TABLE: [Row; 26] = [
         crates: Names::AllBut(&["kube", "k8s_openapi", "serde_saphyr"]),
         is_pure: false,
         reason: "loading and attaching programs needs no Service: neither model nor plan",
+    },
+    Row {
+        module: "proxy-userspace/src/clients",
+        modules: Names::Only(&["datapath", "maps", "status", "sys"]),
+        crates: Names::AllBut(&["aya_obj", "kube", "k8s_openapi", "serde_saphyr", "tokio"]),
+        is_pure: false,
+        reason: "whoever looks after clients knows neither Services nor plans, and has threads of its own",
     },
     Row {
         module: "proxy-userspace/src/agent/pacing",

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use proxy_common::names::{TCP_PEERS, TCP_SOCKETS};
 use proxy_common::service::ViewWord;
-use proxy_common::socket::{PEER_PLACES, peer_place};
+use proxy_common::socket::{PEER_PLACES, TcpPeer, peer_place};
 use rustix::net::sockopt::socket_cookie;
 use shunt::datapath::pin::MapSet;
 use shunt::sys::map::Map;
@@ -14,7 +14,7 @@ use tests::hand::{Rig, VIP};
 /// A cookie that no socket has.
 const STRANGER: u64 = u64::MAX;
 /// Bytes of a place.
-const PLACE: usize = 48;
+const PLACE: usize = size_of::<TcpPeer>();
 
 struct Peers {
     rig: Rig,

@@ -4,6 +4,7 @@
 mod affinity;
 
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
+use proxy_common::frontend::FrontendValue;
 use proxy_common::lb::DropReason;
 use proxy_common::service::{View, ViewKind};
 use serde::Serialize;
@@ -66,6 +67,8 @@ struct ServiceEntry {
     internal: String,
     cluster: String,
     external: String,
+    /// Clients that frontends which check the source let in.
+    sources: Vec<String>,
     picked: u64,
     refused: u64,
 }
@@ -75,6 +78,8 @@ struct ServiceEntry {
 struct FrontendEntry {
     frontend: String,
     kind: &'static str,
+    /// Whether `loadBalancerSourceRanges` bind it.
+    checks_source: bool,
     service: String,
 }
 
@@ -127,6 +132,7 @@ impl Dump<'_> {
                     internal,
                     cluster,
                     external,
+                    sources: row.sources.iter().map(render::range_text).collect(),
                     picked: self.service_count(row.service, ServiceCounter::Picked)?,
                     refused: self.service_count(row.service, ServiceCounter::Refused)?,
                 })
@@ -139,6 +145,7 @@ impl Dump<'_> {
         rows.map(|row| FrontendEntry {
             frontend: if row.key.is_owned_vip() { row.key.addr.to_string() } else { row.key.to_string() },
             kind: render::kind_name(row.value.kind),
+            checks_source: row.value.flags & FrontendValue::CHECK_SOURCE != 0,
             service: if row.key.is_owned_vip() { String::new() } else { self.name(row.tag) },
         })
         .filter(|entry| self.keeps(&entry.service))
@@ -226,8 +233,11 @@ fn services_table(rows: &[ServiceEntry]) -> String {
 }
 
 fn frontends_table(rows: &[FrontendEntry]) -> String {
-    let cells = rows.iter().map(|row| [row.frontend.clone(), row.kind.to_owned(), row.service.clone()]);
-    columns(["FRONTEND", "KIND", "SERVICE"], cells)
+    let cells = rows.iter().map(|row| {
+        let flags = if row.checks_source { "check-source" } else { "-" };
+        [row.frontend.clone(), row.kind.to_owned(), flags.to_owned(), row.service.clone()]
+    });
+    columns(["FRONTEND", "KIND", "FLAGS", "SERVICE"], cells)
 }
 
 fn backends_table(rows: &[BackendEntry]) -> String {

@@ -8,7 +8,7 @@ use super::{ObservedHook, StatusReport};
 use crate::cmd::{columns, plain};
 use crate::maps::fill::MapFill;
 use crate::source::kube::Connection;
-use crate::status::{AgentStatus, SyncStatus};
+use crate::status::{AgentStatus, ClientStatus, SyncStatus};
 
 /// The whole report.
 pub(super) fn table(report: &StatusReport) -> String {
@@ -55,6 +55,7 @@ fn agent(text: &mut String, status: &AgentStatus) {
     if let Some(cgroup) = &status.cgroup {
         line(text, "cgroup", &format!("{} ({})", cgroup.path, cgroup.id));
     }
+    line(text, "clients", &clients(&status.clients));
     line(text, "sync", &sync(&status.sync));
     if let Some(error) = &status.sync.last_error {
         line(text, "failed", error);
@@ -65,6 +66,25 @@ fn agent(text: &mut String, status: &AgentStatus) {
     for limitation in &status.limitations {
         line(text, "limit", limitation);
     }
+}
+
+fn clients(clients: &ClientStatus) -> String {
+    let ClientStatus { namespaces, udp_moved, udp_waiting, udp_destroyed, udp_lost, affinity, .. } = clients;
+    let guard = if clients.is_guarded { "on" } else { "off" };
+    let mut text = format!(
+        "{namespaces} network namespaces, {affinity} remembered, egress guard {guard}; UDP sockets: {udp_moved} moved, \
+         {udp_waiting} waiting"
+    );
+    if clients.is_host_only {
+        text += ", pods left to others";
+    }
+    for (count, what) in [(udp_destroyed, "destroyed"), (udp_lost, "out of reach")] {
+        if *count > 0 {
+            // Writing into a text cannot fail.
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    text
 }
 
 fn sync(sync: &SyncStatus) -> String {

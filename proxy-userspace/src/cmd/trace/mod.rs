@@ -23,9 +23,9 @@ use crate::trace::{Client, Destination, Facts, Question, Trace, ports_of, trace}
 
 /// Decides and prints. Whatever the verdict, that there is one is success.
 pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
-    let names = Names::ask(args.metrics.metrics_address)?;
+    let (names, is_host_only) = Names::ask_with_scope(args.metrics.metrics_address)?;
     let root = &args.pin.pin_dir;
-    let maps = Maps { store: open_store(root)?, known: open_clients(root)? };
+    let maps = Maps { store: open_store(root)?, known: open_clients(root)?, is_host_only };
     let links = pinned_links(root).map_err(anyhow::Error::new).context("read the pinned links");
     let links = links.map_err(|error| if is_denied(&error) { error.context(Exit::Unfit) } else { error })?;
     // A link whose cgroup has been removed is attached to nothing.
@@ -38,6 +38,8 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
 struct Maps {
     store: KernelStore,
     known: Known,
+    /// Whether sockets of pods are left to others, if an agent said so.
+    is_host_only: Option<bool>,
 }
 
 impl Maps {
@@ -48,9 +50,9 @@ impl Maps {
         (names, hooks): (&Names, &BTreeSet<&'static str>),
     ) -> anyhow::Result<Vec<Trace>> {
         let (namespaces, node_addrs) = (self.known.namespaces()?, self.store.node_addrs()?);
-        let host = netns_cookie().context("ask for the cookie of the network namespace")?;
-        let client =
-            Client::judge(args.source, &Facts { namespaces: &namespaces, node_addrs: &node_addrs, host });
+        let own = netns_cookie().context("ask for the cookie of the network namespace")?;
+        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, own };
+        let client = Client::judge(args.source, &facts);
         let live = Live::new(&self.store);
         let label = |tag: OwnerTag| if tag.0 == 0 { "nobody".to_owned() } else { names.label(tag) };
         let memories = |key| self.known.memory(key);
@@ -58,7 +60,8 @@ impl Maps {
         let traces = self.tuples(&live, args, client.origin)?.into_iter().map(|tuple| {
             let packet = Packet { tuple, origin: client.origin };
             let (client, label, memories) = (&client, &label, &memories);
-            trace(&live, &Question { packet, client, memories, label, now, is_guarded, hooks })
+            let is_host_only = self.is_host_only;
+            trace(&live, &Question { packet, client, memories, label, now, is_guarded, is_host_only, hooks })
         });
         let traces = traces.collect();
         live.check()?;

@@ -7,6 +7,7 @@ use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::service::View;
 
+use super::sources::{any_sources, checks_source};
 use crate::plan::diff::Changes;
 use crate::plan::tables::{DesiredBackend, DesiredFrontend, DesiredNode, DesiredPort, DesiredView, OwnerTag};
 
@@ -53,7 +54,15 @@ pub(super) fn port(tag: u64, frontends: Vec<DesiredFrontend>, endpoints: &[Optio
     frontends.sort_unstable_by_key(|frontend| frontend.key);
     frontends.dedup_by_key(|frontend| frontend.key);
     let label = format!("default/web{tag}:http/tcp").into();
-    DesiredPort { tag: OwnerTag(tag), label, affinity_seconds: 0, frontends, backends, views }
+    DesiredPort {
+        tag: OwnerTag(tag),
+        label,
+        affinity_seconds: 0,
+        frontends,
+        sources: Box::default(),
+        backends,
+        views,
+    }
 }
 
 pub(super) fn frontend(key: FrontendKey, kind: FrontendKind) -> DesiredFrontend {
@@ -92,9 +101,12 @@ pub(super) fn any_port() -> impl Strategy<Value = DesiredPort> {
     (1..=PORTS).prop_flat_map(move |tag| {
         let endpoints = prop::collection::vec(prop::option::of(0..8_u8), ENDPOINTS as usize);
         let idle = [idle.clone(), idle.clone(), idle.clone()];
-        (any_frontends(tag), endpoints, idle, prop::sample::select(vec![0, 10_800])).prop_map(
-            move |(frontends, endpoints, idle, affinity_seconds)| {
+        let affinity = prop::sample::select(vec![0, 10_800]);
+        (any_frontends(tag), endpoints, idle, affinity, any_sources()).prop_map(
+            move |(frontends, endpoints, idle, affinity_seconds, sources)| {
                 let mut port = port(tag, frontends, &endpoints);
+                let is_checked = port.frontends.iter().any(|frontend| checks_source(frontend.flags));
+                port.sources = if is_checked { sources } else { Box::default() };
                 for (view, idle) in port.views.iter_mut().zip(idle) {
                     if *view != DesiredView::Random {
                         *view = idle;

@@ -157,13 +157,14 @@ fn served(world: &World, tag: u64) -> Vec<u8> {
 }
 
 fn any_limits() -> impl Strategy<Value = Limits> {
-    (1..6_u32, 1..16_u32, 1..12_u32, 1..10_u32, 1..4_u32).prop_map(
-        |(cells, rows, slots, frontends, blocks)| Limits {
+    (1..6_u32, 1..16_u32, 1..12_u32, 1..10_u32, 1..4_u32, 0..6_u32).prop_map(
+        |(cells, rows, slots, frontends, blocks, sources)| Limits {
             cells,
             rows,
             slots: slots * 2,
             frontends,
             blocks,
+            sources,
             ..RULES.limits
         },
     )

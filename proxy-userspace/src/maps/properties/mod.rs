@@ -8,5 +8,6 @@ mod live;
 mod observed;
 mod readers;
 mod scale;
+mod sources;
 mod text;
 mod world;

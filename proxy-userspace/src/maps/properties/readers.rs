@@ -13,6 +13,7 @@ use proxy_common::node::NodeAddrFlags;
 use proxy_common::service::{Half, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use super::cases::{addr, node_addr};
+use super::sources::{checks_source, clients, holds, lets_in};
 use crate::maps::memory::Memory;
 use crate::maps::{WordTable, Words};
 use crate::plan::ops::cell_word;
@@ -105,6 +106,7 @@ impl Readers {
                     self.violations.push(text);
                 }
             }
+            self.judge_sources(store, key, (value, tag));
             self.held_frontends.insert((*key, (value.service, value.kind, value.flags), tag));
         }
         self.look_again(store);
@@ -122,8 +124,10 @@ impl Readers {
 
     /// Readers that were held up with a frontend or with a view word in hand.
     fn look_again(&mut self, store: &Memory) {
-        for (key, (service, kind, flags), tag) in &self.held_frontends {
-            let value = FrontendValue { service: *service, kind: *kind, flags: *flags, pad: 0 };
+        for (key, (service, kind, flags), tag) in self.held_frontends.clone() {
+            let (key, tag) = (&key, &tag);
+            let value = FrontendValue { service, kind, flags, pad: 0 };
+            self.judge_sources(store, key, (value, *tag));
             let held = Held { store, frontend: value };
             for (index, origin) in origins(store, key) {
                 let seen = outcomes(&held, key, origin);
@@ -143,6 +147,27 @@ impl Readers {
             });
             if !known {
                 self.violations.push(format!("held up in {view:?} of {tag:?}: meets {seen:?}"));
+            }
+        }
+    }
+
+    /// Through a frontend that checks the source only those are let in whom a version that may be in force lets in, and
+    /// all whom every one lets in that has the frontend.
+    fn judge_sources(&mut self, store: &Memory, key: &FrontendKey, (value, tag): (FrontendValue, OwnerTag)) {
+        let Some(versions) = self.versions.get(&tag).filter(|_| checks_source(value.flags)) else { return };
+        let in_force = &versions.all[versions.from..];
+        for client in clients() {
+            let seen = store.is_allowed_source(value.service, client);
+            let mut said = in_force.iter().filter_map(|version| lets_in(version, key, client)).peekable();
+            let is_known = said.peek().is_some();
+            // Ranges are the service port's: where one frontend makes room for another, both are open to all of them.
+            let is_right = if seen {
+                said.any(|said| said) || in_force.iter().any(|version| holds(version, client))
+            } else {
+                said.any(|said| !said)
+            };
+            if is_known && !is_right {
+                self.violations.push(format!("{key:?} of {tag:?} is open to {client}: {seen}"));
             }
         }
     }

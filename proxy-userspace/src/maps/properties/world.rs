@@ -6,7 +6,9 @@ use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::BackendState;
 use proxy_common::frontend::FrontendKey;
 use proxy_common::lb::{Lookup, owns_vip};
+use proxy_common::node::CidrKey;
 use proxy_common::service::ViewKind;
+use proxy_common::source::SourceKey;
 
 use super::observed::Observed;
 use super::readers::{Outcomes, Readers, origins, outcomes, promised};
@@ -34,6 +36,7 @@ pub(super) const RULES: Rules = Rules {
         blocks: 50,
         node_addrs: 10,
         cidrs: 10,
+        sources: 100,
     },
     shards: 2,
     moves_in_place: 1,
@@ -142,6 +145,10 @@ impl World {
             assert!(new.is_subset(&wanted) || may_stay, "{label}: {new:?}, wanted is {wanted:?}");
             let has_kept = old.intersection(&wanted).all(|target| new.contains(target));
             assert!(has_kept, "{label} of {old:?}: {new:?}");
+            let stays = |range: &CidrKey| reduced.sources.contains(range);
+            let held = before.sources_of(service).filter(|range| port.sources.contains(range));
+            assert!({ held }.all(|range| stays(&range)), "{label} keeps {:?}", reduced.sources);
+            assert!(reduced.sources.iter().all(|range| port.sources.contains(range)), "{label}: {reduced:?}");
             self.store.readers.expect_part(reduced);
         }
     }
@@ -225,6 +232,7 @@ impl World {
         assert_eq!(memory.node_addrs().unwrap(), self.node.addresses);
         assert_eq!(memory.cidrs().unwrap(), self.node.service_cidrs);
         self.check_rows();
+        self.check_sources();
         let again = self.listing();
         let ops = self.planner.plan(again, self.store.memory.now()).ops;
         assert_eq!(ops, [], "a second diff has something to do");
@@ -262,6 +270,16 @@ impl World {
             assert_eq!(rows, wanted);
             assert_eq!(actual.head(service).affinity_seconds(), port.affinity_seconds);
         }
+    }
+
+    fn check_sources(&self) {
+        let actual = self.planner.actual();
+        let held: BTreeSet<SourceKey> = self.store.memory.sources().unwrap().into_iter().collect();
+        let key = |port: &DesiredPort, range| SourceKey::new(actual.cell_of(port.tag).unwrap(), range);
+        let wanted =
+            |port: &'_ DesiredPort| port.sources.iter().map(|range| key(port, *range)).collect::<Vec<_>>();
+        assert_eq!(held, self.ports.values().flat_map(wanted).collect());
+        assert_eq!(actual.source_count(), held.len());
     }
 
     fn all_outcomes(&self) -> BTreeMap<(FrontendKey, u8), Outcomes> {
@@ -307,7 +325,7 @@ fn part_of(actual: &Actual, service: u32, port: &DesiredPort) -> DesiredPort {
         ViewKind::Reject => DesiredView::Reject,
         ViewKind::Drop => DesiredView::Drop,
     });
-    DesiredPort { backends, views, ..port.clone() }
+    DesiredPort { backends, views, sources: actual.sources_of(service).collect(), ..port.clone() }
 }
 
 fn adopted(memory: &Memory, rules: Rules) -> Planner {

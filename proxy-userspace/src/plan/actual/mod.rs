@@ -260,6 +260,21 @@ impl Actual {
         &self.hashes.cidrs
     }
 
+    /// The ranges of clients of each cell that has any, also of one that nobody owns.
+    pub fn sources(&self) -> &BTreeMap<u32, BTreeSet<CidrKey>> {
+        &self.hashes.sources
+    }
+
+    /// The ranges of clients of a cell, sorted.
+    pub fn sources_of(&self, service: u32) -> impl Iterator<Item = CidrKey> + '_ {
+        self.hashes.sources.get(&service).into_iter().flatten().copied()
+    }
+
+    /// Ranges of clients of all cells.
+    pub fn source_count(&self) -> usize {
+        self.hashes.source_count
+    }
+
     /// The filter.
     pub fn filter_words(&self) -> &[u64] {
         &self.filter

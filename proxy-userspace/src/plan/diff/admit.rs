@@ -8,8 +8,9 @@ use proxy_common::backend::BackendState;
 use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
 
-use super::batch::Batch;
+use super::batch::{Batch, PortOps};
 use super::port::diff_port;
+use super::sources::diff_sources;
 use super::stock::Full;
 use super::{Changes, InFlight, Planner, Refused};
 use crate::plan::claims::Touched;
@@ -101,6 +102,7 @@ impl Planner {
         port: &DesiredPort,
     ) -> Result<(), Full> {
         let absent = self.absent_frontends(inserted, port)?;
+        self.check_source_room(batch, port)?;
         self.write_port(batch, port)?;
         inserted.extend(absent);
         Ok(())
@@ -133,11 +135,15 @@ impl Planner {
         }
         let (kept, new) = self.with_and_without_row(port);
         let room = self.rows_left(new.len());
-        for backends in [[&kept[..], &new[..room]].concat(), kept] {
+        self.keep_sources_in_room(batch, &mut reduced);
+        let is_written = [[&kept[..], &new[..room]].concat(), kept].into_iter().any(|backends| {
             reduced.backends = backends;
-            if self.write_port(batch, &reduced).is_ok() {
-                break;
-            }
+            self.write_port(batch, &reduced).is_ok()
+        });
+        if let Some(cell) = self.actual.cell_of(port.tag).filter(|_| !is_written) {
+            let mut ops = PortOps::default();
+            diff_sources(&self.actual, &mut ops, (cell, false), &reduced.sources);
+            batch.add(ops);
         }
         reduced.frontends
     }
