@@ -37,6 +37,7 @@ mod scenario;
 mod scratch;
 mod shop;
 mod sticky;
+mod trace;
 mod udp;
 mod unfit;
 mod verify;
