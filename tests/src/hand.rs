@@ -15,6 +15,7 @@ use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::names::SCHEMA;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use shunt::datapath::attach::{Attached, Links};
+use shunt::datapath::guard::GuardHook;
 use shunt::datapath::hooks::Hook;
 use shunt::datapath::load::{LoadOptions, Loaded, OBJECT, read_object};
 use shunt::datapath::pin::PinDir;
@@ -86,6 +87,14 @@ impl Rig {
     pub fn reload(&mut self) -> Result<()> {
         self.loaded = load(&self.pin_dir)?;
         Ok(())
+    }
+
+    /// The egress guard, which is not attached yet.
+    pub fn guard(&self) -> Result<GuardHook> {
+        let directory = self.cgroup.open()?;
+        let id = directory.metadata()?.ino();
+        let word = self.loaded.client_maps()?.guard;
+        Ok(GuardHook::new(&self.loaded, (directory.into(), id), (None, word))?)
     }
 
     /// Makes a cgroup below the hooked one.

@@ -52,7 +52,9 @@ fn the_kernel_gives_back_every_range_of_clients() {
     };
     let mut wanted: BTreeSet<SourceKey> = (1..=10_000).map(range).collect();
     assert_eq!(wanted.len(), 10_000);
-    wanted.iter().for_each(|key| store.insert_source(*key).unwrap());
+    for key in &wanted {
+        store.insert_source(*key).unwrap();
+    }
     let held = |store: &KernelStore| store.sources().unwrap().into_iter().collect::<BTreeSet<_>>();
     assert!(held(&store) == wanted);
     for key in wanted.iter().copied().step_by(3).collect::<Vec<_>>() {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod calls;
 mod capabilities;
 mod chunks;
 mod churn;
@@ -31,6 +32,7 @@ mod proofs_object;
 mod proofs_registry;
 mod proofs_rig;
 mod proofs_watcher;
+mod ranges;
 mod reach;
 mod restart;
 mod scenario;

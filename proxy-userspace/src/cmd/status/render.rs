@@ -55,7 +55,7 @@ fn agent(text: &mut String, status: &AgentStatus) {
     if let Some(cgroup) = &status.cgroup {
         line(text, "cgroup", &format!("{} ({})", cgroup.path, cgroup.id));
     }
-    line(text, "clients", &clients(&status.clients));
+    line(text, "client", &clients(&status.clients));
     line(text, "sync", &sync(&status.sync));
     if let Some(error) = &status.sync.last_error {
         line(text, "failed", error);

@@ -1,0 +1,54 @@
+//! `peer talk`: one connected UDP socket that is kept, as a resolver or a logger keeps it.
+
+use std::io::stdin;
+use std::net::UdpSocket;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use socket2::Type;
+
+use super::{ClientSocket, error_name};
+use crate::report::GetReport;
+
+/// Arguments of `peer talk`.
+#[derive(Args)]
+pub(super) struct TalkArguments {
+    #[command(flatten)]
+    socket: ClientSocket,
+}
+
+/// Asks once for each line, and says who answered. Errors are reported and otherwise ignored.
+pub(super) fn run(arguments: &TalkArguments) -> Result<u8> {
+    let client = &arguments.socket;
+    let socket = client.open_as(Type::DGRAM)?;
+    socket.connect(&client.address().into())?;
+    let socket = UdpSocket::from(socket);
+    println!("ready");
+    for line in stdin().lines() {
+        line?;
+        let start = Instant::now();
+        let answer = ask(&socket);
+        let mut report = GetReport {
+            target: client.target,
+            name: None,
+            peer: socket.peer_addr().ok(),
+            local: socket.local_addr().ok(),
+            error: None,
+            connect_ms: start.elapsed().as_secs_f64() * 1e3,
+        };
+        match answer {
+            Ok(name) => report.name = Some(name),
+            Err(error) => report.error = Some(error_name(&error)),
+        }
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(0)
+}
+
+fn ask(socket: &UdpSocket) -> std::io::Result<String> {
+    socket.send(b"?")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
