@@ -24,7 +24,6 @@ use serde::Serialize;
 
 use crate::cli::OutputForm;
 use crate::config::ConfigError;
-use crate::datapath::DatapathError;
 use crate::datapath::load::{open_pinned_client_maps, open_pinned_maps};
 use crate::datapath::pin::PinDir;
 use crate::logs::LogError;
@@ -87,24 +86,27 @@ impl From<Exit> for ExitCode {
 /// Opens the maps pinned below `root`, for commands that only look.
 pub fn open_store(root: &Path) -> anyhow::Result<KernelStore> {
     let maps = looked_at(root, open_pinned_maps(&PinDir::new(root, SCHEMA)))?;
-    let store = KernelStore::open_to_look(maps)?;
+    let store = looked_at(root, KernelStore::open_to_look(maps))?;
     store.with_context(|| format!("the maps in {} are not filled yet", root.display()))
 }
 
 /// Opens what the maps pinned below `root` know of clients, for commands that only look.
 pub fn open_clients(root: &Path) -> anyhow::Result<Known> {
     let maps = looked_at(root, open_pinned_client_maps(&PinDir::new(root, SCHEMA)))?;
-    Ok(Known::open(maps)?)
+    looked_at(root, Known::open(maps))
 }
 
 /// A right that is missing is the host's matter.
-fn looked_at<T>(root: &Path, outcome: Result<T, DatapathError>) -> anyhow::Result<T> {
+fn looked_at<T, E>(root: &Path, outcome: Result<T, E>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
     outcome.map_err(anyhow::Error::new).map_err(|error| {
         if is_denied(&error) {
             let text = format!("the maps in {} may not be read, which takes CAP_SYS_ADMIN", root.display());
             error.context(text).context(Exit::Unfit)
         } else {
-            error.context(format!("no maps in {}", root.display()))
+            error.context(format!("no maps of this version in {}", root.display()))
         }
     })
 }

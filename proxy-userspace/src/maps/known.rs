@@ -9,6 +9,7 @@ use proxy_common::backend::Backend;
 use proxy_common::lb::{Held, Lookup, row_of};
 use proxy_common::names;
 use proxy_common::registry::{Namespace, stand_in};
+use proxy_common::service::Head;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::StoreError;
@@ -111,7 +112,7 @@ impl Standing {
 
 /// Judges a memory of a service port by what the tables say at `now`.
 pub fn standing(lookup: &impl Lookup, service: u32, memory: &Memory, now: u64) -> Standing {
-    let seconds = lookup.head(service).map_or(0, |head| head.affinity_seconds());
+    let seconds = lookup.head(service).map_or(0, Head::affinity_seconds);
     if seconds == 0 {
         return Standing::Off;
     }
@@ -141,7 +142,7 @@ mod tests {
     use crate::plan::ops::{cell_word, row_word};
     use proxy_common::addr::Port;
     use proxy_common::backend::BackendState;
-    use proxy_common::service::{Half, Head};
+    use proxy_common::service::Half;
 
     const SECOND: u64 = 1_000_000_000;
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::frontend::FrontendKey;
 use proxy_common::lb::{Lookup, Origin, Tuple, is_private};
+use proxy_common::node::NodeAddrFlags;
 
 /// DST of `shunt trace`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub fn ports_of(
 ) -> Vec<Tuple> {
     let is_own_loopback = addr.is_loopback() && !is_private(addr, origin);
     let has_node_ports =
-        is_own_loopback || lookup.node_addr(addr).is_some_and(|flags| flags.serves_node_ports());
+        is_own_loopback || lookup.node_addr(addr).is_some_and(NodeAddrFlags::serves_node_ports);
     let is_of = |key: &FrontendKey| key.addr == addr || has_node_ports && key.addr == addr.to_unspecified();
     let keys = frontends.into_iter().filter(|key| !key.is_owned_vip() && is_of(key));
     let ports: BTreeSet<(u16, Proto)> = keys.map(|key| (key.port.get(), key.proto)).collect();
@@ -64,7 +65,6 @@ mod tests {
     use super::*;
     use crate::maps::Hashes;
     use crate::maps::memory::Memory;
-    use proxy_common::node::NodeAddrFlags;
 
     #[test]
     fn a_destination_has_an_address_and_maybe_a_port() {

@@ -183,7 +183,7 @@ impl Found {
         for look in looks {
             match *look {
                 Look::Frontend(key, Some(value)) if !key.is_owned_vip() => {
-                    found.frontend = Some((key, value))
+                    found.frontend = Some((key, value));
                 }
                 Look::Head(_, head) => found.head = head,
                 Look::View(view, Some(word)) => found.view = Some((view, word)),

@@ -10,7 +10,7 @@ use proxy_common::filter;
 use proxy_common::lb::Tuple;
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::owned;
-use proxy_common::registry::Namespace;
+use proxy_common::registry::{Namespace, stand_in};
 use proxy_common::service::{Half, OWNER_WORD};
 use proxy_common::source::SourceKey;
 
@@ -60,6 +60,7 @@ impl Tables {
             tables.set_filter(filter::bits_of_address(key.addr));
         }
         tables.own("10.96.0.10");
+        tables.own("10.96.0.30");
         tables.memory.insert_cidr(CidrKey { prefix_len: 96 + 16, addr: addr("10.96.0.0") }).unwrap();
         for (text, flags) in [
             ("172.30.0.1", NodeAddrFlags::LOCAL.union(NodeAddrFlags::NODE_PORT)),
@@ -110,7 +111,8 @@ impl Tables {
     fn own(&mut self, text: &str) {
         const BLOCK: u32 = 4;
         let (word, mask) = owned::position(addr(text));
-        self.put(WordTable::Owned, block_word(BLOCK, word), mask);
+        let before = self.memory.load(WordTable::Owned, block_word(BLOCK, word)).unwrap();
+        self.put(WordTable::Owned, block_word(BLOCK, word), before | mask);
         let value = FrontendValue::new(BLOCK, FrontendKind::OwnedVip, 0);
         self.memory.insert_frontends(&[(FrontendKey::owned_block(addr(text)), value)]).unwrap();
         self.set_filter(filter::bits_of_prefix(addr(text)));
@@ -304,7 +306,8 @@ fn affinity_tells_what_it_remembers_and_whether_that_decides() {
     assert_eq!(beside.asked.get(), 0);
     assert!(trace.notes.iter().any(|note| note.contains("was not looked up")), "{:?}", trace.notes);
     // A namespace that was not known yet stands for its address.
-    let trace = tables.ask_as("10.244.1.11", web, &remembering("100::28", Memory::new(1, 5, NOW)));
+    let trace =
+        tables.ask_as("10.244.1.11", web, &remembering(&stand_in(40).to_string(), Memory::new(1, 5, NOW)));
     assert_eq!(trace.verdict.backend.as_deref(), Some("10.1.0.1:8080"));
     assert_eq!(trace.affinity.unwrap().remembered.unwrap().client, "namespace 40");
 }

@@ -39,9 +39,9 @@ fn agent(scenario: &Scenario) -> Agent<'_> {
 /// A process that lives in a pod, so that the pod is one to the registry, and a wait until it is known.
 fn inhabit(agent: &Agent<'_>, pod: &Pod) -> Servers {
     let servers = pod.place().serve([(SocketAddr::new(pod.v4, 9), "resident")]).unwrap();
-    // Its first connection to a service is what makes it known.
+    // Its first datagram to a service is what makes it known.
     let known = || {
-        ask(pod.place(), at(CLUSTER_IPS, PORT)[0], &["--udp"]);
+        ask(pod.place(), at(DNS, PORT)[0], &["--udp"]);
         let origin = &trace(agent, &[&pod.v4.to_string(), WEB[0]])[0]["origin"];
         Ok((origin == "pod").then_some(()))
     };
@@ -105,7 +105,7 @@ fn met(client: Place<'_>, (target, kind): (SocketAddr, &[&str]), wanted: usize) 
 /// A client, and the words that name it.
 type Asker<'a> = (Place<'a>, Vec<String>);
 
-fn askers<'a>(scenario: &'a Scenario) -> [Asker<'a>; 2] {
+fn askers(scenario: &Scenario) -> [Asker<'_>; 2] {
     let (pod, node) = (scenario.cluster.pod(1, 1), scenario.cluster.node(1));
     [
         (pod.place(), vec!["pod".to_owned(), pod.v4.to_string(), pod.v6.to_string()]),
@@ -218,7 +218,8 @@ fn source_ranges_are_judged_by_the_client_that_is_named() {
     let scenario = Scenario::new();
     let (listed, other) = (scenario.cluster.pod(1, 1), scenario.cluster.pod(1, 2));
     let only = |ip: IpAddr| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
-    write(&scenario, json!({ "loadBalancerSourceRanges": [listed.v4, listed.v6].map(only) }), &ingress());
+    let ranges = [listed.v4, listed.v6].map(only);
+    write(&scenario, json!({ "loadBalancerSourceRanges": ranges }), &ingress());
     list(&scenario, &[1, 2]);
     let agent = agent(&scenario);
     let _resident = inhabit(&agent, listed);
@@ -404,7 +405,7 @@ fn ports_are_listed_and_exit_codes_tell_how_it_went() {
     assert_eq!(of(&[], &[&asked[..], &[&pins]].concat()).0, Some(0));
     assert_eq!(of(&[], &["trace", "nobody", CLUSTER_IPS[0]]).0, Some(2));
     let (found, said) = of(&[], &[&asked[..], &["/nowhere"]].concat());
-    assert!(found == Some(1) && said.contains("no maps in /nowhere"), "{said}");
+    assert!(found == Some(1) && said.contains("no maps of this version in /nowhere"), "{said}");
     let (unfit, said) = of(&rights::only(&["DAC_OVERRIDE"]), &[&asked[..], &[&pins]].concat());
     assert!(unfit == Some(3) && said.contains("CAP_SYS_ADMIN"), "{said}");
 }

@@ -61,7 +61,7 @@ fn full(trace: &Trace) -> String {
         lines.push(("sources", sources(trace.source_ranges.as_ref())));
     }
     lines.extend(trace.open_sockets.iter().map(|text| ("open sockets", text.clone())));
-    let mut out: String = lines.iter().map(|(title, text)| format!("{title:<14}{text}\n")).collect();
+    let mut out: String = lines.iter().map(|(title, text)| line(title, text)).collect();
     let notes: Vec<&String> = trace.notes.iter().collect();
     out += &note_lines(&notes);
     let steps = trace.steps.iter().map(|step| [step.table.to_owned(), step.key.clone(), step.found.clone()]);
@@ -70,7 +70,11 @@ fn full(trace: &Trace) -> String {
 }
 
 fn note_lines(notes: &[&String]) -> String {
-    notes.iter().map(|note| format!("{:<14}{note}\n", "note")).collect()
+    notes.iter().map(|note| line("note", note)).collect()
+}
+
+fn line(title: &str, text: &str) -> String {
+    format!("{title:<14}{text}\n")
 }
 
 fn affinity(found: Option<&AffinityFound>) -> String {
