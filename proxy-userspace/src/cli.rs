@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServiceFilter;
 use crate::plan::node::NodePortAddresses;
+use crate::trace::{Asked, Destination};
 
 /// Shunt: Kubernetes Services by eBPF at the socket, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ pub enum Command {
     Status(StatusArgs),
     /// List what the maps hold
     Dump(DumpArgs),
+    /// Tell where a connection would go and why, by the decision of the hooks over the maps as they are; changes nothing
+    Trace(TraceArgs),
     /// Compare the maps with what the source says; exit code 1 and the differences where they differ
     Verify(Box<VerifyArgs>),
     /// Look at this host before an agent runs on it: kernel, rights, pins, what others have left; changes nothing
@@ -173,6 +176,40 @@ pub struct DumpArgs {
     pub output: OutputArgs,
 }
 
+/// `shunt trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// Who connects: `host`, `pod` (any pod of this node), or the IP address of one of them or of somebody outside
+    #[arg(value_name = "SRC")]
+    pub source: Asked,
+    /// Where to: an IP address, IPv4:PORT or [IPv6]:PORT; without a port, every service port of the address
+    #[arg(value_name = "DST")]
+    pub destination: Destination,
+    /// Protocol [default: tcp with a port, else every one]
+    #[arg(long, env = "SHUNT_PROTO", value_name = "PROTOCOL")]
+    pub proto: Option<TraceProto>,
+    /// Where maps and links are pinned.
+    #[command(flatten)]
+    pub pin: PinArgs,
+    /// Where the agent tells the names of service ports.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// A protocol that Services have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceProto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
 /// `shunt check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
@@ -236,6 +273,8 @@ pub enum DumpTable {
     Services,
     /// Endpoints in the maps.
     Backends,
+    /// What clients of service ports with session affinity were given last.
+    Affinity,
     /// What was picked and what was refused, and why.
     Counters,
 }
@@ -309,6 +348,7 @@ mod tests {
             Alone::<StatusArgs>::command(),
             Alone::<VerifyArgs>::command(),
             Alone::<DumpArgs>::command(),
+            Alone::<TraceArgs>::command(),
             Alone::<CheckArgs>::command(),
             Alone::<CleanupArgs>::command(),
         ] {
@@ -319,7 +359,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 18, "{seen:?}");
+        assert_eq!(seen.len(), 19, "{seen:?}");
     }
 
     #[test]
@@ -360,6 +400,25 @@ mod tests {
         assert!(args.service.is_some_and(|filter| filter.matches("default/web:http/tcp")));
         assert!(parse(&["backends", "--service", "web"]).unwrap_err().to_string().contains("--service"));
         assert_eq!(parse(&["flows"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn trace_takes_a_client_and_a_destination() {
+        let parse = |words: &[&str]| Alone::<TraceArgs>::try_parse_from([&["trace"], words].concat());
+        let args = parse(&["pod", "10.96.0.10:53", "--proto", "udp"]).unwrap().args;
+        assert_eq!((args.source, args.proto), (Asked::Pod, Some(TraceProto::Udp)));
+        assert_eq!(args.destination.port, Some(53));
+        for (words, named) in [
+            (&["somebody", "10.96.0.10"][..], "<SRC>"),
+            (&["host", "web.default:80"], "<DST>"),
+            (&["host", "10.96.0.10:0"], "port 0"),
+            (&["host", "10.96.0.10", "--proto", "icmp"], "--proto"),
+            (&["host"], "<DST>"),
+        ] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(named), "{error}");
+        }
     }
 
     /// Set for the child process in which [`flags_win_over_the_environment`] parses: the environment of a test

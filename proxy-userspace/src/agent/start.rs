@@ -306,6 +306,7 @@ fn identity(config: &AgentConfig, variant: &Variant, object: &[u8]) -> Identity 
 fn describe(reporter: &Reporter, socket_lb: SocketLb, cgroup: &Cgroup, is_pinned: bool) {
     reporter.update(|status| {
         status.cgroup = Some(CgroupStatus { path: cgroup.path.clone(), id: cgroup.id });
+        status.clients.is_host_only = socket_lb == SocketLb::Host;
         if socket_lb != SocketLb::Off {
             status.hooks = HOOKS.iter().map(|hook| hook.name.to_owned()).collect();
         }

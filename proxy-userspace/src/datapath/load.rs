@@ -169,6 +169,19 @@ pub fn open_pinned_maps(pin_dir: &PinDir) -> Result<KernelMaps, DatapathError> {
     })
 }
 
+/// Opens the maps about clients in the same way.
+pub fn open_pinned_client_maps(pin_dir: &PinDir) -> Result<ClientMaps, DatapathError> {
+    let open = |name: &str| {
+        let path = pin_dir.maps().join(name);
+        Map::open_pinned(&path).map_err(|source| DatapathError::Path { step: "open", path, source })
+    };
+    Ok(ClientMaps {
+        netns: open(names::NETNS)?,
+        affinity: open(names::AFFINITY)?,
+        guard: open(names::GUARD)?,
+    })
+}
+
 /// Reads an object from a file, for developers who try one that is not embedded.
 pub fn read_object(path: &Path) -> Result<Vec<u8>, DatapathError> {
     std::fs::read(path).map_err(|source| DatapathError::Path { step: "read", path: path.to_owned(), source })

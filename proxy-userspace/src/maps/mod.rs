@@ -6,6 +6,8 @@ pub mod apply;
 pub mod clients;
 pub mod compare;
 pub mod fill;
+pub mod known;
+pub mod live;
 pub mod memory;
 pub mod nowhere;
 #[cfg(test)]

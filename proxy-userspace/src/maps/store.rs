@@ -12,6 +12,7 @@ use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::source::SourceKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::live::Elements;
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
 use crate::sys::map::{Map, Shape};
 use crate::sys::mapping::Mapping;
@@ -344,12 +345,43 @@ impl Hashes for KernelStore {
     }
 }
 
+impl Elements for KernelStore {
+    fn frontend(&self, key: &FrontendKey) -> Result<Option<FrontendValue>, StoreError> {
+        element(&self.frontends, names::FRONTENDS, key)
+    }
+
+    fn node_addr(&self, addr: Addr) -> Result<Option<NodeAddrFlags>, StoreError> {
+        element(&self.node_addrs, names::NODE_ADDRS, &addr)
+    }
+
+    fn in_service_cidr(&self, addr: Addr) -> Result<bool, StoreError> {
+        let found = element::<_, u32>(&self.cidrs, names::CIDRS, &CidrKey { prefix_len: 128, addr })?;
+        Ok(found.is_some())
+    }
+
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> Result<bool, StoreError> {
+        let key = SourceKey::client(service, addr);
+        Ok(element::<_, u32>(&self.sources, names::SOURCES, &key)?.is_some())
+    }
+}
+
 impl MapStore for KernelStore {
     fn grace(&mut self) -> Result<(), StoreError> {
         let missing = || StoreError::Missing { map: "GRACE", element: 0 };
         let (outer, inner) = self.grace.as_ref().ok_or_else(missing)?;
         outer.set_inner(0, inner).map_err(kernel("wait for readers", "GRACE"))
     }
+}
+
+/// One element; of a trie, that of the longest prefix.
+fn element<K, V>(map: &Map, name: &'static str, key: &K) -> Result<Option<V>, StoreError>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes,
+{
+    let found = map.lookup(key.as_bytes()).map_err(kernel("look up", name))?;
+    let odd = || kernel("decode", name)(io::Error::other("element of another size"));
+    found.map(|value| V::read_from_bytes(&value).map_err(|_| odd())).transpose()
 }
 
 fn typed<K, V>(map: &Map, name: &'static str) -> Result<Vec<(K, V)>, StoreError>

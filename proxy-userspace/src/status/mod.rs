@@ -60,6 +60,9 @@ pub struct ClientStatus {
     pub namespaces: u64,
     /// Whether the egress guard is in force; now.
     pub is_guarded: bool,
+    /// Whether sockets of pods are left to others (`--socket-lb host`).
+    #[serde(default)]
+    pub is_host_only: bool,
     /// Connected UDP sockets that were given another backend.
     pub udp_moved: u64,
     /// Connected UDP sockets that were sent to wait at their frontend.

@@ -42,6 +42,7 @@ mod shop;
 mod sockets_model;
 mod sticky;
 mod storm;
+mod trace;
 mod udp;
 mod unfit;
 mod verify;

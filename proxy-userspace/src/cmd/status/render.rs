@@ -75,6 +75,9 @@ fn clients(clients: &ClientStatus) -> String {
         "{namespaces} network namespaces, {affinity} remembered, egress guard {guard}; UDP sockets: {udp_moved} moved, \
          {udp_waiting} waiting"
     );
+    if clients.is_host_only {
+        text += ", pods left to others";
+    }
     for (count, what) in [(udp_destroyed, "destroyed"), (udp_lost, "out of reach")] {
         if *count > 0 {
             // Writing into a text cannot fail.

@@ -10,7 +10,8 @@ use proxy_common::service::{Half, Head, View, ViewWord};
 use proxy_common::source::SourceKey;
 
 use super::Memory;
-use crate::maps::{WordTable, Words};
+use crate::maps::live::Elements;
+use crate::maps::{StoreError, WordTable, Words};
 use crate::plan::ops::{block_word, cell_word, row_word};
 
 impl Memory {
@@ -74,6 +75,25 @@ impl Lookup for Memory {
             *word = self.existing(WordTable::Backends, row_word(id, index))?;
         }
         Some(Backend::from_words(words))
+    }
+}
+
+/// The hashes alone, for a reader that makes sense of the words by itself.
+impl Elements for Memory {
+    fn frontend(&self, key: &FrontendKey) -> Result<Option<FrontendValue>, StoreError> {
+        Ok(Lookup::frontend(self, key))
+    }
+
+    fn node_addr(&self, addr: Addr) -> Result<Option<NodeAddrFlags>, StoreError> {
+        Ok(Lookup::node_addr(self, addr))
+    }
+
+    fn in_service_cidr(&self, addr: Addr) -> Result<bool, StoreError> {
+        Ok(Lookup::in_service_cidr(self, addr))
+    }
+
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> Result<bool, StoreError> {
+        Ok(Lookup::is_allowed_source(self, service, addr))
     }
 }
 

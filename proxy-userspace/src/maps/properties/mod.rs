@@ -4,6 +4,7 @@ mod cases;
 mod controls;
 mod invariants;
 mod limits;
+mod live;
 mod observed;
 mod readers;
 mod scale;
