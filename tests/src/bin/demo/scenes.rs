@@ -237,7 +237,13 @@ pub(crate) fn agent_explains(agent: &Agent<'_>, screen: &mut Screen) -> Result<(
     print_command("shunt dump services", &services);
     let backends = agent.shunt(&["dump", "backends", "--service", "default/web"])?;
     print_command("shunt dump backends --service default/web", &backends);
+    let trace = agent.shunt(&["trace", "pod", WEB])?;
+    print_command(&format!("shunt trace pod {WEB}"), &trace);
     screen.check("`shunt dump` shows the Services of deploy/demo", services.contains("default/web"));
+    screen.check(
+        "`shunt trace` names the Service and where it leads",
+        trace.contains("default/web") && trace.contains("10.244."),
+    );
     Ok(())
 }
 
