@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServiceFilter;
 use crate::plan::node::NodePortAddresses;
@@ -89,6 +90,18 @@ pub struct AgentArgs {
     /// with --config and a mode other than nftables: all]
     #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
+    /// Whether health checks of Services (healthCheckNodePort) are answered: not beside a kube-proxy, which answers them
+    #[arg(
+        long,
+        env = "SHUNT_HEALTH_CHECK_NODE_PORTS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_value = "true",
+        default_missing_value = "true",
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub health_check_node_ports: bool,
     /// Address of /healthz, /livez and /readyz [default: 0.0.0.0:10256]
     #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT")]
     pub healthz_address: Option<SocketAddr>,
@@ -300,7 +313,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 16, "{seen:?}");
+        assert_eq!(seen.len(), 17, "{seen:?}");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub pin_dir: PathBuf,
     /// Which of the node's addresses serve NodePorts.
     pub nodeport_addresses: NodePortAddresses,
+    /// Whether health checks of Services are answered.
+    pub health_check_node_ports: bool,
     /// Where /healthz, /livez and /readyz are served.
     pub healthz_address: SocketAddr,
     /// Where /metrics, /status, /proxyMode, /configz and /healthz are served; never the same as `healthz_address`.

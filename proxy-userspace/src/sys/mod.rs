@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod files;
 pub mod iter;
 pub mod link;
 pub mod map;

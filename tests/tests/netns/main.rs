@@ -15,6 +15,7 @@ mod foreign;
 mod full;
 mod golden_store;
 mod half_open;
+mod health_checks;
 mod kube_source;
 mod metrics;
 mod netfilter;
