@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServiceFilter;
@@ -100,6 +101,18 @@ pub struct AgentArgs {
     /// CAP_SYS_PTRACE
     #[arg(long, env = "SHUNT_MOVE_UDP", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub move_udp: bool,
+    /// Whether health checks of Services (healthCheckNodePort) are answered: not beside a kube-proxy, which answers them
+    #[arg(
+        long,
+        env = "SHUNT_HEALTH_CHECK_NODE_PORTS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_value = "true",
+        default_missing_value = "true",
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub health_check_node_ports: bool,
     /// Address of /healthz, /livez and /readyz [default: 0.0.0.0:10256]
     #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT")]
     pub healthz_address: Option<SocketAddr>,

@@ -12,6 +12,7 @@ pub mod config;
 pub mod datapath;
 pub mod events;
 pub mod health;
+pub mod health_checks;
 pub mod kubeproxy;
 pub mod logs;
 pub mod maps;

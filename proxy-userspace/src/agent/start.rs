@@ -27,6 +27,7 @@ use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
 use crate::events::{Limits, Reason, Recorder};
 use crate::health::{self, Listen, Pages};
+use crate::health_checks::{self, HealthChecks};
 use crate::kubeproxy;
 use crate::maps::reading::MapsReader;
 use crate::maps::store::KernelStore;
@@ -43,6 +44,10 @@ pub(super) struct Node {
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) events: Recorder,
+    /// The servers that answer the health checks of Services.
+    pub(super) health_checks: HealthChecks,
+    /// Whether they are wanted.
+    pub(super) answers_health_checks: bool,
     /// How the watches of an API server stand, if one is followed.
     pub(super) connections: Option<Connections>,
     /// What was last said of the way to the API server.
@@ -82,6 +87,9 @@ impl Node {
         if config.bind_address_hard_fail {
             can_listen([config.healthz_address, config.metrics_address])?;
         }
+        if let Err(error) = sys::files::raise_limit() {
+            warn!(%error, limit = sys::files::limit(), "the limit of open files stays as it is");
+        }
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
@@ -105,7 +113,8 @@ impl Node {
         let events = announce(config, &reporter);
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
-        health::start(listen(config), pages(config, &reporter, reader))
+        let (health_checks, servers) = health_checks::channel(reporter.clone());
+        health::start(listen(config), pages(config, &reporter, reader), servers)
             .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
         let clientele = Clientele::new(config, &mut loaded, (&cgroup, pin_dir.as_ref()), &reporter)?;
         let programming = Programming::new(Timestamp::now().as_millisecond());
@@ -116,6 +125,8 @@ impl Node {
             programming,
             reporter,
             events,
+            health_checks,
+            answers_health_checks: config.health_check_node_ports,
             connections: None,
             dependence: None,
             refusals: Refusals::default(),

@@ -2,7 +2,7 @@
 //!
 //! The agent drives it with the kernel store; the golden tier and the benches drive the very same code with others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -14,6 +14,7 @@ use crate::model::{EndpointSlice, Event, Listing, ObjectName, Protocol, Service}
 use crate::plan::claims::Conflict;
 use crate::plan::desired::{PlanWarning, desired_ports, port_tags};
 use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
+use crate::plan::health_checks::{HealthCheck, Listeners, health_check, listeners};
 use crate::plan::node::{NodePortAddresses, desired_node};
 use crate::plan::quarantine::Millis;
 use crate::plan::rules::Rules;
@@ -81,6 +82,8 @@ pub struct Sync<S> {
     must_adopt: bool,
     /// Service ports of each Service as last planned, to know which are gone.
     planned: HashMap<ObjectName, Box<[OwnerTag]>>,
+    /// As last planned.
+    health_checks: BTreeMap<ObjectName, HealthCheck>,
 }
 
 /// What one [`Sync::sync`] did.
@@ -173,6 +176,7 @@ impl<S: MapStore> Sync<S> {
             is_pruned: false,
             must_adopt: false,
             planned: HashMap::default(),
+            health_checks: BTreeMap::new(),
         })
     }
 
@@ -234,6 +238,18 @@ impl<S: MapStore> Sync<S> {
     /// The mirror of the maps and what goes with it.
     pub fn planner(&self) -> &Planner {
         &self.planner
+    }
+
+    /// The sockets that should answer the health checks of Services, by what was planned last: to be told once the maps
+    /// hold that, so that nobody is sent here too soon.
+    pub fn health_checks(&self) -> Listeners {
+        if self.health_checks.is_empty() {
+            return Listeners::new();
+        }
+        let (addresses, node) = (self.state.addresses(), self.state.node());
+        let actual = self.planner.actual();
+        let is_held = |tag| actual.cell_of(tag).is_some();
+        listeners(&self.health_checks, &self.options.node_ports.listen_on(addresses, node), is_held)
     }
 
     /// Writes what has changed. `clock` is any clock in milliseconds that never goes back. It is read again after each
@@ -349,8 +365,11 @@ impl<S: MapStore> Sync<S> {
     fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, outcome: &mut Outcome) {
         let before = self.planned.remove(name).unwrap_or_default();
         let mut after: Box<[OwnerTag]> = Box::default();
+        self.health_checks.remove(name);
         if let Some(service) = self.state.service(name) {
             let slices: Vec<_> = self.state.slices(name).collect();
+            let check = health_check(service, &slices, self.state.node());
+            self.health_checks.extend(check.map(|check| (name.clone(), check)));
             let plan = desired_ports(service, &slices, self.state.node());
             after = port_tags(service).into();
             for port in &plan.ports {

@@ -149,6 +149,7 @@ impl Merged {
             cgroup: args.cgroup,
             pin_dir,
             nodeport_addresses: settings.nodeport_addresses,
+            health_check_node_ports: args.health_check_node_ports,
             healthz_address,
             metrics_address,
             bind_address_hard_fail: settings.bind_address_hard_fail,

@@ -27,6 +27,7 @@ fn args(manifests: &std::path::Path) -> AgentArgs {
         healthz_address: None,
         metrics_address: None,
         log_format: None,
+        health_check_node_ports: true,
         socket_lb: SocketLb::All,
         move_udp: true,
         metrics_services: 1000,

@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub pin_dir: PathBuf,
     /// Which of the node's addresses serve NodePorts.
     pub nodeport_addresses: NodePortAddresses,
+    /// Whether health checks of Services are answered.
+    pub health_check_node_ports: bool,
     /// Whose sockets are served where they connect.
     pub socket_lb: SocketLb,
     /// Whether connected UDP sockets are moved.

@@ -71,7 +71,7 @@ fn clients(clients: &ClientStatus) -> [Family; 5] {
     ]
 }
 
-fn state(status: &AgentStatus) -> [Family; 6] {
+fn state(status: &AgentStatus) -> [Family; 8] {
     let gauge = |name, help, value| Family::single(Kind::Gauge, (name, help), Value::Whole(value));
     [
         gauge(
@@ -98,6 +98,16 @@ fn state(status: &AgentStatus) -> [Family; 6] {
             "shunt_frontend_conflicts",
             "Frontends that a service port goes without, since another has them.",
             status.conflicts.count as u64,
+        ),
+        gauge(
+            "shunt_health_check_sockets",
+            "Sockets that answer health checks of Services.",
+            status.health_checks.listening as u64,
+        ),
+        gauge(
+            "shunt_health_check_sockets_failed",
+            "Sockets for health checks of Services that cannot be opened, and are tried again.",
+            status.health_checks.failed.count as u64,
         ),
         Family::single(
             Kind::Counter,

@@ -8,6 +8,7 @@ pub mod diff;
 pub mod eligible;
 pub mod extents;
 pub mod frontends;
+pub mod health_checks;
 pub mod ids;
 pub mod node;
 pub mod ops;

@@ -6,6 +6,7 @@ mod measures;
 mod reporter;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,9 @@ pub struct AgentStatus {
     pub refused: Sample<Refusal>,
     /// Frontends that two service ports claim.
     pub conflicts: Sample<Conflict>,
+    /// Answers to the health checks of Services.
+    #[serde(default)]
+    pub health_checks: HealthChecksStatus,
     /// What was wrong with the input or the host.
     pub warnings: Warnings,
     /// What is done for clients beside the tables.
@@ -152,6 +156,26 @@ pub struct Conflict {
     pub frontend: String,
     /// Label of the service port that has it.
     pub holder: String,
+}
+
+/// The sockets behind `healthCheckNodePort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthChecksStatus {
+    /// Those that are open.
+    pub listening: usize,
+    /// Those that cannot be opened, and are tried again.
+    pub failed: Sample<FailedHealthCheck>,
+}
+
+/// A socket for health checks that cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedHealthCheck {
+    /// The Service, as `namespace/name`.
+    pub service: String,
+    /// Where.
+    pub address: SocketAddr,
+    /// Why.
+    pub problem: String,
 }
 
 /// How many there are, and the first of them: a full table can refuse more than anyone wants to read.

@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod diag;
+pub mod files;
 pub mod iter;
 pub mod link;
 pub mod map;

@@ -18,6 +18,7 @@ mod frontends;
 mod full;
 mod golden_store;
 mod half_open;
+mod health_checks;
 mod kube_source;
 mod metrics;
 mod moving;

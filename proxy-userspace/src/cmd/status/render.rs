@@ -60,6 +60,9 @@ fn agent(text: &mut String, status: &AgentStatus) {
     if let Some(error) = &status.sync.last_error {
         line(text, "failed", error);
     }
+    if status.health_checks.listening > 0 {
+        line(text, "checks", &format!("{} sockets answer health checks", status.health_checks.listening));
+    }
     if !status.node_eligible {
         line(text, "node", "going: load balancers are told to avoid it");
     }
@@ -181,6 +184,10 @@ fn troubles(text: &mut String, status: &AgentStatus) {
         .map(|conflict| format!("{}: {} is held by {}", conflict.service, conflict.frontend, conflict.holder))
         .collect();
     section(text, "frontends claimed twice", status.conflicts.count as u64, &conflicts);
+    let failed = status.health_checks.failed.first.iter();
+    let failed: Vec<_> =
+        failed.map(|one| format!("{}: listen on {}: {}", one.service, one.address, one.problem)).collect();
+    section(text, "health checks not answered", status.health_checks.failed.count as u64, &failed);
     let warnings = status.warnings.last.iter();
     let warnings: Vec<_> = warnings.map(|warning| format!("{:.3} {}", warning.at, warning.text)).collect();
     section(text, "warnings", status.warnings.count, &warnings);
