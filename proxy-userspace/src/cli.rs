@@ -372,7 +372,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 19, "{seen:?}");
+        assert_eq!(seen.len(), 20, "{seen:?}");
     }
 
     #[test]
