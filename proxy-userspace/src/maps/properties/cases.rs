@@ -16,6 +16,14 @@ pub(super) const PORTS: u64 = 5;
 /// Endpoints that exist.
 const ENDPOINTS: u8 = 6;
 
+/// As many cases as `PROPTEST_CASES` asks for, and 64 without it: a number set in code would win over the environment.
+pub(super) fn config() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(64),
+    }
+}
+
 pub(super) fn addr(text: &str) -> Addr {
     text.parse::<std::net::IpAddr>().unwrap().into()
 }

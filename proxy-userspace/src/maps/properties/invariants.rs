@@ -7,7 +7,7 @@ use proptest::test_runner::TestRunner;
 use proxy_common::frontend::{FrontendKind, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
-use super::cases::{addr, any_steps, cluster_ip, cluster_ip_frontends, frontend, node_addr, port};
+use super::cases::{addr, any_steps, cluster_ip, cluster_ip_frontends, config, frontend, node_addr, port};
 use super::sources::sources;
 use super::world::{RULES, World};
 use crate::maps::memory::Faults;
@@ -17,7 +17,7 @@ use crate::plan::rules::Rules;
 use crate::plan::tables::{DesiredFrontend, DesiredNode, DesiredPort, OwnerTag};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(config())]
 
     #[test]
     fn every_reader_meets_an_old_whole_or_a_new_whole(steps in any_steps(8)) {
@@ -102,7 +102,7 @@ fn faults_are_outlived() {
         world.check_no_leak(RULES.limits);
         Ok(())
     };
-    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(64) };
+    let config = ProptestConfig { source_file: Some(file!()), ..config() };
     TestRunner::new(config).run(&(any_steps(6), any::<u64>()), outlives).unwrap();
     assert!(injected.get() > 100, "{} faults in all", injected.get());
 }

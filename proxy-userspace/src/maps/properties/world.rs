@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::BackendState;
-use proxy_common::frontend::FrontendKey;
+use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{Lookup, owns_vip};
 use proxy_common::node::CidrKey;
 use proxy_common::service::ViewKind;
@@ -134,13 +134,13 @@ impl World {
                 assert_eq!(after.cell_of(port.tag), None, "{label} holds what nobody reaches");
                 continue;
             }
-            if after.cell_of(port.tag).is_none() {
-                // All that led to it has left, and none of that is wanted: it moves to where no room is.
-                let has_left = |key: &FrontendKey| port.frontends.iter().all(|frontend| frontend.key != *key);
-                let mut led_to_it = before.frontends().filter(|(_, value)| value.service == service);
-                assert!(led_to_it.all(|(key, _)| key.is_owned_vip() || has_left(&key)), "{label} is gone");
-                continue;
-            }
+            assert!(after.cell_of(port.tag).is_some(), "{label} is gone");
+            let leads_to_it = |actual: &Actual, key| {
+                actual.frontend(key).is_some_and(|value: FrontendValue| value.service == service)
+            };
+            let claimed = port.frontends.iter().map(|claim| &claim.key).filter(|key| !key.is_owned_vip());
+            let mut had = claimed.filter(|key| leads_to_it(before, key));
+            assert!(had.all(|key| leads_to_it(after, key)), "{label} has lost a frontend");
             let may_stay = old == new && self.may_lack_slots;
             assert!(new.is_subset(&wanted) || may_stay, "{label}: {new:?}, wanted is {wanted:?}");
             let has_kept = old.intersection(&wanted).all(|target| new.contains(target));

@@ -11,7 +11,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, BackendState, ROW_WORDS, split};
 use proxy_common::filter;
@@ -213,6 +213,12 @@ impl Actual {
     /// Every frontend, in no order; also the entries that name blocks of owned VIPs.
     pub fn frontends(&self) -> impl ExactSizeIterator<Item = (FrontendKey, FrontendValue)> + '_ {
         self.hashes.frontends.iter().map(|(key, value)| (*key, *value))
+    }
+
+    /// The cells that any frontend leads to.
+    pub fn reached_cells(&self) -> HashSet<u32> {
+        let frontends = self.hashes.frontends.iter().filter(|(key, _)| !key.is_owned_vip());
+        frontends.map(|(_, value)| value.service).collect()
     }
 
     /// The bits of a block of owned VIPs.
