@@ -94,16 +94,7 @@ impl Node {
         let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
         let expected = Listing::ALL.to_vec();
-        let load = LoadOptions {
-            object,
-            pin_dir: pin_dir.as_ref(),
-            host_netns: sys::socket::netns_cookie()
-                .map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
-            counter_shards: counter_shards(),
-            mover: clients::mover(config),
-            host_only: config.socket_lb == SocketLb::Host,
-            log_level: config.bpf_log_level as u8,
-        };
+        let load = load_options(config, object, pin_dir.as_ref())?;
         let (mut loaded, sync) = take_over(&load, &sync_options(config, variant, &expected))?;
         logs::forward(&mut loaded, config.bpf_log_level as u8)?;
         let reporter = Reporter::new(identity(config, variant, object), &expected);
@@ -256,6 +247,23 @@ fn take_over(
         }
         (taken, _) => taken,
     }
+}
+
+fn load_options<'a>(
+    config: &AgentConfig,
+    object: &'a [u8],
+    pin_dir: Option<&'a PinDir>,
+) -> Result<LoadOptions<'a>, AgentError> {
+    let cookie = sys::socket::netns_cookie();
+    Ok(LoadOptions {
+        object,
+        pin_dir,
+        host_netns: cookie.map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
+        counter_shards: counter_shards(),
+        mover: clients::mover(config),
+        host_only: config.socket_lb == SocketLb::Host,
+        log_level: config.bpf_log_level as u8,
+    })
 }
 
 fn load_and_adopt(
