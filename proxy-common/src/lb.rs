@@ -4,6 +4,7 @@
 //! are judged by the very same code. It reads, decides and returns; it writes nothing.
 
 use crate::addr::{Addr, Port, Proto};
+use crate::affinity::Memory;
 use crate::backend::Backend;
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::node::NodeAddrFlags;
@@ -20,6 +21,8 @@ pub trait Lookup {
     fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags>;
     /// Whether a ServiceCIDR covers `addr`.
     fn in_service_cidr(&self, addr: Addr) -> bool;
+    /// Whether a range of the service covers the client `addr`; asked only for frontends that check it.
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool;
     /// One word of a block of owned VIPs, see [`crate::owned`].
     fn owned_word(&self, block: u32, word: usize) -> Option<u64>;
     /// The head of a service's cell, loaded once per decision.
@@ -68,6 +71,8 @@ pub struct Packet {
 pub struct Draw {
     /// 32 uniformly random bits.
     pub entropy: u32,
+    /// Nanoseconds of the kernel's monotonic clock.
+    pub now: u64,
 }
 
 /// The backend that was picked.
@@ -77,6 +82,8 @@ pub struct Pick {
     pub service: u32,
     /// [`FrontendKind`] of the frontend that matched, as stored.
     pub kind: u8,
+    /// [`Pick::STICKY`] and [`Pick::CHECK_SOURCE`].
+    pub flags: u8,
     /// The view that was in use.
     pub view: View,
     /// Id of the backend's row.
@@ -90,10 +97,45 @@ pub struct Pick {
 }
 
 impl Pick {
+    /// Flag: the service port has session affinity, so the client's next connection is to come here too.
+    pub const STICKY: u8 = 1;
+    /// Flag: `loadBalancerSourceRanges` bind the frontend. Whoever knows the client's address asks [`admits`].
+    pub const CHECK_SOURCE: u8 = 2;
+
     #[inline(always)]
-    const fn new(service: u32, kind: u8, view: View, (backend, row): (u32, &Backend)) -> Self {
-        Self { service, kind, view, backend, generation: row.generation, addr: row.addr, port: row.port }
+    const fn new(place: &Place, (backend, row): (u32, &Backend)) -> Self {
+        let Place { service, kind, flags, view } = *place;
+        Self {
+            service,
+            kind,
+            flags,
+            view,
+            backend,
+            generation: row.generation,
+            addr: row.addr,
+            port: row.port,
+        }
     }
+
+    /// See [`Pick::STICKY`].
+    #[inline(always)]
+    pub const fn is_sticky(&self) -> bool {
+        self.flags & Self::STICKY != 0
+    }
+
+    /// See [`Pick::CHECK_SOURCE`].
+    #[inline(always)]
+    pub const fn must_check_source(&self) -> bool {
+        self.flags & Self::CHECK_SOURCE != 0
+    }
+}
+
+/// Where a backend is picked from.
+struct Place {
+    service: u32,
+    kind: u8,
+    flags: u8,
+    view: View,
 }
 
 /// A backend that a sender was given before.
@@ -107,10 +149,26 @@ pub struct Held {
     pub generation: u32,
 }
 
-/// Somebody who may hold backends.
-pub trait Holder {
-    /// The backend held for a destination; asked only if that is a frontend.
+/// Who asks, as far as finding out takes work: what it was given before.
+pub trait Sender {
+    /// The backend that it holds for a destination; asked only if that is a frontend.
     fn held(&self, tuple: &Tuple) -> Option<Held>;
+    /// What is remembered of this client by a service port with session affinity, see [`crate::affinity`].
+    fn remembered(&self, service: u32, is_v4: bool) -> Option<Memory>;
+}
+
+/// A sender that was given nothing before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stranger;
+
+impl Sender for Stranger {
+    fn held(&self, _: &Tuple) -> Option<Held> {
+        None
+    }
+
+    fn remembered(&self, _: u32, _: bool) -> Option<Memory> {
+        None
+    }
 }
 
 /// The outcome for a sender that may hold a backend.
@@ -139,17 +197,20 @@ pub enum DropReason {
     /// There was no memory to remember what a UDP socket was given, and its replies would have come from a stranger:
     /// refused.
     NoRecord = 5,
+    /// `loadBalancerSourceRanges` do not hold the client's address: times out.
+    SourceNotAllowed = 6,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoEndpoints,
         Self::UnknownPort,
         Self::NoLocalEndpoints,
         Self::UnassignedAddress,
         Self::Inconsistent,
         Self::NoRecord,
+        Self::SourceNotAllowed,
     ];
 
     /// The name in `shunt dump counters` and in metrics.
@@ -161,6 +222,7 @@ impl DropReason {
             Self::UnassignedAddress => "unassigned-address",
             Self::Inconsistent => "inconsistent",
             Self::NoRecord => "no-record",
+            Self::SourceNotAllowed => "source-not-allowed",
         }
     }
 }
@@ -204,9 +266,9 @@ const fn is_own_loopback(addr: Addr) -> bool {
 /// owned VIP, whose unknown ports are rejected unless the address is also the node's own; ServiceCIDR ranges,
 /// whose unassigned addresses time out (nftables mode of kube-proxy, KEP-3866).
 #[inline(always)]
-pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict {
+pub fn translate<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, draw: &Draw, sender: &S) -> Verdict {
     match resolve(lookup, packet) {
-        Ok(frontend) => serve(lookup, frontend, packet.origin, draw),
+        Ok(frontend) => serve(lookup, frontend, (packet, draw), sender),
         Err(verdict) => verdict,
     }
 }
@@ -215,21 +277,62 @@ pub fn translate<L: Lookup>(lookup: &L, packet: &Packet, draw: &Draw) -> Verdict
 /// and the endpoint is still listed and serving, whatever policies and hints say by now; else as [`translate`] does.
 /// (kube-proxy keeps the conntrack entry of a UDP flow under the same condition.)
 #[inline(always)]
-pub fn follow<L: Lookup, H: Holder>(lookup: &L, packet: &Packet, draw: &Draw, holder: &H) -> Flow {
+pub fn follow<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, draw: &Draw, sender: &S) -> Flow {
     let frontend = match resolve(lookup, packet) {
         Ok(frontend) => frontend,
         Err(verdict) => return Flow::New(verdict),
     };
-    if let Some(held) = holder.held(&packet.tuple)
+    if let Some(held) = sender.held(&packet.tuple)
         && held.service == frontend.service
-        && let Some(row) = lookup.backend(held.backend)
-        && row.generation == held.generation
-        && row.service == frontend.service
+        && let Some(row) = row_of(lookup, &held)
         && row.state().is_serving()
     {
         return Flow::Held(row.addr, row.port);
     }
-    Flow::New(serve(lookup, frontend, packet.origin, draw))
+    Flow::New(serve(lookup, frontend, (packet, draw), sender))
+}
+
+/// What becomes of a socket that is connected through a frontend, after the tables have changed.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It goes on as it is.
+    Stays = 0,
+    /// It is to have another backend, and there is one.
+    Moves = 1,
+    /// It is to have another backend, and there is none: it has to wait for one.
+    Waits = 2,
+}
+
+/// Decides that, under the condition of [`follow`]; `None`: the socket waits already.
+#[inline(always)]
+pub fn fate<L: Lookup>(lookup: &L, packet: &Packet, held: Option<&Held>) -> Fate {
+    let frontend = resolve(lookup, packet).ok();
+    if let Some(held) = held
+        && frontend.is_some_and(|frontend| frontend.service == held.service)
+        && row_of(lookup, held).is_some_and(|row| row.state().is_serving())
+    {
+        return Fate::Stays;
+    }
+    let is_served = frontend.is_some_and(|frontend| {
+        let view = view_for(frontend.kind, packet.origin);
+        lookup
+            .head(frontend.service)
+            .and_then(|head| lookup.view(frontend.service, head.half(), view))
+            .is_some_and(|word| matches!(word.kind(), ViewKind::Random))
+    });
+    match (is_served, held) {
+        (true, _) => Fate::Moves,
+        (false, Some(_)) => Fate::Waits,
+        (false, None) => Fate::Stays,
+    }
+}
+
+/// The row of a backend that somebody was given, as long as it is still the same endpoint's.
+#[inline(always)]
+pub fn row_of<L: Lookup>(lookup: &L, held: &Held) -> Option<Backend> {
+    let row = lookup.backend(held.backend)?;
+    if row.generation == held.generation && row.service == held.service { Some(row) } else { None }
 }
 
 /// The frontend that a destination names, or what becomes of it without one.
@@ -249,13 +352,7 @@ fn resolve<L: Lookup>(lookup: &L, packet: &Packet) -> Result<FrontendValue, Verd
         }
     }
     if let Some(frontend) = frontend {
-        // The ranges are not in the maps of this version. The load balancer itself, where routing sends the connection,
-        // holds them; serving it here would let everybody in.
-        return if frontend.flags & FrontendValue::CHECK_SOURCE == 0 {
-            Ok(frontend)
-        } else {
-            Err(Verdict::Pass)
-        };
+        return Ok(frontend);
     }
     if loopback || node.is_some() {
         return Err(Verdict::Pass);
@@ -292,10 +389,15 @@ pub const fn view_for(kind: u8, origin: Origin) -> View {
 }
 
 #[inline(always)]
-fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &Draw) -> Verdict {
+fn serve<L: Lookup, S: Sender>(
+    lookup: &L,
+    frontend: FrontendValue,
+    (packet, draw): (&Packet, &Draw),
+    sender: &S,
+) -> Verdict {
     let service = frontend.service;
     let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
-    let view = view_for(frontend.kind, origin);
+    let view = view_for(frontend.kind, packet.origin);
     // The head is loaded once, then exactly one word of the half that it names: a switch in between shows this
     // reader the old whole or the new whole.
     let Some(head) = lookup.head(service) else {
@@ -305,14 +407,44 @@ fn serve<L: Lookup>(lookup: &L, frontend: FrontendValue, origin: Origin, draw: &
         return inconsistent;
     };
     match word.kind() {
-        ViewKind::Pass => Verdict::Pass,
-        ViewKind::Reject => Verdict::Reject(service, DropReason::NoEndpoints),
-        ViewKind::Drop => Verdict::Drop(service, DropReason::NoLocalEndpoints),
-        ViewKind::Random => match pick(lookup, service, word, draw) {
-            Some((id, row)) => Verdict::Forward(Pick::new(service, frontend.kind, view, (id, &row))),
-            None => inconsistent,
-        },
+        ViewKind::Pass => return Verdict::Pass,
+        ViewKind::Reject => return Verdict::Reject(service, DropReason::NoEndpoints),
+        ViewKind::Drop => return Verdict::Drop(service, DropReason::NoLocalEndpoints),
+        ViewKind::Random => {}
     }
+    let mut flags = 0;
+    if frontend.flags & FrontendValue::CHECK_SOURCE != 0 {
+        flags |= Pick::CHECK_SOURCE;
+    }
+    let seconds = head.affinity_seconds();
+    let mut id = 0;
+    if seconds != 0 {
+        flags |= Pick::STICKY;
+        if let Some(memory) = sender.remembered(service, packet.tuple.addr.is_v4())
+            && memory.is_fresh(draw.now, seconds)
+            && row_of(lookup, &Held { service, backend: memory.backend(), generation: memory.generation() })
+                .is_some_and(|row| row.state().in_view(view))
+        {
+            id = memory.backend();
+        }
+    }
+    if id == 0 {
+        id = slot(lookup, word, draw).unwrap_or(0);
+    }
+    // Read here, whichever way the id came: two rows to go on with would be two programs to the verifier.
+    match lookup.backend(id) {
+        Some(row) if id != 0 && row.service == service => {
+            Verdict::Forward(Pick::new(&Place { service, kind: frontend.kind, flags, view }, (id, &row)))
+        }
+        _ => inconsistent,
+    }
+}
+
+/// Whether a client of this address may have what it was picked: always, unless `loadBalancerSourceRanges` bind the
+/// frontend. The address is the one before any SNAT.
+#[inline(always)]
+pub fn admits<L: Lookup>(lookup: &L, pick: &Pick, client: Addr) -> bool {
+    !pick.must_check_source() || lookup.is_allowed_source(pick.service, client)
 }
 
 /// Another draw from the view that a pick came from, for a sender that cannot use the first; `None` if that view picks
@@ -324,21 +456,21 @@ pub fn pick_again<L: Lookup>(lookup: &L, first: &Pick, draw: &Draw) -> Option<Pi
     if !matches!(word.kind(), ViewKind::Random) {
         return None;
     }
-    let (id, row) = pick(lookup, first.service, word, draw)?;
-    Some(Pick::new(first.service, first.kind, first.view, (id, &row)))
-}
-
-/// A slot of the view, uniformly; `None` if the slot names no row of this service.
-#[inline(always)]
-fn pick<L: Lookup>(lookup: &L, service: u32, word: ViewWord, draw: &Draw) -> Option<(u32, Backend)> {
-    // Multiply and shift instead of a remainder: no division by a maybe-zero value for the verifier to refuse.
-    let index = ((draw.entropy as u64 * word.count() as u64) >> 32) as u32;
-    let id = lookup.slot(word.base().wrapping_add(index))?;
+    let id = slot(lookup, word, draw)?;
     let row = lookup.backend(id)?;
-    if id == 0 || row.service != service {
+    if id == 0 || row.service != first.service {
         return None;
     }
-    Some((id, row))
+    let Pick { service, kind, flags, view, .. } = *first;
+    Some(Pick::new(&Place { service, kind, flags, view }, (id, &row)))
+}
+
+/// The backend id in a slot of the view, uniformly.
+#[inline(always)]
+fn slot<L: Lookup>(lookup: &L, word: ViewWord, draw: &Draw) -> Option<u32> {
+    // Multiply and shift instead of a remainder: no division by a maybe-zero value for the verifier to refuse.
+    let index = ((draw.entropy as u64 * word.count() as u64) >> 32) as u32;
+    lookup.slot(word.base().wrapping_add(index))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ struct Tables {
     backends: HashMap<u32, Backend>,
     filter: HashSet<u32>,
     owned: HashMap<(u32, usize), u64>,
+    sources: HashSet<(u32, Addr)>,
 }
 
 impl filter::Bits for Tables {
@@ -36,6 +37,9 @@ impl Lookup for Tables {
     }
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.cidr == Some(addr)
+    }
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        self.sources.contains(&(service, addr))
     }
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         self.owned.get(&(block, word)).copied()
@@ -116,7 +120,7 @@ impl Tables {
 
     fn ask(&self, dst: &str, port: u16, origin: Origin, entropy: u32) -> Verdict {
         let tuple = Tuple { addr: addr(dst), port: Port::new(port), proto: Proto::TCP };
-        translate(self, &Packet { tuple, origin }, &Draw { entropy })
+        translate(self, &Packet { tuple, origin }, &Draw { entropy, now: 0 }, &Stranger)
     }
 }
 
@@ -261,4 +265,110 @@ fn every_slot_is_picked_equally_often() {
     }
     assert_eq!(hits.len(), 2);
     assert!(hits.values().all(|count| (499..=501).contains(count)));
+}
+
+/// A client that was given rows before.
+struct Known {
+    held: Option<Held>,
+    memory: Option<Memory>,
+}
+
+impl Sender for Known {
+    fn held(&self, _: &Tuple) -> Option<Held> {
+        self.held
+    }
+    fn remembered(&self, service: u32, _: bool) -> Option<Memory> {
+        (service == SERVICE).then_some(self.memory).flatten()
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What a client gets from a service port with an affinity timeout of ten seconds, 100 s after the boot.
+fn ask_again(tables: &Tables, dst: &str, memory: Memory) -> Pick {
+    let tuple = Tuple { addr: addr(dst), port: Port::new(80), proto: Proto::TCP };
+    let draw = Draw { entropy: 0, now: 100 * SECOND };
+    let sender = Known { held: None, memory: Some(memory) };
+    match translate(tables, &Packet { tuple, origin: Origin::Pod }, &draw, &sender) {
+        Verdict::Forward(pick) => pick,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sticky() -> Tables {
+    let mut tables = Tables::default()
+        .with_service()
+        .frontend_at(vip("10.96.0.1", 80), FrontendKind::ClusterIp)
+        .frontend_at(vip("192.0.2.1", 80), FrontendKind::LoadBalancer);
+    tables.heads.insert(SERVICE, Head::new(Half::B, 10, 3));
+    let cluster = BackendState::SERVING.with_view(View::Cluster);
+    tables.backends.get_mut(&100).unwrap().state = cluster.with_view(View::Internal).0;
+    tables.backends.get_mut(&101).unwrap().state = cluster.0;
+    tables
+}
+
+#[test]
+fn a_client_is_sent_where_it_was_sent_before() {
+    let tables = sticky();
+    let memory = |id, generation, second| Memory::new(id, generation, second * SECOND);
+    let id = |memory| ask_again(&tables, "192.0.2.1", memory).backend;
+    assert_eq!(id(memory(101, 5, 95)), 101, "remembered");
+    assert_eq!(id(memory(101, 5, 90)), 101, "just fresh");
+    assert_eq!(id(memory(101, 5, 89)), 100, "too old: picked anew");
+    assert_eq!(id(memory(101, 4, 95)), 100, "the row was another endpoint's");
+    assert_eq!(id(memory(102, 5, 95)), 100, "no such row");
+    assert!(ask_again(&tables, "192.0.2.1", memory(101, 5, 95)).is_sticky());
+}
+
+#[test]
+fn affinity_never_overrides_a_policy() {
+    // Row 101 is a slot of the cluster view and not of the internal one.
+    let pick = ask_again(&sticky(), "10.96.0.1", Memory::new(101, 5, 95 * SECOND));
+    assert_eq!((pick.view, pick.backend), (View::Internal, 100));
+}
+
+#[test]
+fn without_a_timeout_nothing_is_remembered() {
+    let mut tables = sticky();
+    tables.heads.insert(SERVICE, Head::new(Half::B, 0, 3));
+    let pick = ask_again(&tables, "192.0.2.1", Memory::new(101, 5, 100 * SECOND));
+    assert_eq!((pick.backend, pick.is_sticky()), (100, false));
+}
+
+#[test]
+fn source_ranges_bind_the_frontends_that_say_so() {
+    let mut tables = sticky();
+    let bound = FrontendValue::new(SERVICE, FrontendKind::LoadBalancer, FrontendValue::CHECK_SOURCE);
+    tables.frontends.insert(vip("192.0.2.1", 80), bound);
+    tables.sources.insert((SERVICE, addr("10.0.0.7")));
+    let nothing = Memory::new(0, 0, 0);
+    let pick = ask_again(&tables, "192.0.2.1", nothing);
+    assert!(admits(&tables, &pick, addr("10.0.0.7")) && !admits(&tables, &pick, addr("10.0.0.8")));
+    assert!(pick_again(&tables, &pick, &Draw { entropy: 0, now: 0 }).unwrap().must_check_source());
+    let free = ask_again(&tables, "10.96.0.1", nothing);
+    assert!(admits(&tables, &free, addr("10.0.0.8")));
+}
+
+#[test]
+fn a_connected_socket_stays_moves_or_waits() {
+    let mut tables = sticky();
+    let packet = Packet {
+        tuple: Tuple { addr: addr("192.0.2.1"), port: Port::new(80), proto: Proto::TCP },
+        origin: Origin::Pod,
+    };
+    let held = Held { service: SERVICE, backend: 101, generation: 5 };
+    assert_eq!(fate(&tables, &packet, Some(&held)), Fate::Stays);
+    assert_eq!(fate(&tables, &packet, None), Fate::Moves, "a backend has come for one that waits");
+    // Out of every view and still serving: the flow stays.
+    tables.backends.get_mut(&101).unwrap().state = BackendState::SERVING.0;
+    assert_eq!(fate(&tables, &packet, Some(&held)), Fate::Stays);
+    tables.backends.get_mut(&101).unwrap().state = 0;
+    assert_eq!(fate(&tables, &packet, Some(&held)), Fate::Moves);
+    let empty = tables.set_all_views(ViewWord::REJECT);
+    assert_eq!(fate(&empty, &packet, Some(&held)), Fate::Waits);
+    assert_eq!(fate(&empty, &packet, None), Fate::Stays);
+    let tuple = Tuple { port: Port::new(81), ..packet.tuple };
+    assert_eq!(fate(&empty, &Packet { tuple, ..packet }, Some(&held)), Fate::Waits, "the port has gone");
+    let other = Held { service: SERVICE + 1, ..held };
+    assert_eq!(fate(&sticky(), &packet, Some(&other)), Fate::Moves, "the address is another service's");
 }

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod filter;
@@ -20,6 +21,8 @@ pub mod names;
 pub mod node;
 pub mod owned;
 mod pod;
+pub mod registry;
 pub mod service;
 pub mod socket;
+pub mod source;
 pub mod udp;

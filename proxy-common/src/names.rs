@@ -2,12 +2,12 @@
 
 /// Version of every layout in this crate; part of the pin directory's name (`<pin-dir>/v<SCHEMA>`). It goes up
 /// when an agent of one version cannot read the maps of the other.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Version of what is remembered of open sockets ([`TCP_PEERS`], [`TCP_SOCKETS`]); part of their directory's name
 /// (`<pin-dir>/sockets<VERSION>`). They have their own, because nobody can write a record anew for a socket that is
 /// open: it stays when [`SCHEMA`] changes.
-pub const SOCKETS_VERSION: u32 = 1;
+pub const SOCKETS_VERSION: u32 = 2;
 
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
@@ -74,6 +74,8 @@ pub const FRONTENDS: &str = "FRONTENDS";
 pub const NODE_ADDRS: &str = "NODE_ADDRS";
 /// ServiceCIDR ranges.
 pub const CIDRS: &str = "CIDRS";
+/// Ranges of `loadBalancerSourceRanges`, see [`crate::source`].
+pub const SOURCES: &str = "SOURCES";
 /// Bits of owned address ranges, see [`crate::filter`].
 pub const FILTER: &str = "FILTER";
 /// Records of TCP sockets whose connect was translated, see [`crate::socket`].
@@ -84,7 +86,24 @@ pub const TCP_SOCKETS: &str = "TCP_SOCKETS";
 /// What UDP sockets were given, see [`crate::udp`].
 pub const UDP_SOCKETS: &str = "UDP_SOCKETS";
 
+/// The registry of network namespaces, see [`crate::registry`].
+pub const NETNS: &str = "NETNS";
+/// What hooks report, a ring that each load has anew.
+pub const EVENTS: &str = "EVENTS";
+/// What clients were given by services with session affinity, behind a one-entry array of maps; see [`crate::affinity`].
+pub const AFFINITY: &str = "AFFINITY";
+/// One word: whether the egress guard is in force.
+pub const GUARD: &str = "GUARD";
+
+/// Network namespaces of one node at most.
+pub const NETNS_MAX: u32 = 4_096;
+/// Bytes of the ring of events, a power of two and of pages.
+pub const EVENTS_BYTES: u32 = 64 * 1024;
+/// Elements of `AFFINITY` on a fresh node; it grows by swapping in a larger one.
+pub const AFFINITY_INITIAL: u32 = 4096;
 /// Addresses of one node at most.
 pub const NODE_ADDRS_MAX: u32 = 4096;
 /// ServiceCIDR ranges at most.
 pub const CIDRS_MAX: u32 = 1024;
+/// Ranges of all service ports together at most.
+pub const SOURCES_MAX: u32 = 65_536;

@@ -27,7 +27,7 @@ impl NodeAddrFlags {
     }
 }
 
-/// Key of `CIDRS`, a longest-prefix-match trie: a range in the form the kernel wants.
+/// A range in the form the kernel wants: a key of `CIDRS`, a longest-prefix-match trie, and part of those of `SOURCES`.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

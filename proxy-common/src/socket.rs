@@ -45,13 +45,65 @@ pub struct TcpRecord {
     pub frontend_port: Port,
     /// Network byte order.
     pub backend_port: Port,
-    /// Index of the service's cell at the time of the connect.
-    pub service: u32,
+    /// Index of the service's cell at the time of the connect, and what the egress guard is to do, see
+    /// [`TcpRecord::tagged`].
+    pub tagged: u32,
 }
+
+impl TcpRecord {
+    /// Flag: the connection may begin only from an address that the service's source ranges hold.
+    pub const CHECK_SOURCE: u32 = 1 << 31;
+    /// Flag: the connection must time out.
+    pub const DROP: u32 = 1 << 30;
+
+    /// A cell's index with flags.
+    #[inline(always)]
+    pub const fn tagged(service: u32, flags: u32) -> u32 {
+        service & !(Self::CHECK_SOURCE | Self::DROP) | flags
+    }
+
+    /// Index of the service's cell.
+    #[inline(always)]
+    pub const fn service(&self) -> u32 {
+        self.tagged & !(Self::CHECK_SOURCE | Self::DROP)
+    }
+
+    /// Whether the connection must time out.
+    #[inline(always)]
+    pub const fn must_drop(&self) -> bool {
+        self.tagged & Self::DROP != 0
+    }
+
+    /// Whether the source ranges of the service bind the connection.
+    #[inline(always)]
+    pub const fn must_check_source(&self) -> bool {
+        self.tagged & Self::CHECK_SOURCE != 0
+    }
+}
+
+// A cell's index leaves the bits of the flags free.
+const _: () = assert!(crate::names::SERVICES.capacity() <= 1 << 30);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_holds_a_cell_and_flags() {
+        let zero = Addr::from_words([0; 4]);
+        let record = |tagged| TcpRecord {
+            frontend: zero,
+            backend: zero,
+            frontend_port: Port::new(0),
+            backend_port: Port::new(0),
+            tagged,
+        };
+        let plain = record(TcpRecord::tagged(77, 0));
+        assert_eq!((plain.service(), plain.must_drop(), plain.must_check_source()), (77, false, false));
+        let bound = record(TcpRecord::tagged(77, TcpRecord::CHECK_SOURCE));
+        assert_eq!((bound.service(), bound.must_drop(), bound.must_check_source()), (77, false, true));
+        assert!(record(TcpRecord::tagged(0, TcpRecord::DROP)).must_drop());
+    }
 
     #[test]
     fn cookies_given_out_in_a_row_have_places_of_their_own() {

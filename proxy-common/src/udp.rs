@@ -4,6 +4,8 @@
 //! small table of pairs. It lies on the socket and dies with it.
 
 use crate::addr::{Addr, Port};
+#[cfg(doc)]
+use crate::lb::Fate;
 use crate::lb::{Held, Pick};
 
 /// Pairs of one socket at most; a power of two.
@@ -25,10 +27,12 @@ pub struct Pair {
     pub backend_port: Port,
     /// Index of the service's cell.
     pub service: u32,
-    /// Id of the backend's row; zero: nobody has this place.
+    /// Id of the backend's row; zero: nobody has this place; [`Pair::WAITING`]: there was none to pick.
     pub row: u32,
     /// Generation of the row when it was picked.
     pub generation: u32,
+    /// [`Pair::CHECK_SOURCE`], or nothing.
+    pub flags: u32,
 }
 
 impl Pair {
@@ -40,7 +44,14 @@ impl Pair {
         service: 0,
         row: 0,
         generation: 0,
+        flags: 0,
     };
+
+    /// The row of a pair whose socket waits for a backend, connected to the frontend itself or to a backend that is gone.
+    /// The egress guard drops what it sends.
+    pub const WAITING: u32 = u32::MAX;
+    /// Flag: source ranges bind the frontend, and no datagram of this pair has been found to come from within them yet.
+    pub const CHECK_SOURCE: u32 = 1;
 
     /// The pair that a pick makes.
     #[inline(always)]
@@ -53,7 +64,34 @@ impl Pair {
             service: pick.service,
             row: pick.backend,
             generation: pick.generation,
+            flags: if pick.must_check_source() { Self::CHECK_SOURCE } else { 0 },
         }
+    }
+
+    /// The pair of a socket that waits for a backend.
+    #[inline(always)]
+    pub const fn waiting((frontend, frontend_port): (Addr, Port), service: u32) -> Self {
+        Self {
+            frontend,
+            backend: frontend,
+            frontend_port,
+            backend_port: frontend_port,
+            service,
+            row: Self::WAITING,
+            generation: 0,
+            flags: 0,
+        }
+    }
+
+    /// Whether the socket waits for a backend.
+    #[inline(always)]
+    pub const fn is_waiting(&self) -> bool {
+        self.row == Self::WAITING
+    }
+
+    #[inline(always)]
+    const fn is_guarded(&self) -> bool {
+        self.row != 0 && (self.flags != 0 || self.is_waiting())
     }
 
     /// What there is to check before the backend gets another datagram.
@@ -78,12 +116,17 @@ impl Pair {
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pairs {
-    /// In the places that they were given.
+    /// That through which the socket is connected, or was last. It has a place of its own, so that no other takes it, and
+    /// so that the iterator finds it: a program may read its buffer only at places that are constants.
+    pub peer: Pair,
+    /// All others, in the places that they were given.
     pub places: [Pair; PAIRS],
     /// Place of the next new pair.
     next: u32,
-    /// One more than the place of the pair through which the socket is connected; zero: through none.
-    connected: u32,
+    /// Not zero: a pair waits or has a flag, so the egress guard looks at them all.
+    guarded: u32,
+    /// Not zero: the socket is connected through [`Self::peer`].
+    pub connected: u32,
 }
 
 /// What became of the place that a pair took.
@@ -97,69 +140,158 @@ pub enum Placed {
 
 impl Pairs {
     /// No pairs.
-    pub const NONE: Self = Self { places: [Pair::NONE; PAIRS], next: 0, connected: 0 };
+    pub const NONE: Self =
+        Self { peer: Pair::NONE, places: [Pair::NONE; PAIRS], next: 0, guarded: 0, connected: 0 };
 
     /// The pair of a frontend.
     #[inline(always)]
     pub fn to(&self, frontend: (Addr, Port)) -> Option<Pair> {
-        self.find(|pair| pair.is_to(frontend)).map(|place| self.at(place))
+        self.latest(|pair| pair.is_to(frontend))
     }
 
-    /// The pair of a backend. If two frontends are served by it, the later one: which of them a reply is for cannot be
-    /// told, so picks avoid that, see [`Self::is_taken`].
+    /// The pair of a backend. If two frontends are served by it, the peer's or else the later one: which of them a reply
+    /// is for cannot be told, so picks avoid that, see [`Self::is_taken`].
     #[inline(always)]
     pub fn from(&self, backend: (Addr, Port)) -> Option<Pair> {
-        self.find(|pair| pair.is_from(backend)).map(|place| self.at(place))
+        self.latest(|pair| pair.is_from(backend))
     }
 
     /// Whether a backend serves another frontend to this socket already.
     #[inline(always)]
     pub fn is_taken(&self, backend: (Addr, Port), frontend: (Addr, Port)) -> bool {
-        self.find(|pair| pair.is_from(backend) && !pair.is_to(frontend)).is_some()
+        self.latest(|pair| pair.is_from(backend) && !pair.is_to(frontend)).is_some()
+    }
+
+    /// The latest pair through which datagrams to `addr` may not go yet, if there is any.
+    #[inline(always)]
+    pub fn guarded(&self, addr: Addr) -> Option<Pair> {
+        self.latest(|pair| pair.backend == addr && pair.is_guarded())
+    }
+
+    /// Whether [`Self::guarded`] may find one.
+    #[inline(always)]
+    pub const fn is_guarded(&self) -> bool {
+        self.guarded != 0
+    }
+
+    /// The sender has been found to be within the source ranges that bind the pair of a frontend.
+    #[inline(always)]
+    pub fn admit(&mut self, frontend: (Addr, Port)) {
+        if self.peer.is_to(frontend) {
+            self.peer.flags = 0;
+        } else if let Some(place) = self.find(|pair| pair.is_to(frontend)) {
+            self.places[place as usize % PAIRS].flags = 0;
+        }
     }
 
     /// The pair through which the socket is connected.
     #[inline(always)]
     pub fn connected(&self) -> Option<Pair> {
-        if self.connected == 0 { None } else { Some(self.at(self.connected.wrapping_sub(1))) }
+        if self.connected == 0 { None } else { Some(self.peer) }
     }
 
     /// The socket is connected through the pair of a frontend.
     #[inline(always)]
     pub fn connect(&mut self, frontend: (Addr, Port)) {
-        if let Some(place) = self.find(|pair| pair.is_to(frontend)) {
-            self.connected = place + 1;
+        if !self.peer.is_to(frontend) {
+            let Some(place) = self.find(|pair| pair.is_to(frontend)) else { return };
+            core::mem::swap(&mut self.peer, &mut self.places[place as usize % PAIRS]);
         }
+        self.connected = 1;
     }
 
-    /// The socket is connected to something else, or by itself.
+    /// The application has disconnected the socket, of which no hook hears: the peer's pair is one of many.
     #[inline(always)]
-    pub const fn disconnect(&mut self) {
+    pub const fn is_not_connected(&mut self) {
         self.connected = 0;
     }
 
-    /// Keeps a pair: in the place of its frontend, or else the oldest's, but never in that of the pair through which the
-    /// socket is connected.
+    /// The socket stays connected to a backend that is gone, and waits for another.
+    #[inline(always)]
+    pub fn suspend(&mut self, frontend: (Addr, Port)) {
+        if self.connected != 0 && self.peer.is_to(frontend) {
+            self.peer.row = Pair::WAITING;
+            self.guarded = 1;
+        }
+    }
+
+    /// The socket is about to be connected to `addr` itself, through no frontend. Whether that succeeds is not known yet, so
+    /// what there is stays, unless the peer would be the same and the frontend not meant any more.
+    #[inline(always)]
+    pub fn disconnect(&mut self, addr: (Addr, Port)) {
+        if self.peer.is_from(addr) {
+            self.connected = 0;
+        }
+    }
+
+    /// Who sent a datagram to a connected socket; the kernel lets nobody but the peer.
+    #[inline(always)]
+    pub fn from_peer(&self, backend: (Addr, Port)) -> Option<Pair> {
+        if self.connected != 0 && self.peer.is_from(backend) { Some(self.peer) } else { None }
+    }
+
+    /// Keeps a pair: in the place of its frontend, or else the oldest's; as the peer if it `connects`. Whoever was the peer
+    /// until then becomes one of the others.
     #[inline(always)]
     pub fn put(&mut self, pair: &Pair, connects: bool) -> Placed {
         let frontend = (pair.frontend, pair.frontend_port);
+        if pair.is_guarded() {
+            self.guarded = 1;
+        }
+        self.forget_others(pair);
+        if self.peer.is_to(frontend) {
+            self.peer = *pair;
+            if connects {
+                self.connected = 1;
+            }
+            return Placed::Quietly;
+        }
+        let mut kept = *pair;
+        if connects {
+            kept = self.peer;
+            self.peer = *pair;
+            self.connected = 1;
+        }
+        let known = self.find(|other| other.is_to(frontend));
         let mut placed = Placed::Quietly;
-        let place = if let Some(place) = self.find(|other| other.is_to(frontend)) {
-            place
+        let place = if let Some(place) = known {
+            place as usize % PAIRS
+        } else if kept.row == 0 {
+            // Nobody was the peer before.
+            return Placed::Quietly;
         } else {
-            let is_connected = self.connected == self.next % PLACES + 1;
-            let place = (self.next + u32::from(is_connected && !connects)) % PLACES;
-            self.next = (place + 1) % PLACES;
-            if self.at(place).row != 0 {
+            let place = self.next as usize % PAIRS;
+            self.next = (self.next + 1) % PLACES;
+            if self.places[place].row != 0 {
                 placed = Placed::InPlaceOfAnother;
             }
             place
         };
-        self.places[(place % PLACES) as usize] = *pair;
-        if connects {
-            self.connected = place % PLACES + 1;
-        }
+        self.places[place] = kept;
         placed
+    }
+
+    /// A backend answers for one frontend at a time: that which the socket sent to last. A datagram to another begins anew.
+    #[inline(always)]
+    fn forget_others(&mut self, pair: &Pair) {
+        let (backend, frontend) = ((pair.backend, pair.backend_port), (pair.frontend, pair.frontend_port));
+        for place in &mut self.places {
+            if place.is_from(backend) && !place.is_to(frontend) {
+                place.row = 0;
+            }
+        }
+        if self.connected == 0 && self.peer.is_from(backend) && !self.peer.is_to(frontend) {
+            self.peer.row = 0;
+        }
+    }
+
+    /// The peer, or else the latest of the others, if it is meant.
+    #[inline(always)]
+    fn latest(&self, is_meant: impl Fn(&Pair) -> bool) -> Option<Pair> {
+        if is_meant(&self.peer) {
+            return Some(self.peer);
+        }
+        self.find(is_meant).map(|place| self.places[place as usize % PAIRS])
     }
 
     /// The place of the latest pair that is meant.
@@ -175,11 +307,6 @@ impl Pairs {
             }
         }
         None
-    }
-
-    #[inline(always)]
-    const fn at(&self, place: u32) -> Pair {
-        self.places[(place % PLACES) as usize]
     }
 }
 
@@ -197,10 +324,36 @@ pub struct bpf_spin_lock {
 pub struct UdpRecord {
     /// Held while the pairs are read or written.
     pub lock: bpf_spin_lock,
-    /// Zero.
-    pub pad: u32,
+    /// Process that connected the socket, as the initial PID namespace numbers it. The agent's own connects, by which it
+    /// moves the socket, keep the one that was there.
+    pub tgid: u32,
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
     /// The pairs.
     pub pairs: Pairs,
+}
+
+/// What the iterator over `UDP_SOCKETS` writes of a connected socket that cannot stay as it is, or that waits.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// The socket's cookie, as SO_COOKIE shows it.
+    pub cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// Process that connected it.
+    pub tgid: u32,
+    /// Index of the service's cell.
+    pub service: u32,
+    /// What the application dialled.
+    pub frontend: Addr,
+    /// Network byte order.
+    pub frontend_port: Port,
+    /// Zero.
+    pub pad: u16,
+    /// The [`Fate`] as a number; [`Fate::Stays`] of those that wait already.
+    pub fate: u32,
 }
 
 #[cfg(test)]

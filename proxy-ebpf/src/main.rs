@@ -6,6 +6,12 @@
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
+mod egress;
+#[cfg(target_arch = "bpf")]
+mod guard;
+#[cfg(target_arch = "bpf")]
+mod list;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod sock;
@@ -16,11 +22,12 @@ mod verdict;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
-    use aya_ebpf::programs::{SockAddrContext, SockContext};
+    use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
+    use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 
     use crate::context::Family;
-    use crate::{sock, udp};
+    use crate::list::StorageContext;
+    use crate::{guard, list, sock, udp};
 
     #[cgroup_sock_addr(connect4)]
     pub fn shunt_connect4(ctx: SockAddrContext) -> i32 {
@@ -65,6 +72,18 @@ mod entry {
     #[cgroup_sock(sock_release)]
     pub fn shunt_sock_release(ctx: SockContext) -> i32 {
         sock::release(&ctx)
+    }
+
+    #[cgroup_skb(egress)]
+    pub fn shunt_egress(ctx: SkBuffContext) -> i32 {
+        guard::judge(&ctx)
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/bpf_sk_storage_map")]
+    extern "C" fn shunt_list_udp(ctx: *mut StorageContext) -> i32 {
+        list::one(ctx);
+        0
     }
 
     /// Never reached: the build fails if a panic path stays, since the verifier would refuse it.

@@ -1,18 +1,26 @@
 //! Socket hooks: a context becomes a tuple, the verdict becomes a rewritten context.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use aya_ebpf::helpers::generated::bpf_set_retval;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_set_retval};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::addr::{Addr, Proto};
-use proxy_common::lb::{Draw, Origin, Packet, Pick, Tuple, Verdict, is_foreign, is_private, translate};
+use proxy_common::affinity::Memory;
+use proxy_common::lb::{
+    Draw, Held, Origin, Packet, Pick, Sender, Tuple, Verdict, is_foreign, is_private, translate,
+};
+use proxy_common::registry::Event;
 use proxy_common::socket::TcpRecord;
 
-use crate::context::{self, ALLOW, Family, read_destination, write_destination};
-use crate::maps::{self, HOST_NETNS, Kernel};
+use crate::context::{self, ALLOW, Family, REFUSE, read_destination, write_destination};
+use crate::maps::{self, HOST_NETNS, HOST_ONLY, Kernel, clients, sockets};
 use crate::{udp, verdict};
 
-const IPPROTO_TCP: u32 = 6;
-const IPPROTO_UDP: u32 = 17;
+/// IP protocol of TCP.
+pub const IPPROTO_TCP: u32 = 6;
+/// IP protocol of UDP.
+pub const IPPROTO_UDP: u32 = 17;
+
+const ETIMEDOUT: i32 = 110;
 
 /// `connect()`: a translated socket goes straight to its backend, so that packets carry the real addresses and
 /// nothing has to be undone.
@@ -26,9 +34,61 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let (addr, port) = read_destination(ctx, family);
     let Some(origin) = concerned(ctx, addr) else { return ALLOW };
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin };
-    match translate(&Kernel, &packet, &draw()) {
-        Verdict::Forward(pick) => forward(ctx, family, &packet.tuple, &pick),
+    let draw = draw();
+    match translate(&Kernel, &packet, &draw, &Dialler(ctx)) {
+        Verdict::Forward(pick) => forward(ctx, family, (&packet.tuple, draw.now), &pick),
+        Verdict::Drop(service, reason) => {
+            verdict::note_drop(ctx, service, reason);
+            let (frontend, frontend_port) = (addr, port);
+            time_out(
+                ctx,
+                &TcpRecord {
+                    frontend,
+                    backend: frontend,
+                    frontend_port,
+                    backend_port: frontend_port,
+                    tagged: TcpRecord::tagged(service, TcpRecord::DROP),
+                },
+            )
+        }
         verdict => verdict::stop(ctx, verdict),
+    }
+}
+
+/// Lets a connection begin whose packets the egress guard drops. Where there is no guard yet, the caller is told at once
+/// what it would have been told later, and the agent puts the guard in force.
+#[inline(always)]
+fn time_out(ctx: &SockAddrContext, record: &TcpRecord) -> i32 {
+    if maps::is_guarded() && sockets::remember_tcp(ctx, record) {
+        return ALLOW;
+    }
+    clients::report(context::netns(ctx), Event::GUARD_WANTED);
+    set_errno(ETIMEDOUT);
+    REFUSE
+}
+
+/// The owner of a TCP socket.
+struct Dialler<'a>(&'a SockAddrContext);
+
+impl Sender for Dialler<'_> {
+    #[inline(always)]
+    fn held(&self, _: &Tuple) -> Option<Held> {
+        None
+    }
+
+    #[inline(always)]
+    fn remembered(&self, service: u32, is_v4: bool) -> Option<Memory> {
+        clients::remembered(context::netns(self.0), service, is_v4)
+    }
+}
+
+/// Remembers a pick for the client's next connection, if the service port has affinity.
+#[inline(always)]
+pub fn stick(ctx: &SockAddrContext, pick: &Pick, (frontend, now): (Addr, u64)) {
+    if pick.is_sticky() {
+        let memory = Memory::new(pick.backend, pick.generation, now);
+        clients::remember(context::netns(ctx), (pick.service, frontend.is_v4()), memory);
+        clients::meet(context::netns(ctx));
     }
 }
 
@@ -45,7 +105,7 @@ pub fn getpeername(ctx: &SockAddrContext, family: Family) -> i32 {
     if context::protocol(ctx) == IPPROTO_UDP {
         return udp::getpeername(ctx, family);
     }
-    if let Some(record) = maps::recall_tcp(ctx) {
+    if let Some(record) = sockets::recall_tcp(ctx) {
         // A socket that was connected elsewhere since keeps its real peer.
         if read_destination(ctx, family) == (record.backend, record.backend_port) {
             write_destination(ctx, family, record.frontend, record.frontend_port);
@@ -59,35 +119,43 @@ pub fn getpeername(ctx: &SockAddrContext, family: Family) -> i32 {
 pub fn release(ctx: &SockContext) -> i32 {
     // SAFETY: the kernel hands every program a valid context.
     if unsafe { (&raw const (*ctx.sock).protocol).read_volatile() } == IPPROTO_TCP {
-        maps::forget_tcp(ctx);
+        sockets::forget_tcp(ctx);
     }
     ALLOW
 }
 
 #[inline(always)]
-fn forward(ctx: &SockAddrContext, family: Family, tuple: &Tuple, pick: &Pick) -> i32 {
-    verdict::note(ctx, pick);
-    if !write_destination(ctx, family, pick.addr, pick.port) {
+fn forward(ctx: &SockAddrContext, family: Family, (tuple, now): (&Tuple, u64), pick: &Pick) -> i32 {
+    if matches!(family, Family::V4) && !pick.addr.is_v4() {
         return ALLOW;
     }
-    maps::remember_tcp(
-        ctx,
-        &TcpRecord {
-            frontend: tuple.addr,
-            backend: pick.addr,
-            frontend_port: tuple.port,
-            backend_port: pick.port,
-            service: pick.service,
-        },
-    );
+    let must_check = pick.must_check_source();
+    let record = TcpRecord {
+        frontend: tuple.addr,
+        backend: pick.addr,
+        frontend_port: tuple.port,
+        backend_port: pick.port,
+        tagged: TcpRecord::tagged(pick.service, if must_check { TcpRecord::CHECK_SOURCE } else { 0 }),
+    };
+    if must_check && !maps::is_guarded() {
+        // Nobody would look at the address that the connection comes from.
+        return time_out(ctx, &record);
+    }
+    // Without a record `getpeername` shows the backend; where the guard needs one, there is no connection without.
+    if !sockets::remember_tcp(ctx, &record) && must_check {
+        return verdict::no_record();
+    }
+    write_destination(ctx, family, pick.addr, pick.port);
+    verdict::note(ctx, pick);
+    stick(ctx, pick, (tuple.addr, now));
     ALLOW
 }
 
 /// What the next decision may not make up by itself.
 #[inline(always)]
 pub fn draw() -> Draw {
-    // SAFETY: the helper takes nothing and returns a number.
-    Draw { entropy: unsafe { bpf_get_prandom_u32() } }
+    // SAFETY: the helpers take nothing and return a number.
+    unsafe { Draw { entropy: bpf_get_prandom_u32(), now: bpf_ktime_get_coarse_ns() } }
 }
 
 /// Who sends to `addr`, if that may be ours to serve.
@@ -98,6 +166,9 @@ pub fn concerned(ctx: &SockAddrContext, addr: Addr) -> Option<Origin> {
         return None;
     }
     let origin = origin(ctx);
+    if matches!(origin, Origin::Pod) && HOST_ONLY.load() != 0 {
+        return None;
+    }
     // What `translate` would say too, but pods connect to their own loopback a lot: a sidecar, a local cache.
     if is_private(addr, origin) { None } else { Some(origin) }
 }

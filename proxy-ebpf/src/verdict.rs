@@ -8,6 +8,8 @@ use proxy_common::lb::{DropReason, Pick, Verdict};
 use crate::context::{ALLOW, REFUSE};
 use crate::{maps, sock};
 
+const EPERM: i32 = 1;
+const ENOBUFS: i32 = 105;
 const ECONNREFUSED: i32 = 111;
 
 /// Counts a pick that is about to be carried out.
@@ -28,13 +30,28 @@ pub fn stop(ctx: &SockAddrContext, verdict: Verdict) -> i32 {
             sock::set_errno(ECONNREFUSED);
             REFUSE
         }
-        // The caller must time out, as it would with kube-proxy: the connect goes on untranslated.
+        // Of UDP: as with kube-proxy, whose drop in the output chain says the same. TCP never comes here with one.
         Verdict::Drop(service, reason) => {
-            info!(ctx, "service {} dropped, reason {}", service, reason as u8);
-            count_refusal(service, reason);
-            ALLOW
+            note_drop(ctx, service, reason);
+            sock::set_errno(EPERM);
+            REFUSE
         }
     }
+}
+
+/// Counts a connection or datagram that is to be dropped.
+#[inline(always)]
+pub fn note_drop(ctx: &SockAddrContext, service: u32, reason: DropReason) {
+    info!(ctx, "service {} dropped, reason {}", service, reason as u8);
+    count_refusal(service, reason);
+}
+
+/// Refuses what cannot be remembered.
+#[inline(always)]
+pub fn no_record() -> i32 {
+    maps::count_reason(DropReason::NoRecord);
+    sock::set_errno(ENOBUFS);
+    REFUSE
 }
 
 #[inline(always)]

@@ -4,10 +4,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServiceFilter;
 use crate::plan::node::NodePortAddresses;
+use crate::trace::{Asked, Destination};
 
 /// Shunt: Kubernetes Services by eBPF at the socket, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -27,6 +29,8 @@ pub enum Command {
     Status(StatusArgs),
     /// List what the maps hold
     Dump(DumpArgs),
+    /// Tell where a connection would go and why, by the decision of the hooks over the maps as they are; changes nothing
+    Trace(TraceArgs),
     /// Compare the maps with what the source says; exit code 1 and the differences where they differ
     Verify(Box<VerifyArgs>),
     /// Look at this host before an agent runs on it: kernel, rights, pins, what others have left; changes nothing
@@ -89,6 +93,26 @@ pub struct AgentArgs {
     /// with --config and a mode other than nftables: all]
     #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
+    /// Whose sockets are served where they connect: those of all processes, those of the host's own network namespace, or
+    /// none. What is not served here is left to the packet path or to another proxy
+    #[arg(long, env = "SHUNT_SOCKET_LB", value_name = "WHOSE", default_value = "all")]
+    pub socket_lb: SocketLb,
+    /// Whether connected UDP sockets whose backend is gone are connected again to another. It takes hostPID and
+    /// CAP_SYS_PTRACE
+    #[arg(long, env = "SHUNT_MOVE_UDP", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub move_udp: bool,
+    /// Whether health checks of Services (healthCheckNodePort) are answered: not beside a kube-proxy, which answers them
+    #[arg(
+        long,
+        env = "SHUNT_HEALTH_CHECK_NODE_PORTS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_value = "true",
+        default_missing_value = "true",
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub health_check_node_ports: bool,
     /// Address of /healthz, /livez and /readyz [default: 0.0.0.0:10256]
     #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT")]
     pub healthz_address: Option<SocketAddr>,
@@ -165,6 +189,40 @@ pub struct DumpArgs {
     pub output: OutputArgs,
 }
 
+/// `shunt trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// Who connects: `host`, `pod` (any pod of this node), or the IP address of one of them or of somebody outside
+    #[arg(value_name = "SRC")]
+    pub source: Asked,
+    /// Where to: an IP address, IPv4:PORT or [IPv6]:PORT; without a port, every service port of the address
+    #[arg(value_name = "DST")]
+    pub destination: Destination,
+    /// Protocol [default: tcp with a port, else every one]
+    #[arg(long, env = "SHUNT_PROTO", value_name = "PROTOCOL")]
+    pub proto: Option<TraceProto>,
+    /// Where maps and links are pinned.
+    #[command(flatten)]
+    pub pin: PinArgs,
+    /// Where the agent tells the names of service ports.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// A protocol that Services have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceProto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
 /// `shunt check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
@@ -228,6 +286,8 @@ pub enum DumpTable {
     Services,
     /// Endpoints in the maps.
     Backends,
+    /// What clients of service ports with session affinity were given last.
+    Affinity,
     /// What was picked and what was refused, and why.
     Counters,
 }
@@ -239,6 +299,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Whose sockets are served where they connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketLb {
+    /// Those of all processes of the hooked cgroup.
+    All,
+    /// Those of the host's own network namespace only.
+    Host,
+    /// None: no socket hook is attached.
+    Off,
 }
 
 /// How much the eBPF programs log.
@@ -290,6 +361,7 @@ mod tests {
             Alone::<StatusArgs>::command(),
             Alone::<VerifyArgs>::command(),
             Alone::<DumpArgs>::command(),
+            Alone::<TraceArgs>::command(),
             Alone::<CheckArgs>::command(),
             Alone::<CleanupArgs>::command(),
         ] {
@@ -300,7 +372,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 16, "{seen:?}");
+        assert_eq!(seen.len(), 20, "{seen:?}");
     }
 
     #[test]
@@ -341,6 +413,25 @@ mod tests {
         assert!(args.service.is_some_and(|filter| filter.matches("default/web:http/tcp")));
         assert!(parse(&["backends", "--service", "web"]).unwrap_err().to_string().contains("--service"));
         assert_eq!(parse(&["flows"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn trace_takes_a_client_and_a_destination() {
+        let parse = |words: &[&str]| Alone::<TraceArgs>::try_parse_from([&["trace"], words].concat());
+        let args = parse(&["pod", "10.96.0.10:53", "--proto", "udp"]).unwrap().args;
+        assert_eq!((args.source, args.proto), (Asked::Pod, Some(TraceProto::Udp)));
+        assert_eq!(args.destination.port, Some(53));
+        for (words, named) in [
+            (&["somebody", "10.96.0.10"][..], "<SRC>"),
+            (&["host", "web.default:80"], "<DST>"),
+            (&["host", "10.96.0.10:0"], "port 0"),
+            (&["host", "10.96.0.10", "--proto", "icmp"], "--proto"),
+            (&["host"], "<DST>"),
+        ] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(named), "{error}");
+        }
     }
 
     /// Set for the child process in which [`flags_win_over_the_environment`] parses: the environment of a test

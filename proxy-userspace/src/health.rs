@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,9 +21,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::health_checks;
 use crate::metrics::Scraper;
 use crate::metrics::family::Form;
 use crate::status::{Health, Probe, Reporter};
@@ -33,6 +36,8 @@ const BIND_RETRY: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 64;
 /// A connection's whole life: one request, one answer.
 const CONNECTION_LIFE: Duration = Duration::from_secs(10);
+/// Bytes of a request's head, of which a client may say as many as it likes and none is needed.
+const HEAD_BYTES: usize = 16 << 10;
 /// How long [`get`] waits.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Go's zero time, 0001-01-01T00:00:00Z, which kube-proxy shows for what has not happened.
@@ -71,9 +76,29 @@ pub struct Pages {
     pub configz: Arc<serde_json::Value>,
 }
 
-/// Serves both ports from a new thread for as long as the process lives. The sockets belong to the network
-/// namespace of the calling thread.
-pub fn start(listen: Listen, pages: Pages) -> io::Result<()> {
+/// Connections that one listener serves at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    own: Arc<Semaphore>,
+    /// Shared with other listeners.
+    shared: Option<Arc<Semaphore>>,
+}
+
+impl Places {
+    /// So many.
+    pub(crate) fn new(count: usize) -> Self {
+        Self { own: Arc::new(Semaphore::new(count)), shared: None }
+    }
+
+    /// So many, and not more with all who share the others.
+    pub(crate) fn within(count: usize, shared: &Arc<Semaphore>) -> Self {
+        Self { shared: Some(Arc::clone(shared)), ..Self::new(count) }
+    }
+}
+
+/// Serves both ports, and the health checks of Services, from a new thread for as long as the process lives. The sockets
+/// belong to the network namespace of the calling thread.
+pub fn start(listen: Listen, pages: Pages, checks: health_checks::Server) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let held = |address: SocketAddr| listen.must_bind.then(|| hold(address)).transpose();
     let (healthz, metrics) = (held(listen.healthz)?, held(listen.metrics)?);
@@ -81,7 +106,8 @@ pub fn start(listen: Listen, pages: Pages) -> io::Result<()> {
         runtime.block_on(async {
             tokio::join!(
                 serve(Port::Healthz, (listen.healthz, healthz), pages.clone()),
-                serve(Port::Metrics, (listen.metrics, metrics), pages.clone())
+                serve(Port::Metrics, (listen.metrics, metrics), pages.clone()),
+                checks.serve()
             )
         })
     })?;
@@ -102,7 +128,15 @@ async fn serve(port: Port, (address, held): (SocketAddr, Option<std::net::TcpLis
         Some(listener) => listener,
         None => bind(port, address, BIND_RETRY).await,
     };
-    accept(port, &listener, pages).await;
+    accept_pages(port, &listener, pages).await;
+}
+
+async fn accept_pages(port: Port, listener: &TcpListener, pages: Pages) {
+    let answer = move |request| {
+        let pages = pages.clone();
+        async move { respond(port, &request, pages).await }
+    };
+    accept(listener, &Places::new(CONNECTIONS), answer).await;
 }
 
 async fn bind(port: Port, address: SocketAddr, retry: Duration) -> TcpListener {
@@ -123,16 +157,27 @@ async fn bind(port: Port, address: SocketAddr, retry: Duration) -> TcpListener {
     }
 }
 
-async fn accept(port: Port, listener: &TcpListener, pages: Pages) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+/// Answers every connection, for ever. Whoever drops this ends the connections too.
+pub(crate) async fn accept<A, F>(listener: &TcpListener, places: &Places, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send,
+{
+    let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
+        let Ok(own) = Arc::clone(&places.own).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let pages = pages.clone();
-                tokio::spawn(async move {
-                    serve_connection(port, stream, pages).await;
-                    drop(permit);
+                // Only now: a listener that nobody asks must not keep others from answering.
+                let shared = match &places.shared {
+                    Some(shared) => Arc::clone(shared).acquire_owned().await.ok(),
+                    None => None,
+                };
+                let answer = answer.clone();
+                connections.spawn(async move {
+                    serve_connection(stream, answer).await;
+                    drop((own, shared));
                 });
             }
             // Out of descriptors, or a client that left: neither ends the server, nor may it spin.
@@ -141,24 +186,27 @@ async fn accept(port: Port, listener: &TcpListener, pages: Pages) {
     }
 }
 
-async fn serve_connection(port: Port, stream: TcpStream, pages: Pages) {
-    let answer = service_fn(|request: Request<hyper::body::Incoming>| {
-        let pages = pages.clone();
-        async move { Ok::<_, Infallible>(respond(port, &request, pages).await) }
+async fn serve_connection<A, F>(stream: TcpStream, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send,
+{
+    let answer = service_fn(move |request| {
+        let response = answer(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(false)
+        .max_buf_size(HEAD_BYTES)
+        // As Go's servers write them: somebody may have matched kube-proxy's by letter.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), answer);
     // A client that is slow or breaks off harms nobody but itself.
     let _ = timeout(CONNECTION_LIFE, connection).await;
 }
 
-async fn respond(
-    port: Port,
-    request: &Request<hyper::body::Incoming>,
-    pages: Pages,
-) -> Response<Full<Bytes>> {
+async fn respond(port: Port, request: &Request<Incoming>, pages: Pages) -> Response<Full<Bytes>> {
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");

@@ -21,7 +21,7 @@ async fn serving(port: Port, reporter: &Reporter) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let pages = pages(reporter);
-    tokio::spawn(async move { accept(port, &listener, pages).await });
+    tokio::spawn(async move { accept_pages(port, &listener, pages).await });
     address
 }
 
@@ -37,7 +37,10 @@ async fn raw(address: SocketAddr, request: &'static str) -> String {
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        answer
+        // What a header is called is of any case.
+        let (status, rest) = answer.split_once("\r\n").unwrap();
+        let (headers, body) = rest.split_once("\r\n\r\n").unwrap();
+        format!("{status}\r\n{}\r\n\r\n{body}", headers.to_lowercase())
     })
     .await
     .unwrap()
@@ -147,7 +150,8 @@ fn an_address_that_must_be_had_and_is_taken_is_an_error() {
     let taken = holder.local_addr().unwrap();
     let free = SocketAddr::new(taken.ip(), 0);
     let listen = Listen { healthz: free, metrics: taken, must_bind: true };
-    let error = start(listen, pages(&reporter())).unwrap_err().to_string();
+    let checks = health_checks::channel(reporter()).1;
+    let error = start(listen, pages(&reporter()), checks).unwrap_err().to_string();
     assert!(error.starts_with(&format!("listen on {taken}: ")), "{error}");
 }
 
@@ -178,7 +182,7 @@ async fn each_port_answers_its_own_paths_only() {
 async fn only_reading_is_allowed() {
     let address = serving(Port::Metrics, &reporter()).await;
     let answer = raw(address, "POST /status HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: get, head"), "{answer}");
     let answer = raw(address, "HEAD /proxyMode HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("content-length: 5"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "a HEAD has no body: {answer}");
@@ -205,7 +209,8 @@ fn a_thread_of_its_own_serves_both_ports() {
     let [healthz, metrics] = [(); 2]
         .map(|()| std::net::TcpListener::bind("127.1.0.1:0").unwrap())
         .map(|held| held.local_addr().unwrap());
-    start(Listen { healthz, metrics, must_bind: false }, pages(&reporter())).unwrap();
+    let (_wanted, checks) = health_checks::channel(reporter());
+    start(Listen { healthz, metrics, must_bind: false }, pages(&reporter()), checks).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         for (address, path) in [(healthz, "/livez"), (metrics, "/proxyMode")] {

@@ -6,11 +6,13 @@
 pub mod agent;
 pub mod check;
 pub mod cli;
+pub mod clients;
 pub mod cmd;
 pub mod config;
 pub mod datapath;
 pub mod events;
 pub mod health;
+pub mod health_checks;
 pub mod kubeproxy;
 pub mod logs;
 pub mod maps;
@@ -21,3 +23,4 @@ pub mod source;
 pub mod state;
 pub mod status;
 pub mod sys;
+pub mod trace;

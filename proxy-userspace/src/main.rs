@@ -24,6 +24,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Agent(args) => cmd::agent::run(args),
         Command::Status(args) => cmd::status::run(&args),
         Command::Dump(args) => cmd::dump::run(&args),
+        Command::Trace(args) => cmd::trace::run(&args),
         Command::Verify(args) => cmd::verify::run(*args),
         Command::Check(args) => cmd::check::run(&args),
         Command::Cleanup(args) => cmd::cleanup::run(&args),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{EndpointSlice, Event, Listing, Node, ObjectName, Service, ServiceCidr};
+use crate::model::{EndpointSlice, Event, Listing, Node, ObjectName, Service, ServiceCidr, TrafficPolicy};
 
 /// What must be planned again.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -70,6 +70,10 @@ pub struct State {
     /// Whether there is a Node object.
     has_node: bool,
     entries: BTreeMap<ObjectName, Entry>,
+    /// Services of [`Self::is_guard_needed`].
+    guarded: BTreeSet<ObjectName>,
+    /// Services of [`Self::has_affinity`].
+    sticky: BTreeSet<ObjectName>,
     /// Every slice by its own name, to find the Service that it belonged to when it moves or goes.
     slices: BTreeMap<ObjectName, Seen<Arc<EndpointSlice>>>,
     cidrs: BTreeMap<Box<str>, Seen<ServiceCidr>>,
@@ -91,6 +95,8 @@ impl State {
             node_run: 0,
             has_node: false,
             entries: BTreeMap::new(),
+            guarded: BTreeSet::new(),
+            sticky: BTreeSet::new(),
             slices: BTreeMap::new(),
             cidrs: BTreeMap::new(),
             addresses: Seen { object: Vec::new(), run: 0 },
@@ -132,6 +138,17 @@ impl State {
             .iter()
             .copied()
             .filter(|listing| !self.progress.get(listing).is_some_and(|it| it.has_ended))
+    }
+
+    /// Whether some Service may have connections begin that must not get through: those from outside its source ranges, or
+    /// where its policy is Local and no endpoint is here.
+    pub fn is_guard_needed(&self) -> bool {
+        !self.guarded.is_empty()
+    }
+
+    /// Whether some Service has session affinity.
+    pub fn has_affinity(&self) -> bool {
+        !self.sticky.is_empty()
     }
 
     /// Whether there is an object of the own Node.
@@ -183,6 +200,8 @@ impl State {
                 Dirty::default()
             }
             known => {
+                note(&mut self.guarded, &name, is_guarded(&service));
+                note(&mut self.sticky, &name, service.affinity_seconds.is_some());
                 *known = Some(Seen { object: service, run });
                 service_dirty(name)
             }
@@ -196,6 +215,8 @@ impl State {
         if entry.get_mut().service.take().is_none() {
             return Dirty::default();
         }
+        note(&mut self.guarded, &name, false);
+        note(&mut self.sticky, &name, false);
         if entry.get().slices.is_empty() {
             entry.remove();
         }
@@ -249,9 +270,14 @@ impl State {
 
     fn set_node(&mut self, node: Node) -> Dirty {
         let before = std::mem::replace(&mut self.node, node);
+        // Ranges of clients mean more where they hold an address of the node.
+        let has_sources =
+            |entry: &Entry| entry.service.as_ref().is_some_and(|seen| !seen.object.source_ranges.is_empty());
+        let is_moved = before.addresses != self.node.addresses;
+        let services = if is_moved { names_where(&self.entries, has_sources) } else { Vec::new() };
         Dirty {
-            services: BTreeSet::new(),
-            node: before.addresses != self.node.addresses || before.pod_cidrs != self.node.pod_cidrs,
+            services: services.into_iter().collect(),
+            node: is_moved || before.pod_cidrs != self.node.pod_cidrs,
             all: before.name != self.node.name || before.zone != self.node.zone,
         }
     }
@@ -355,6 +381,18 @@ fn bare_node(name: &Arc<str>) -> Node {
 
 fn service_of(slice: &EndpointSlice) -> ObjectName {
     ObjectName::new(slice.name.namespace(), &slice.service)
+}
+
+fn note(names: &mut BTreeSet<ObjectName>, name: &ObjectName, is_in: bool) {
+    if is_in {
+        names.insert(name.clone());
+    } else {
+        names.remove(name);
+    }
+}
+
+fn is_guarded(service: &Service) -> bool {
+    service.internal_policy == TrafficPolicy::Local || !service.source_ranges.is_empty()
 }
 
 fn service_dirty(name: ObjectName) -> Dirty {

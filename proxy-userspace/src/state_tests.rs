@@ -139,6 +139,21 @@ fn the_node_keeps_its_name() {
 }
 
 #[test]
+fn an_address_of_the_node_touches_services_with_source_ranges() {
+    let mut state = empty();
+    state.apply(service("open", 1));
+    let Event::ServiceApplied(mut bound) = service("bound", 2) else { unreachable!() };
+    Arc::make_mut(&mut bound).source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    state.apply(Event::ServiceApplied(bound));
+    state.apply(Event::NodeApplied(node("zone")));
+    let moved = Node { addresses: vec![[203, 0, 113, 1].into()], ..node("zone") };
+    let dirty = state.apply(Event::NodeApplied(moved.clone()));
+    assert_eq!(dirty, Dirty { node: true, ..services(&["bound"]) });
+    let labelled = Node { pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()], ..moved };
+    assert_eq!(state.apply(Event::NodeApplied(labelled)), Dirty { node: true, ..Dirty::default() });
+}
+
+#[test]
 fn a_node_that_leaves_stays_served_and_one_that_was_never_there_does_not_leave() {
     let mut state = empty();
     for event in [Event::ListStarted(Listing::Node), Event::ListEnded(Listing::Node), Event::NodeDeleted] {

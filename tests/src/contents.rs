@@ -1,6 +1,6 @@
 //! Everything that pinned maps hold, byte by byte, to be compared over a restart.
 //!
-//! Counters and socket records are left out: traffic changes them, agents don't.
+//! Counters, socket records and what is known of clients are left out: traffic changes them, agents don't.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,6 +21,9 @@ use shunt::sys::map::{Map, Shape};
 /// Elements as key and value, in the order of keys.
 type Elements = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Maps whose elements lie on sockets: they cannot be listed.
+const OF_SOCKETS: [&str; 2] = [names::TCP_SOCKETS, names::UDP_SOCKETS];
+
 /// The contents of all maps of a pin directory; inner maps by name and index.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Contents {
@@ -30,10 +33,19 @@ pub struct Contents {
 impl Contents {
     /// Reads all maps pinned below `root` under the layout version `schema`; nothing may write them meanwhile.
     pub fn read(root: &Path, schema: u32) -> Result<Self> {
+        let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::NETNS, names::AFFINITY].into_iter();
+        Self::read_without(root, schema, &of_traffic.chain(OF_SOCKETS).collect::<Vec<_>>())
+    }
+
+    /// The same with what traffic changes, which there must be none of; only what lies on sockets is left out.
+    pub fn read_all(root: &Path, schema: u32) -> Result<Self> {
+        Self::read_without(root, schema, &OF_SOCKETS)
+    }
+
+    fn read_without(root: &Path, schema: u32, left_out: &[&str]) -> Result<Self> {
         let pin_dir = PinDir::new(root, schema);
         let mut maps = BTreeMap::new();
-        let of_traffic = [names::COUNTERS.name, names::TCP_PEERS, names::TCP_SOCKETS, names::UDP_SOCKETS];
-        for (name, path) in pin_dir.map_paths().filter(|(name, _)| !of_traffic.contains(name)) {
+        for (name, path) in pin_dir.map_paths().filter(|(name, _)| !left_out.contains(name)) {
             let map = Map::open_pinned(&path).with_context(|| format!("open map {name}"))?;
             if map.shape().map_type == Shape::array_of_maps(1).map_type {
                 for index in 0..map.shape().max_entries {

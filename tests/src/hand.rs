@@ -15,9 +15,11 @@ use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::names::SCHEMA;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use shunt::datapath::attach::{Attached, Links};
+use shunt::datapath::guard::GuardHook;
 use shunt::datapath::hooks::Hook;
 use shunt::datapath::load::{LoadOptions, Loaded, OBJECT, read_object};
 use shunt::datapath::pin::PinDir;
+use shunt::maps::clients::Affinity;
 use shunt::maps::store::KernelStore;
 use shunt::maps::{Hashes, WordTable, Words};
 
@@ -86,6 +88,19 @@ impl Rig {
     pub fn reload(&mut self) -> Result<()> {
         self.loaded = load(&self.pin_dir)?;
         Ok(())
+    }
+
+    /// Makes the table of session affinity.
+    pub fn remember_clients(&self) -> Result<()> {
+        Ok(Affinity::open(self.loaded.client_maps()?.affinity)?.ensure()?)
+    }
+
+    /// The egress guard, which is not attached yet.
+    pub fn guard(&self) -> Result<GuardHook> {
+        let directory = self.cgroup.open()?;
+        let id = directory.metadata()?.ino();
+        let word = self.loaded.client_maps()?.guard;
+        Ok(GuardHook::new(&self.loaded, (directory.into(), id), (None, word))?)
     }
 
     /// Makes a cgroup below the hooked one.
@@ -203,8 +218,15 @@ pub fn object_under_test() -> Result<Vec<u8>> {
 fn load(pin_dir: &PinDir) -> Result<Loaded> {
     let object = object_under_test()?;
     let host_netns = shunt::sys::socket::netns_cookie()?;
-    let options =
-        LoadOptions { object: &object, pin_dir: Some(pin_dir), host_netns, counter_shards: 2, log_level: 0 };
+    let options = LoadOptions {
+        object: &object,
+        pin_dir: Some(pin_dir),
+        host_netns,
+        counter_shards: 2,
+        mover: 0,
+        host_only: false,
+        log_level: 0,
+    };
     Ok(Loaded::new(&options)?)
 }
 

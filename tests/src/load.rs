@@ -60,6 +60,15 @@ impl Place<'_> {
         Ok(Prober { process })
     }
 
+    /// Starts a client that keeps one connected UDP socket.
+    pub fn talker(&self, target: SocketAddr, options: &[&str]) -> Result<Talker> {
+        let mut command = self.peer("talk")?;
+        command.arg(target.to_string()).args(options);
+        let mut process = Process::spawn("peer talk", command)?;
+        process.wait_line(SOON, |line| line == "ready")?;
+        Ok(Talker { process })
+    }
+
     /// Starts connecting to `target` without end, with the further `options` of `peer connects`.
     pub fn connects(&self, target: SocketAddr, options: &[&str]) -> Result<Load> {
         let mut command = self.peer("connects")?;
@@ -89,6 +98,21 @@ impl Prober {
     pub fn hit(&mut self) -> Result<u64> {
         let said = self.process.next_line(Duration::from_mins(1))?;
         said.strip_prefix("connected ").and_then(|time| time.parse().ok()).with_context(|| said.clone())
+    }
+}
+
+/// A client with one connected UDP socket.
+#[derive(Debug)]
+pub struct Talker {
+    process: Process,
+}
+
+impl Talker {
+    /// Sends one datagram and waits for the answer.
+    pub fn ask(&mut self) -> Result<GetReport> {
+        self.process.send("ask")?;
+        let said = self.process.next_line(SOON)?;
+        serde_json::from_str(&said).with_context(|| format!("peer talk said {said:?}"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a user or CI runs in this repository.
 
 mod bench;
+mod clients;
 mod demo;
 mod ebpf;
 mod peers;

@@ -180,7 +180,8 @@ fn required_version(module: &str) -> Option<&str> {
     })
 }
 
-fn cache_home(tree: &Tree) -> PathBuf {
+/// Where what set-up has made lies, in a folder of this project.
+pub(crate) fn cache_home(tree: &Tree) -> PathBuf {
     let user = env::var_os("XDG_CACHE_HOME").filter(|given| !given.is_empty()).map(PathBuf::from);
     let usual = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     user.or_else(usual).unwrap_or_else(|| tree.cargo_home.clone())

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::clients;
 use crate::peers;
 use crate::toolchain::{self, BPF_LINKER, LLVM_MAJOR, PINNED_RUST};
 use crate::tree::Tree;
@@ -38,16 +39,16 @@ pub(crate) enum Purpose {
 }
 
 /// One thing that must be on this machine.
-struct Piece {
+pub(crate) struct Piece {
     /// What the user reads before it is installed.
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// The first purpose that needs it.
-    purpose: Purpose,
-    is_present: fn(&Tree) -> bool,
+    pub(crate) purpose: Purpose,
+    pub(crate) is_present: fn(&Tree) -> bool,
     /// Debian packages that bring it, or bring what it is built from.
-    packages: &'static [&'static str],
+    pub(crate) packages: &'static [&'static str],
     /// Brings it where packages did not.
-    build: fn(&Tree) -> Result<()>,
+    pub(crate) build: fn(&Tree) -> Result<()>,
 }
 
 const PIECES: [Piece; 10] = [
@@ -128,6 +129,7 @@ const PIECES: [Piece; 10] = [
 pub(crate) fn run(tree: &Tree, purpose: Purpose) -> Result<()> {
     let missing: Vec<&Piece> = PIECES
         .iter()
+        .chain(&clients::PIECES)
         .filter(|piece| piece.purpose <= purpose)
         .filter(|piece| !(piece.is_present)(tree))
         .collect();
@@ -187,7 +189,7 @@ fn install_packages(tree: &Tree, pieces: &[&Piece]) -> Result<()> {
     execute("apt-get install", apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
 }
 
-fn is_available(package: &str) -> bool {
+pub(crate) fn is_available(package: &str) -> bool {
     let mut query = Command::new("apt-cache");
     query.args(["show", "--no-all-versions", package]).stdout(Stdio::null()).stderr(Stdio::null());
     query.status().is_ok_and(|status| status.success())
@@ -262,7 +264,7 @@ fn cargo_install_with(tree: &Tree, arguments: &[&str], environment: &[(&str, Pat
     execute("cargo install", command.current_dir(Path::new("/")))
 }
 
-fn has_program(tree: &Tree, name: &str) -> bool {
+pub(crate) fn has_program(tree: &Tree, name: &str) -> bool {
     toolchain::search_path(tree).is_ok_and(|path| toolchain::find_program(name, &path).is_some())
 }
 
@@ -273,7 +275,7 @@ fn has_cargo(arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn execute(name: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn execute(name: &str, command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {name}"))?;
     if !status.success() {
         bail!("{name} ended with {status}");

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::clients;
 use crate::tree::Tree;
 
 /// The stable Rust release whose compiler builds the object where the distribution has none, and whose rustfmt and
@@ -145,11 +146,13 @@ pub(crate) fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
     env::split_paths(path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-/// `PATH`, with cargo's `bin` in front and the system's administration directories at the end.
+/// `PATH`, with cargo's `bin` and the programs that set-up has unpacked in front, and the system's administration
+/// directories at the end.
 pub(crate) fn search_path(tree: &Tree) -> Result<OsString> {
     let own = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let directories = [tree.cargo_home.join("bin")].into_iter().chain(env::split_paths(&own)).chain(system);
+    let first = [tree.cargo_home.join("bin")].into_iter().chain(clients::directories(tree));
+    let directories = first.chain(env::split_paths(&own)).chain(system);
     env::join_paths(directories).context("PATH with cargo's bin directory")
 }
 

@@ -2,6 +2,7 @@
 //! `datapath`; what the effects are is decided elsewhere.
 
 mod bootstrap;
+mod clients;
 pub mod follow;
 pub mod pacing;
 pub mod programming;
@@ -20,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::probe::Missing;
+use crate::health_checks::Failure;
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
 use crate::maps::fill::HashCounts;
@@ -106,6 +108,8 @@ enum Trigger {
     Stop(&'static str),
     /// A source has ended, which none does by itself.
     SourceEnded(&'static str),
+    /// A socket for health checks could not be opened.
+    HealthCheckFailed(Failure),
 }
 
 /// Runs an agent until it is asked to end. What is attached and pinned stays in force.
@@ -140,6 +144,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             name = source.ended() => Trigger::SourceEnded(name),
             () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
+            failure = node.health_checks.failed() => Trigger::HealthCheckFailed(failure),
         };
         match trigger {
             Trigger::Stop(why) => {
@@ -152,6 +157,9 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
                 return Err(AgentError::SourceEnded(name));
             }
             Trigger::Due => {}
+            Trigger::HealthCheckFailed(Failure { listener, problem }) => {
+                node.events.health_check_failed(&listener, &problem);
+            }
             Trigger::Batch(batch) => {
                 take(&mut node, batch);
                 // What has queued up meanwhile is merged: no intermediate state is worth a store.
@@ -206,6 +214,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         return Ok(Ended::Settled);
     }
     let started = Instant::now();
+    node.clientele.prepare(node.sync.state(), &node.reporter)?;
     let outcome = node.sync.sync(|| u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
     let took = started.elapsed();
     if let Some(contradiction) = outcome.contradiction {
@@ -217,6 +226,9 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     if node.sync.is_ready() {
         node.attach()?;
     }
+    if outcome.concerns_udp {
+        node.clientele.udp_changed();
+    }
     let planner = node.sync.planner();
     node.reporter.measure(|measures| measures.counted = HashCounts::of_mirror(planner.actual()));
     let begun = node.refusals.begun(&outcome.refused);
@@ -224,6 +236,9 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     node.events.planned(&begun, &outcome.conflicts, &outcome.warnings);
     if outcome.error.is_none() {
         measure_programming(node, &outcome);
+        if node.answers_health_checks {
+            node.health_checks.want(node.sync.health_checks());
+        }
     }
     Ok(match (outcome.is_settled, outcome.executed.ops) {
         (true, _) => Ended::Settled,

@@ -11,10 +11,12 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::bootstrap;
+use super::clients::{self, Clientele};
 use super::programming::Programming;
 use super::report::Refusals;
 use super::sync::{AdoptError, Sync, SyncOptions};
 use super::{AgentError, Variant};
+use crate::cli::SocketLb;
 use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::attach::Links;
@@ -25,6 +27,7 @@ use crate::datapath::probe::counter_shards;
 use crate::datapath::{logs, probe};
 use crate::events::{Limits, Reason, Recorder};
 use crate::health::{self, Listen, Pages};
+use crate::health_checks::{self, HealthChecks};
 use crate::kubeproxy;
 use crate::maps::reading::MapsReader;
 use crate::maps::store::KernelStore;
@@ -41,6 +44,10 @@ pub(super) struct Node {
     pub(super) programming: Programming,
     pub(super) reporter: Reporter,
     pub(super) events: Recorder,
+    /// The servers that answer the health checks of Services.
+    pub(super) health_checks: HealthChecks,
+    /// Whether they are wanted.
+    pub(super) answers_health_checks: bool,
     /// How the watches of an API server stand, if one is followed.
     pub(super) connections: Option<Connections>,
     /// What was last said of the way to the API server.
@@ -50,17 +57,21 @@ pub(super) struct Node {
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
     pub(super) needs_node_object: bool,
+    /// What is done for clients beside the tables.
+    pub(super) clientele: Clientele,
     loaded: Loaded,
     cgroup: Cgroup,
     /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
     pin_dir: Option<PinDir>,
-    /// Open while the hooks are attached.
+    socket_lb: SocketLb,
+    /// Open while the hooks are attached; empty where none are to be.
     links: Option<Links>,
 }
 
-struct Cgroup {
-    fd: OwnedFd,
-    id: u64,
+/// The cgroup that is hooked.
+pub(super) struct Cgroup {
+    pub(super) fd: OwnedFd,
+    pub(super) id: u64,
     path: String,
 }
 
@@ -76,36 +87,37 @@ impl Node {
         if config.bind_address_hard_fail {
             can_listen([config.healthz_address, config.metrics_address])?;
         }
+        if let Err(error) = sys::files::raise_limit() {
+            warn!(%error, limit = sys::files::limit(), "the limit of open files stays as it is");
+        }
         let cgroup = Cgroup::open(config.cgroup.as_deref())?;
         let pin_dir = prepare_pins(&config.pin_dir, schema)?;
         let object = variant.object.as_deref().unwrap_or(OBJECT);
         let expected = Listing::ALL.to_vec();
-        let load = LoadOptions {
-            object,
-            pin_dir: pin_dir.as_ref(),
-            host_netns: sys::socket::netns_cookie()
-                .map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
-            counter_shards: counter_shards(),
-            log_level: config.bpf_log_level as u8,
-        };
+        let load = load_options(config, object, pin_dir.as_ref())?;
         let (mut loaded, sync) = take_over(&load, &sync_options(config, variant, &expected))?;
         logs::forward(&mut loaded, config.bpf_log_level as u8)?;
         let reporter = Reporter::new(identity(config, variant, object), &expected);
-        describe(&reporter, &cgroup, pin_dir.is_some());
+        describe(&reporter, config.socket_lb, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
         reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
         let events = announce(config, &reporter);
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
-        health::start(listen(config), pages(config, &reporter, reader))
+        let (health_checks, servers) = health_checks::channel(reporter.clone());
+        health::start(listen(config), pages(config, &reporter, reader), servers)
             .map_err(|source| AgentError::System { step: "start the HTTP thread", source })?;
+        let clientele = Clientele::new(config, &mut loaded, (&cgroup, pin_dir.as_ref()), &reporter)?;
         let programming = Programming::new(Timestamp::now().as_millisecond());
         let needs_node_object = matches!(config.source, SourceConfig::Api { .. });
         Ok(Self {
+            clientele,
             sync,
             programming,
             reporter,
             events,
+            health_checks,
+            answers_health_checks: config.health_check_node_ports,
             connections: None,
             dependence: None,
             refusals: Refusals::default(),
@@ -115,6 +127,7 @@ impl Node {
             cgroup,
             pin_dir,
             links: None,
+            socket_lb: config.socket_lb,
         })
     }
 
@@ -141,15 +154,35 @@ impl Node {
         if self.links.is_some() {
             return Ok(());
         }
+        if self.socket_lb == SocketLb::Off {
+            return self.leave_sockets_alone();
+        }
         let cgroup = (self.cgroup.fd.as_fd(), self.cgroup.id);
         let (links, outcomes) = Links::attach(&self.loaded, cgroup, self.pin_dir.as_ref())?;
         for (hook, outcome) in outcomes {
             info!(hook = hook.name, ?outcome, cgroup = %self.cgroup.path, "attached");
         }
         self.links = Some(links);
+        self.clientele.begin(&self.reporter)?;
         self.events
             .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
-        // The programs that used the maps of another layout are gone only now.
+        self.remove_other_maps()
+    }
+
+    /// Takes away the hooks that an agent with other flags has left.
+    fn leave_sockets_alone(&mut self) -> Result<(), AgentError> {
+        if let Some(pin_dir) = &self.pin_dir {
+            for hook in Links::detach_pinned(pin_dir)? {
+                info!(hook, "detached, since --socket-lb is off");
+            }
+        }
+        self.links = Some(Links::default());
+        self.events.note(Reason::Ready, "the maps hold what every source has listed; --socket-lb is off");
+        self.remove_other_maps()
+    }
+
+    /// The programs that used the maps of another layout are gone only once the hooks are attached.
+    fn remove_other_maps(&self) -> Result<(), AgentError> {
         if let Some(pin_dir) = &self.pin_dir {
             for maps in pin_dir.remove_other_sets()? {
                 info!(maps, "removed the maps of another layout");
@@ -216,6 +249,23 @@ fn take_over(
     }
 }
 
+fn load_options<'a>(
+    config: &AgentConfig,
+    object: &'a [u8],
+    pin_dir: Option<&'a PinDir>,
+) -> Result<LoadOptions<'a>, AgentError> {
+    let cookie = sys::socket::netns_cookie();
+    Ok(LoadOptions {
+        object,
+        pin_dir,
+        host_netns: cookie.map_err(|source| AgentError::System { step: "read SO_NETNS_COOKIE", source })?,
+        counter_shards: counter_shards(),
+        mover: clients::mover(config),
+        host_only: config.socket_lb == SocketLb::Host,
+        log_level: config.bpf_log_level as u8,
+    })
+}
+
 fn load_and_adopt(
     load: &LoadOptions<'_>,
     options: &SyncOptions,
@@ -272,10 +322,13 @@ fn identity(config: &AgentConfig, variant: &Variant, object: &[u8]) -> Identity 
     }
 }
 
-fn describe(reporter: &Reporter, cgroup: &Cgroup, is_pinned: bool) {
+fn describe(reporter: &Reporter, socket_lb: SocketLb, cgroup: &Cgroup, is_pinned: bool) {
     reporter.update(|status| {
         status.cgroup = Some(CgroupStatus { path: cgroup.path.clone(), id: cgroup.id });
-        status.hooks = HOOKS.iter().map(|hook| hook.name.to_owned()).collect();
+        status.clients.is_host_only = socket_lb == SocketLb::Host;
+        if socket_lb != SocketLb::Off {
+            status.hooks = HOOKS.iter().map(|hook| hook.name.to_owned()).collect();
+        }
         if !is_pinned {
             status.limitations.push(
                 "the pin directory is not on a bpffs: nothing is pinned, and a restart is not hitless"

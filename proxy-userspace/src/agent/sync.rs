@@ -2,7 +2,7 @@
 //!
 //! The agent drives it with the kernel store; the golden tier and the benches drive the very same code with others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -10,10 +10,11 @@ use tracing::{debug, info};
 
 use crate::maps::apply::{self, Executed, StoreOrder};
 use crate::maps::{MapStore, StoreError, adopt};
-use crate::model::{EndpointSlice, Event, Listing, ObjectName, Service};
+use crate::model::{EndpointSlice, Event, Listing, ObjectName, Protocol, Service};
 use crate::plan::claims::Conflict;
 use crate::plan::desired::{PlanWarning, desired_ports, port_tags};
 use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
+use crate::plan::health_checks::{HealthCheck, Listeners, health_check, listeners};
 use crate::plan::node::{NodePortAddresses, desired_node};
 use crate::plan::quarantine::Millis;
 use crate::plan::rules::Rules;
@@ -81,6 +82,8 @@ pub struct Sync<S> {
     must_adopt: bool,
     /// Service ports of each Service as last planned, to know which are gone.
     planned: HashMap<ObjectName, Box<[OwnerTag]>>,
+    /// As last planned.
+    health_checks: BTreeMap<ObjectName, HealthCheck>,
 }
 
 /// What one [`Sync::sync`] did.
@@ -100,6 +103,8 @@ pub struct Outcome {
     pub named: Vec<(OwnerTag, Arc<str>)>,
     /// Service ports that went.
     pub forgotten: Vec<OwnerTag>,
+    /// Whether UDP sockets that are connected through a frontend may have to move.
+    pub concerns_udp: bool,
     /// Why the batch ended early; the next one goes on from there.
     pub error: Option<String>,
     /// The maps were read again and make no sense: nothing was written, and no batch over these maps will be.
@@ -171,6 +176,7 @@ impl<S: MapStore> Sync<S> {
             is_pruned: false,
             must_adopt: false,
             planned: HashMap::default(),
+            health_checks: BTreeMap::new(),
         })
     }
 
@@ -232,6 +238,18 @@ impl<S: MapStore> Sync<S> {
     /// The mirror of the maps and what goes with it.
     pub fn planner(&self) -> &Planner {
         &self.planner
+    }
+
+    /// The sockets that should answer the health checks of Services, by what was planned last: to be told once the maps
+    /// hold that, so that nobody is sent here too soon.
+    pub fn health_checks(&self) -> Listeners {
+        if self.health_checks.is_empty() {
+            return Listeners::new();
+        }
+        let (addresses, node) = (self.state.addresses(), self.state.node());
+        let actual = self.planner.actual();
+        let is_held = |tag| actual.cell_of(tag).is_some();
+        listeners(&self.health_checks, &self.options.node_ports.listen_on(addresses, node), is_held)
     }
 
     /// Writes what has changed. `clock` is any clock in milliseconds that never goes back. It is read again after each
@@ -328,7 +346,7 @@ impl<S: MapStore> Sync<S> {
         while changes.upsert.len() < SLICE
             && let Some(name) = work.names.pop_front()
         {
-            self.collect_service(&name, &mut changes, &mut outcome.warnings);
+            self.collect_service(&name, &mut changes, outcome);
         }
         outcome.named.extend(changes.upsert.iter().map(|port| (port.tag, Arc::clone(&port.label))));
         outcome.forgotten.extend(&changes.remove);
@@ -336,6 +354,7 @@ impl<S: MapStore> Sync<S> {
             if work.node {
                 let (node, cidrs) = (self.state.node(), self.state.cidrs());
                 let addresses = self.state.addresses();
+                outcome.concerns_udp = true;
                 changes.node = Some(desired_node(addresses, node, cidrs, &self.options.node_ports));
             }
             changes.prune = work.all;
@@ -343,20 +362,27 @@ impl<S: MapStore> Sync<S> {
         changes
     }
 
-    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, warnings: &mut Vec<PlanWarning>) {
+    fn collect_service(&mut self, name: &ObjectName, changes: &mut Changes, outcome: &mut Outcome) {
         let before = self.planned.remove(name).unwrap_or_default();
         let mut after: Box<[OwnerTag]> = Box::default();
+        self.health_checks.remove(name);
         if let Some(service) = self.state.service(name) {
             let slices: Vec<_> = self.state.slices(name).collect();
+            let check = health_check(service, &slices, self.state.node());
+            self.health_checks.extend(check.map(|check| (name.clone(), check)));
             let plan = desired_ports(service, &slices, self.state.node());
             after = port_tags(service).into();
             for port in &plan.ports {
                 debug!(service = %port.label, backends = port.backends.len(), "planned");
             }
-            warnings.extend(plan.warnings);
+            outcome.concerns_udp |= service.ports.iter().any(|port| port.protocol == Protocol::Udp);
+            outcome.warnings.extend(plan.warnings);
             changes.upsert.extend(plan.ports);
         }
+        let removed = changes.remove.len();
         changes.remove.extend(before.iter().filter(|tag| !after.contains(tag)));
+        // Of what went nobody knows the protocol any more.
+        outcome.concerns_udp |= changes.remove.len() > removed;
         if !after.is_empty() {
             self.planned.insert(name.clone(), after);
         }

@@ -190,3 +190,53 @@ fn what_finds_no_room_is_in_status_and_metrics_until_there_is_some() {
     assert_eq!(told(&mut sync, 2), refused(0), "the cell rests");
     assert_eq!(told(&mut sync, 2_000), (0, vec![], Some("0".to_owned())));
 }
+
+/// A Service whose balancer asks for node-1's endpoints, of which there is one.
+fn checked(number: u8) -> [Event; 2] {
+    let (Event::ServiceApplied(service), Event::SliceApplied(slice)) = (service(number), slice(number, &[1]))
+    else {
+        unreachable!("that is what they make")
+    };
+    let (mut service, mut slice) = (Arc::unwrap_or_clone(service), Arc::unwrap_or_clone(slice));
+    service.health_check_node_port = Some(31_000);
+    slice.endpoints[0].node = Some("node-1".into());
+    [Event::ServiceApplied(service.into()), Event::SliceApplied(slice.into())]
+}
+
+fn told_to_balancers(sync: &Sync<Memory>) -> Vec<(String, usize)> {
+    sync.health_checks().into_iter().map(|(one, count)| (one.service.to_string(), count)).collect()
+}
+
+#[test]
+fn a_balancer_is_told_of_endpoints_once_the_maps_hold_them() {
+    let mut sync = adopted(Memory::new(64), Limits::LAYOUT);
+    sync.take(checked(1));
+    assert_eq!(told_to_balancers(&sync), []);
+    list(&mut sync, checked(1));
+    assert_eq!(told_to_balancers(&sync), []);
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    assert_eq!(told_to_balancers(&sync), [("default/web1".to_owned(), 1)]);
+    // What is not planned yet is not told yet, be it better or worse.
+    sync.take([slice(1, &[1])]);
+    assert_eq!(told_to_balancers(&sync), [("default/web1".to_owned(), 1)]);
+    assert!(sync_late(&mut sync, 1, 1).is_settled);
+    assert_eq!(told_to_balancers(&sync), [("default/web1".to_owned(), 0)]);
+    sync.take([service(1)]);
+    assert!(sync_late(&mut sync, 2, 2).is_settled);
+    assert_eq!(told_to_balancers(&sync), []);
+}
+
+#[test]
+fn a_balancer_is_not_sent_where_there_is_no_room_for_its_service() {
+    let mut sync = listed(Limits { cells: 1, ..Limits::LAYOUT });
+    sync.take(checked(1));
+    assert!(sync_late(&mut sync, 0, 0).is_settled);
+    sync.take(checked(2));
+    assert_eq!(sync_late(&mut sync, 1, 1).refused.len(), 1);
+    let [one, two] = ["default/web1", "default/web2"].map(str::to_owned);
+    assert_eq!(told_to_balancers(&sync), [(one, 1), (two.clone(), 0)]);
+    sync.take([Event::ServiceDeleted(name(1))]);
+    sync_late(&mut sync, 2, 2);
+    assert!(sync_late(&mut sync, 2_000, 2_000).is_settled);
+    assert_eq!(told_to_balancers(&sync), [(two, 1)]);
+}

@@ -12,8 +12,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         held(facts, CAP_SYS_ADMIN).unwrap_or_else(|| without_sys_admin(facts)),
         held(facts, CAP_DAC_READ_SEARCH).unwrap_or_else(|| without_dac_read_search(facts)),
         held(facts, CAP_SYS_PTRACE).unwrap_or_else(|| {
-            let advice = "this version of the agent does not use it; this check sees less of other processes";
-            Finding::info(CAP_SYS_PTRACE.name, "lacking", advice)
+            let advice = "of connected UDP sockets whose backend goes those of the host are destroyed instead of moved and those of \
+                          pods stay there, and session affinity does not know pods by their addresses; this check sees less of \
+                          other processes";
+            Finding::warning(CAP_SYS_PTRACE.name, "lacking", advice)
         }),
         pid_namespace(&facts.place.is_initial_pid_namespace),
         network_namespace(facts),
@@ -66,10 +68,11 @@ fn pid_namespace(is_initial: &Seen<bool>) -> Finding {
     let check = "PID namespace";
     match is_initial {
         Ok(true) => Finding::ok(check, "the host's"),
-        Ok(false) => Finding::info(
+        Ok(false) => Finding::warning(
             check,
             "a container's",
-            "processes of the host are not seen (a pod has them with hostPID); this version of the agent does not need them",
+            "processes of the host are not seen (a pod has them with hostPID): connected UDP sockets whose backend goes are not \
+             moved, and session affinity does not know pods by their addresses",
         ),
         Err(why) => Finding::unseen(check, why, "in a container processes of the host may not be seen"),
     }

@@ -7,7 +7,9 @@ pub mod cleanup;
 pub mod completions;
 pub mod dump;
 pub mod kube_proxy;
+mod names;
 pub mod status;
+pub mod trace;
 pub mod verify;
 
 use std::io::{self, Write};
@@ -17,13 +19,15 @@ use std::process::ExitCode;
 use anyhow::Context;
 use comfy_table::Table;
 use proxy_common::names::SCHEMA;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::cli::OutputForm;
 use crate::config::ConfigError;
-use crate::datapath::load::open_pinned_maps;
+use crate::datapath::load::{open_pinned_client_maps, open_pinned_maps};
 use crate::datapath::pin::PinDir;
 use crate::logs::LogError;
+use crate::maps::known::Known;
 use crate::maps::store::KernelStore;
 
 /// How a command ends. An error says so by carrying one of these as context, e.g.
@@ -81,13 +85,43 @@ impl From<Exit> for ExitCode {
 
 /// Opens the maps pinned below `root`, for commands that only look.
 pub fn open_store(root: &Path) -> anyhow::Result<KernelStore> {
-    let maps = open_pinned_maps(&PinDir::new(root, SCHEMA))
-        .with_context(|| format!("no maps in {}", root.display()))?;
-    // Opening makes the first frontend hash where there is none, and that is the agent's to do.
-    if maps.frontends.inner(0)?.is_none() {
-        anyhow::bail!("the maps in {} are not filled yet", root.display());
-    }
-    Ok(KernelStore::open(maps)?)
+    let maps = looked_at(root, open_pinned_maps(&PinDir::new(root, SCHEMA)))?;
+    let store = looked_at(root, KernelStore::open_to_look(maps))?;
+    store.with_context(|| format!("the maps in {} are not filled yet", root.display()))
+}
+
+/// Opens what the maps pinned below `root` know of clients, for commands that only look.
+pub fn open_clients(root: &Path) -> anyhow::Result<Known> {
+    let maps = looked_at(root, open_pinned_client_maps(&PinDir::new(root, SCHEMA)))?;
+    looked_at(root, Known::open(maps))
+}
+
+/// A right that is missing is the host's matter.
+fn looked_at<T, E>(root: &Path, outcome: Result<T, E>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    outcome.map_err(anyhow::Error::new).map_err(|error| {
+        if is_denied(&error) {
+            let text = format!("the maps in {} may not be read, which takes CAP_SYS_ADMIN", root.display());
+            error.context(text).context(Exit::Unfit)
+        } else {
+            error.context(format!("no maps of this version in {}", root.display()))
+        }
+    })
+}
+
+/// Whether a right is missing.
+pub fn is_denied(error: &anyhow::Error) -> bool {
+    let is_denial = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_denial)
+}
+
+/// Nanoseconds of the clock that the programs date by.
+pub fn monotonic_now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // The clock starts at zero with the machine, and a second has fewer nanoseconds than a u64.
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// Prints `found` in the form asked for; `table` makes the one for people.

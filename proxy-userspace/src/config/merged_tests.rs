@@ -1,7 +1,7 @@
 //! How flags, variables, files and what the host says come together.
 
 use super::*;
-use crate::cli::{BpfLogLevel, LogFormat, PinArgs};
+use crate::cli::{BpfLogLevel, LogFormat, PinArgs, SocketLb};
 use crate::plan::node::NodePortAddresses;
 
 fn surroundings(node_name: Option<&str>) -> Surroundings {
@@ -27,6 +27,9 @@ fn args(manifests: &std::path::Path) -> AgentArgs {
         healthz_address: None,
         metrics_address: None,
         log_format: None,
+        health_check_node_ports: true,
+        socket_lb: SocketLb::All,
+        move_udp: true,
         metrics_services: 1000,
         bpf_log_level: BpfLogLevel::Off,
     }

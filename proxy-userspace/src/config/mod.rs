@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::cli::{AgentArgs, BpfLogLevel, LogFormat};
+use crate::cli::{AgentArgs, BpfLogLevel, LogFormat, SocketLb};
 use crate::kubeproxy::{Document, KubeProxyError, Notice, Pacing, PacketPath};
 use crate::logs::FILTER_VARIABLE;
 use crate::plan::node::NodePortAddresses;
@@ -35,6 +35,12 @@ pub struct AgentConfig {
     pub pin_dir: PathBuf,
     /// Which of the node's addresses serve NodePorts.
     pub nodeport_addresses: NodePortAddresses,
+    /// Whether health checks of Services are answered.
+    pub health_check_node_ports: bool,
+    /// Whose sockets are served where they connect.
+    pub socket_lb: SocketLb,
+    /// Whether connected UDP sockets are moved.
+    pub move_udp: bool,
     /// Where /healthz, /livez and /readyz are served.
     pub healthz_address: SocketAddr,
     /// Where /metrics, /status, /proxyMode, /configz and /healthz are served; never the same as `healthz_address`.

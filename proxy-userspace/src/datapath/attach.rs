@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::DatapathError;
-use super::hooks::{HOOKS, Hook, MOVING};
+use super::hooks::{GUARD, HOOKS, Hook, MOVING};
 use super::load::Loaded;
 use super::pin::PinDir;
 use crate::sys::link::{Link, LinkFacts};
@@ -21,7 +21,7 @@ pub enum Attached {
 }
 
 /// The links of this agent, held open so that they last as long as it even where nothing is pinned.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Links {
     links: Vec<(Hook, Link)>,
 }
@@ -46,6 +46,21 @@ impl Links {
         Ok((Self { links }, outcomes))
     }
 
+    /// Detaches every hook whose link is pinned, and returns their names.
+    pub fn detach_pinned(pin_dir: &PinDir) -> Result<Vec<&'static str>, DatapathError> {
+        let mut detached = Vec::new();
+        for hook in HOOKS.iter().chain([&GUARD]) {
+            let path = pin_dir.links().join(hook.name);
+            if path.exists() {
+                let link = Link::open_pinned(&path).map_err(failed("open the pinned link of", hook))?;
+                link.detach().map_err(failed("detach", hook))?;
+                remove_if_there(&path)?;
+                detached.push(hook.name);
+            }
+        }
+        Ok(detached)
+    }
+
     /// What the kernel says of each link.
     pub fn facts(&self) -> Result<Vec<(Hook, LinkFacts)>, DatapathError> {
         self.links
@@ -58,7 +73,7 @@ impl Links {
 /// What the kernel says of each link pinned under `root`; hooks without a pin are absent.
 pub fn pinned_links(root: &Path) -> Result<Vec<(Hook, LinkFacts)>, DatapathError> {
     let mut found = Vec::new();
-    for hook in HOOKS {
+    for hook in HOOKS.into_iter().chain([GUARD]) {
         let path = root.join("links").join(hook.name);
         if path.exists() {
             let link = Link::open_pinned(&path).map_err(failed("open the pinned link of", &hook))?;
@@ -66,6 +81,19 @@ pub fn pinned_links(root: &Path) -> Result<Vec<(Hook, LinkFacts)>, DatapathError
         }
     }
     Ok(found)
+}
+
+/// Attaches one hook, or puts the program under the link that is pinned in the directory.
+pub(super) fn one(
+    hook: &Hook,
+    program: BorrowedFd<'_>,
+    cgroup: (BorrowedFd<'_>, u64),
+    links: Option<&Path>,
+) -> Result<Link, DatapathError> {
+    match links {
+        Some(links) => attach_pinned(hook, program, cgroup, links).map(|(link, _)| link),
+        None => create(hook, program, cgroup.0),
+    }
 }
 
 fn attach_pinned(
@@ -103,7 +131,7 @@ fn create(hook: &Hook, program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> Resul
     Link::attach_cgroup(program, cgroup, hook.attach_type).map_err(failed("attach", hook))
 }
 
-fn remove_if_there(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), DatapathError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(DatapathError::Path { step: "remove", path: path.to_owned(), source })
@@ -112,7 +140,7 @@ fn remove_if_there(path: &Path) -> Result<(), DatapathError> {
     }
 }
 
-fn failed(step: &'static str, hook: &Hook) -> impl Fn(std::io::Error) -> DatapathError + use<> {
+pub(super) fn failed(step: &'static str, hook: &Hook) -> impl Fn(std::io::Error) -> DatapathError + use<> {
     let hook = hook.name;
     move |source| DatapathError::Link { step, hook, source }
 }

@@ -6,9 +6,14 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 
-/// Helpers that the programs call; the last three only where they log.
-const HELPERS: [BpfHelper; 13] = [
+/// Helpers that the programs at sockets call; the last three only where they log.
+const HELPERS: [BpfHelper; 18] = [
     BpfHelper::BPF_FUNC_map_lookup_elem,
+    BpfHelper::BPF_FUNC_map_update_elem,
+    BpfHelper::BPF_FUNC_map_delete_elem,
+    BpfHelper::BPF_FUNC_get_current_pid_tgid,
+    BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
+    BpfHelper::BPF_FUNC_ringbuf_output,
     BpfHelper::BPF_FUNC_get_prandom_u32,
     BpfHelper::BPF_FUNC_get_smp_processor_id,
     BpfHelper::BPF_FUNC_get_socket_cookie,
@@ -23,11 +28,15 @@ const HELPERS: [BpfHelper; 13] = [
     BpfHelper::BPF_FUNC_ringbuf_discard,
 ];
 
+/// Helpers that only the egress guard calls.
+const OF_PACKETS: [BpfHelper; 2] = [BpfHelper::BPF_FUNC_sk_fullsock, BpfHelper::BPF_FUNC_skb_load_bytes];
+
 /// Types of the maps, and of the maps in maps.
-const MAP_TYPES: [(&str, MapType); 6] = [
+const MAP_TYPES: [(&str, MapType); 7] = [
     ("array", MapType::Array),
     ("array_of_maps", MapType::ArrayOfMaps),
     ("hash", MapType::Hash),
+    ("lru_hash", MapType::LruHash),
     ("lpm_trie", MapType::LpmTrie),
     ("sk_storage", MapType::SkStorage),
     ("ringbuf", MapType::RingBuf),
@@ -60,12 +69,14 @@ pub fn probe() -> Vec<Feature> {
         name: name.to_owned(),
         is_there: is_map_supported(map_type).map_err(|error| error.to_string()),
     });
-    let helpers = HELPERS.map(|helper| Feature {
-        kind: Kind::Helper,
-        name: helper_name(helper),
-        is_there: is_helper_supported(ProgramType::CgroupSockAddr, helper).map_err(|error| error.to_string()),
-    });
-    map_types.into_iter().chain(helpers).collect()
+    let helpers = HELPERS.map(|helper| of(ProgramType::CgroupSockAddr, helper));
+    let of_packets = OF_PACKETS.map(|helper| of(ProgramType::CgroupSkb, helper));
+    map_types.into_iter().chain(helpers).chain(of_packets).collect()
+}
+
+fn of(program: ProgramType, helper: BpfHelper) -> Feature {
+    let is_there = is_helper_supported(program, helper).map_err(|error| error.to_string());
+    Feature { kind: Kind::Helper, name: helper_name(helper), is_there }
 }
 
 fn helper_name(helper: BpfHelper) -> String {
@@ -90,7 +101,10 @@ mod tests {
         let called =
             instructions.filter(|instruction| instruction.code == CALL && instruction.src_reg() == 0);
         let called: BTreeSet<i32> = called.map(|instruction| instruction.imm).collect();
-        assert_eq!(called, HELPERS.map(|helper| helper as i32).into());
+        // The list of UDP sockets is written by an iterator, which no kernel without this helper has.
+        let of_iterators = [BpfHelper::BPF_FUNC_seq_write];
+        let listed = HELPERS.iter().chain(&OF_PACKETS).chain(&of_iterators);
+        assert_eq!(called, listed.map(|helper| *helper as i32).collect());
 
         let maps = object
             .maps

@@ -63,11 +63,18 @@ pub const HOOKS: [Hook; 9] = [
     },
 ];
 
+/// The egress guard, which is attached only while something must be dropped.
+pub const GUARD: Hook =
+    Hook { name: "egress", program: "shunt_egress", attach_type: bpf_attach_type::BPF_CGROUP_INET_EGRESS };
+
+/// The program that lists connected UDP sockets; it is not attached, but run.
+pub const LISTER: &str = "shunt_list_udp";
+
 /// Suffix of a link's pin while it takes the place of one that was at another cgroup. A bpffs allows no dots in names.
 pub const MOVING: &str = "_new";
 
 /// Whether a pin of this name is the link of a hook.
 pub fn is_link_name(name: &str) -> bool {
     let hook = name.strip_suffix(MOVING).unwrap_or(name);
-    HOOKS.iter().any(|known| known.name == hook)
+    HOOKS.iter().chain([&GUARD]).any(|known| known.name == hook)
 }

@@ -3,16 +3,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use aya::maps::Map as AyaMap;
-use aya::programs::Program;
-use aya::{Ebpf, EbpfLoader};
+use aya::maps::{Map as AyaMap, MapData, RingBuf};
+use aya::programs::{Iter, Program};
+use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_common::names;
 
 use super::DatapathError;
-use super::hooks::{HOOKS, Hook};
+use super::hooks::{GUARD, HOOKS, Hook, LISTER};
 use super::pin::PinDir;
+use crate::maps::clients::ClientMaps;
 use crate::maps::store::KernelMaps;
 use crate::sys::bpf;
+use crate::sys::iter::MapIterator;
 use crate::sys::map::Map;
 
 /// The object that `cargo xtask ebpf` built and that is committed with this crate.
@@ -29,6 +31,10 @@ pub struct LoadOptions<'a> {
     pub host_netns: u64,
     /// Shards of each counter.
     pub counter_shards: u32,
+    /// Process that moves connected UDP sockets, as the initial PID namespace numbers it; zero: none does.
+    pub mover: u32,
+    /// Whether sockets of pods are left alone.
+    pub host_only: bool,
     /// Level of the programs' own log records, as `log::Level` counts; zero: off, which costs no instruction.
     pub log_level: u8,
 }
@@ -45,6 +51,9 @@ impl Loaded {
     pub fn new(options: &LoadOptions<'_>) -> Result<Self, DatapathError> {
         let mut loader = EbpfLoader::new();
         loader.override_global("HOST_NETNS", &options.host_netns, true);
+        let host_only = u32::from(options.host_only);
+        loader.override_global("HOST_ONLY", &host_only, true);
+        loader.override_global("MOVER", &options.mover, true);
         loader.override_global("COUNTER_SHARDS", &options.counter_shards, true);
         loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(pin_dir) = options.pin_dir {
@@ -53,8 +62,8 @@ impl Loaded {
             }
         }
         let mut ebpf = loader.load(options.object)?;
-        for hook in HOOKS {
-            load_program(&mut ebpf, &hook)?;
+        for hook in HOOKS.iter().chain([&GUARD]) {
+            load_program(&mut ebpf, hook)?;
         }
         Ok(Self { ebpf })
     }
@@ -72,10 +81,44 @@ impl Loaded {
         &mut self.ebpf
     }
 
-    /// What the kernel tells of each program, in the order of [`HOOKS`].
+    /// The list of connected UDP sockets that cannot stay as they are. It needs the kernel's BTF.
+    pub fn lister(&mut self) -> Result<MapIterator, DatapathError> {
+        let absent = || DatapathError::Absent { kind: "program", name: LISTER };
+        let map = self.map(names::UDP_SOCKETS)?;
+        let program: &mut Iter =
+            self.ebpf.program_mut(LISTER).and_then(|program| program.try_into().ok()).ok_or_else(absent)?;
+        let btf = Btf::from_sys_fs().map_err(|error| DatapathError::System {
+            step: "read the kernel's BTF",
+            source: std::io::Error::other(error),
+        })?;
+        let failed = |source| DatapathError::Program { name: LISTER, source };
+        program.load("bpf_sk_storage_map", &btf).map_err(failed)?;
+        let fd = program.fd().map_err(failed)?;
+        MapIterator::bind(fd.as_fd(), map.as_fd())
+            .map_err(|source| DatapathError::System { step: "bind the list of UDP sockets", source })
+    }
+
+    /// What hooks report.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>, DatapathError> {
+        let absent = || DatapathError::Absent { kind: "map", name: names::EVENTS };
+        let map = self.ebpf.take_map(names::EVENTS).ok_or_else(absent)?;
+        RingBuf::try_from(map).map_err(|_| absent())
+    }
+
+    /// The maps about clients and the guard, which the agent writes beside the tables.
+    pub fn client_maps(&self) -> Result<ClientMaps, DatapathError> {
+        Ok(ClientMaps {
+            netns: self.map(names::NETNS)?,
+            affinity: self.map(names::AFFINITY)?,
+            guard: self.map(names::GUARD)?,
+        })
+    }
+
+    /// What the kernel tells of each program, in the order of [`HOOKS`], and of the guard.
     pub fn program_facts(&self) -> Result<Vec<bpf::ProgramFacts>, DatapathError> {
         HOOKS
             .iter()
+            .chain([&GUARD])
             .map(|hook| {
                 bpf::program_facts(self.program(hook)?)
                     .map_err(|source| DatapathError::System { step: "ask for program facts", source })
@@ -94,6 +137,7 @@ impl Loaded {
             frontends: self.map(names::FRONTENDS)?,
             node_addrs: self.map(names::NODE_ADDRS)?,
             cidrs: self.map(names::CIDRS)?,
+            sources: self.map(names::SOURCES)?,
             filter: self.map(names::FILTER)?,
         })
     }
@@ -120,7 +164,21 @@ pub fn open_pinned_maps(pin_dir: &PinDir) -> Result<KernelMaps, DatapathError> {
         frontends: open(names::FRONTENDS)?,
         node_addrs: open(names::NODE_ADDRS)?,
         cidrs: open(names::CIDRS)?,
+        sources: open(names::SOURCES)?,
         filter: open(names::FILTER)?,
+    })
+}
+
+/// Opens the maps about clients in the same way.
+pub fn open_pinned_client_maps(pin_dir: &PinDir) -> Result<ClientMaps, DatapathError> {
+    let open = |name: &str| {
+        let path = pin_dir.maps().join(name);
+        Map::open_pinned(&path).map_err(|source| DatapathError::Path { step: "open", path, source })
+    };
+    Ok(ClientMaps {
+        netns: open(names::NETNS)?,
+        affinity: open(names::AFFINITY)?,
+        guard: open(names::GUARD)?,
     })
 }
 
@@ -133,6 +191,7 @@ fn load_program(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), DatapathError> {
     let absent = || DatapathError::Absent { kind: "program", name: hook.program };
     let program = ebpf.program_mut(hook.program).ok_or_else(absent)?;
     match program {
+        Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         _ => return Err(absent()),
@@ -145,6 +204,7 @@ fn map_fd(map: &AyaMap) -> Option<std::io::Result<OwnedFd>> {
         AyaMap::Array(map)
         | AyaMap::ArrayOfMaps(map)
         | AyaMap::HashMap(map)
+        | AyaMap::LruHashMap(map)
         | AyaMap::LpmTrie(map)
         | AyaMap::SkStorage(map) => Some(map.fd().as_fd().try_clone_to_owned()),
         _ => None,

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod features;
+pub mod guard;
 pub mod hooks;
 pub mod load;
 pub mod logs;

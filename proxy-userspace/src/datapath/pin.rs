@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 
 use proxy_common::filter;
 use proxy_common::names::{self, Chunked};
+use proxy_common::registry::Namespace;
 use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord};
+use proxy_common::source::SourceKey;
 use proxy_common::udp::UdpRecord;
 use rustix::fs::statfs;
 
 use super::DatapathError;
 use super::hooks;
+use crate::maps::clients::affinity_shape;
 use crate::sys::link::Link;
 use crate::sys::map::{Map, Shape};
 
@@ -254,6 +257,15 @@ fn pinned_maps() -> Vec<Pinned> {
         },
         plain(names::NODE_ADDRS, Shape::hash(addr, 4, names::NODE_ADDRS_MAX)),
         plain(names::CIDRS, Shape::lpm_trie(addr + 4, 4, names::CIDRS_MAX)),
+        plain(names::GUARD, Shape::array(4, 1)),
+        plain(names::NETNS, Shape::hash(8, size_of::<Namespace>() as u32, names::NETNS_MAX)),
+        Pinned {
+            set: MapSet::Tables,
+            name: names::AFFINITY,
+            shape: Shape::array_of_maps(1),
+            inner: Some(affinity_shape(0)),
+        },
+        plain(names::SOURCES, Shape::lpm_trie(size_of::<SourceKey>() as u32, 4, names::SOURCES_MAX)),
         plain(names::FILTER, Shape::mapped_array(8, filter::WORDS)),
         of_sockets(names::TCP_PEERS, Shape::array(size_of::<TcpPeer>() as u32, PEER_PLACES)),
         of_sockets(names::TCP_SOCKETS, Shape::socket_storage(size_of::<TcpRecord>() as u32)),

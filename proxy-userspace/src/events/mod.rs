@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use crate::plan::claims::Conflict;
 use crate::plan::desired::PlanWarning;
 use crate::plan::diff::Refused;
+use crate::plan::health_checks::Listener;
 use crate::source::api::Kind;
 use crate::source::kube::{Access, Bounds, Writing};
 use crate::source::{Subject, Warning};
@@ -87,6 +88,13 @@ impl Recorder {
         let notes: Vec<Note> = refused.chain(conflicts).chain(warnings).collect();
         for note in notes {
             self.send(note);
+        }
+    }
+
+    /// A socket for the health checks of a Service could not be opened.
+    pub fn health_check_failed(&mut self, listener: &Listener, problem: &str) {
+        if self.notes.is_some() {
+            self.send(notes::of_health_check((listener, problem), &self.node));
         }
     }
 

@@ -6,6 +6,7 @@ use crate::model::ObjectName;
 use crate::plan::claims::Conflict;
 use crate::plan::desired::PlanWarning;
 use crate::plan::diff::Refused;
+use crate::plan::health_checks::Listener;
 use crate::source::api::Kind;
 use crate::source::{Subject, Warning};
 
@@ -37,6 +38,8 @@ pub enum Reason {
     ViewFull,
     /// Another service port has the frontend.
     FrontendTaken,
+    /// There is no socket to answer the Service's health checks; named as kube-proxy does.
+    HealthCheckFailed,
 }
 
 /// For whom a note is the same.
@@ -61,6 +64,7 @@ impl Reason {
             Self::MapFull => "MapFull",
             Self::ViewFull => "ViewFull",
             Self::FrontendTaken => "FrontendTaken",
+            Self::HealthCheckFailed => "FailedToStartServiceHealthcheck",
         }
     }
 
@@ -73,6 +77,7 @@ impl Reason {
             Self::MapFull => "Refuse",
             Self::ViewFull => "LeaveOut",
             Self::FrontendTaken => "LeaveToHolder",
+            Self::HealthCheckFailed => "Listen",
         }
     }
 
@@ -85,7 +90,11 @@ impl Reason {
     pub(super) const fn scope(self) -> Scope {
         match self {
             Self::Starting | Self::Ready => Scope::Run,
-            Self::HostLimitation | Self::MapFull | Self::ViewFull | Self::FrontendTaken => Scope::Node,
+            Self::HostLimitation
+            | Self::MapFull
+            | Self::ViewFull
+            | Self::FrontendTaken
+            | Self::HealthCheckFailed => Scope::Node,
             Self::InvalidField => Scope::Cluster,
         }
     }
@@ -139,11 +148,22 @@ pub(super) fn of_conflict(conflict: &Conflict, node: &Subject) -> Option<Note> {
 }
 
 /// The Service that a service port's label (`namespace/name:port/protocol`) names.
+/// Health checks that are not answered, on the Service that a load balancer does not send here for it.
+pub(super) fn of_health_check((listener, problem): (&Listener, &str), node: &Subject) -> Note {
+    let Listener { service, address } = listener;
+    let text =
+        format!("node {} cannot answer the health checks of {service} at {address}: {problem}", node.name);
+    Note { subject: of_service(service), reason: Reason::HealthCheckFailed, text }
+}
+
 fn service_of(label: &str) -> Option<Subject> {
     let (service, _) = label.split_once(':')?;
     let (namespace, name) = service.split_once('/')?;
-    let name = ObjectName::new(namespace, name);
-    Some(Subject { kind: Kind::Service, namespace: name.namespace().into(), name: name.name().into() })
+    Some(of_service(&ObjectName::new(namespace, name)))
+}
+
+fn of_service(name: &ObjectName) -> Subject {
+    Subject { kind: Kind::Service, namespace: name.namespace().into(), name: name.name().into() }
 }
 
 #[cfg(test)]
@@ -227,6 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn a_health_check_that_is_not_answered_is_told_on_its_service() {
+        let address = ([0, 0, 0, 0], 31_000).into();
+        let listener = Listener { service: ObjectName::new("shop", "web"), address };
+        let note = of_health_check((&listener, "Address already in use (os error 98)"), &node());
+        assert_eq!((&note.subject, note.reason.word()), (&service("web"), "FailedToStartServiceHealthcheck"));
+        assert_eq!(
+            note.text,
+            "node node-1 cannot answer the health checks of shop/web at 0.0.0.0:31000: Address already in use (os \
+             error 98)"
+        );
+    }
+
+    #[test]
     fn words_are_as_the_api_wants_them() {
         let all = [
             Reason::Starting,
@@ -236,6 +269,7 @@ mod tests {
             Reason::MapFull,
             Reason::ViewFull,
             Reason::FrontendTaken,
+            Reason::HealthCheckFailed,
         ];
         for reason in all {
             for word in [reason.word(), reason.action()] {

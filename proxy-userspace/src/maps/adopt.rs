@@ -35,6 +35,9 @@ pub fn adopt(store: &impl MapStore) -> Result<Adopted, StoreError> {
     for key in store.cidrs()? {
         actual.apply(&MapOp::InsertCidr(key));
     }
+    for key in store.sources()? {
+        actual.apply(&MapOp::InsertSource(key));
+    }
     let strays = actual.index();
     Ok(Adopted { actual, strays })
 }

@@ -91,6 +91,8 @@ fn execute(store: &mut impl MapStore, op: &MapOp, stores: &mut u64) -> Result<()
         MapOp::DeleteNodeAddr(addr) => store.delete_node_addr(*addr),
         MapOp::InsertCidr(key) => store.insert_cidr(*key),
         MapOp::DeleteCidr(key) => store.delete_cidr(*key),
+        MapOp::InsertSource(key) => store.insert_source(*key),
+        MapOp::DeleteSource(key) => store.delete_source(*key),
         MapOp::StoreFilter { .. }
         | MapOp::StoreOwned { .. }
         | MapOp::ClearCounters { .. }

@@ -37,6 +37,8 @@ pub struct HashCounts {
     pub node_addrs: u64,
     /// Ranges of Services.
     pub cidrs: u64,
+    /// Ranges of clients.
+    pub sources: u64,
 }
 
 impl HashCounts {
@@ -48,6 +50,7 @@ impl HashCounts {
             blocks: actual.block_count() as u64,
             node_addrs: actual.node_addrs().len() as u64,
             cidrs: actual.cidrs().len() as u64,
+            sources: actual.source_count() as u64,
         }
     }
 
@@ -59,6 +62,7 @@ impl HashCounts {
             blocks: entries.iter().filter(|(key, _)| key.is_owned_vip()).count() as u64,
             node_addrs: store.node_addrs()?.len() as u64,
             cidrs: store.cidrs()?.len() as u64,
+            sources: store.sources()?.len() as u64,
         })
     }
 }
@@ -82,6 +86,7 @@ pub fn fill_counted(words: &impl Words, counts: HashCounts) -> Result<Vec<MapFil
     fills.extend(words_fill(words, counts.blocks)?);
     fills.push(hash(names::NODE_ADDRS, counts.node_addrs, u64::from(names::NODE_ADDRS_MAX)));
     fills.push(hash(names::CIDRS, counts.cidrs, u64::from(names::CIDRS_MAX)));
+    fills.push(hash(names::SOURCES, counts.sources, u64::from(names::SOURCES_MAX)));
     Ok(fills)
 }
 

@@ -1,9 +1,13 @@
 //! The maps: one trait, a kernel store and a fake, and the writer that runs ordered operations on either.
 
 pub mod adopt;
+
 pub mod apply;
+pub mod clients;
 pub mod compare;
 pub mod fill;
+pub mod known;
+pub mod live;
 pub mod memory;
 pub mod nowhere;
 #[cfg(test)]
@@ -15,6 +19,7 @@ pub mod store;
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 
 pub use crate::plan::ops::WordTable;
 
@@ -48,8 +53,8 @@ pub enum StoreError {
     /// The fake store was told to fail here.
     #[error("injected fault")]
     Injected,
-    /// The fake store saw a cell given away with counts of whoever had it before.
-    #[error("{map} element {element} still holds a count of another service port")]
+    /// The fake store saw a cell given away with counts or ranges of whoever had it before.
+    #[error("{map} element {element} still is another service port's")]
     NotCleared {
         /// Which map.
         map: &'static str,
@@ -105,6 +110,12 @@ pub trait Hashes {
     fn delete_cidr(&mut self, key: CidrKey) -> Result<(), StoreError>;
     /// Every service range.
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError>;
+    /// Inserts a range of clients.
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError>;
+    /// Deletes a range of clients; an absent one is not an error.
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError>;
+    /// Every range of clients.
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError>;
 }
 
 /// A store of maps.

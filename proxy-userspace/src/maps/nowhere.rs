@@ -5,6 +5,7 @@ use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::names::FRONTENDS_INITIAL;
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
 
@@ -76,6 +77,18 @@ impl Hashes for Nowhere {
     }
 
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn insert_source(&mut self, _: SourceKey) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn delete_source(&mut self, _: SourceKey) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
         Ok(Vec::new())
     }
 }

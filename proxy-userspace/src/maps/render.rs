@@ -6,7 +6,7 @@ use std::fmt::Write;
 use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::BackendState;
 use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
-use proxy_common::node::NodeAddrFlags;
+use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::service::{View, ViewKind};
 
 use crate::plan::actual::Actual;
@@ -37,6 +37,8 @@ pub struct ServiceRow {
     pub affinity_seconds: u32,
     /// Its views, in the order of [`View::ALL`].
     pub views: [ViewRow; View::COUNT],
+    /// Clients that frontends which check the source let in, sorted by address.
+    pub sources: Vec<CidrKey>,
     /// Its rows, sorted by address and port.
     pub backends: Vec<BackendRow>,
 }
@@ -107,14 +109,8 @@ pub fn text(actual: &Actual, label: &dyn Fn(OwnerTag) -> Option<String>) -> Stri
         let local = if flags.0 & NodeAddrFlags::LOCAL.0 != 0 { " local" } else { "" };
         let _ = writeln!(out, "node {addr}{node_port}{local}");
     }
-    let mut ranges: Vec<String> = actual
-        .cidrs()
-        .iter()
-        .map(|key| {
-            let len = if key.addr.is_v4() { key.prefix_len.saturating_sub(96) } else { key.prefix_len };
-            format!("range {}/{len}\n", key.addr)
-        })
-        .collect();
+    let mut ranges: Vec<String> =
+        actual.cidrs().iter().map(|key| format!("range {}\n", range_text(key))).collect();
     ranges.sort_unstable();
     out + &ranges.concat()
 }
@@ -136,8 +132,10 @@ fn service_row(actual: &Actual, tag: OwnerTag, service: u32) -> ServiceRow {
         })
         .collect();
     backends.sort_unstable_by_key(|row| (row.target.0.to_ip(), row.target.1.get(), row.id));
+    let mut sources: Vec<CidrKey> = actual.sources_of(service).collect();
+    sources.sort_unstable_by_key(|range| (range.addr.to_ip(), range.prefix_len));
     let (sequence, affinity_seconds) = (head.sequence(), head.affinity_seconds());
-    ServiceRow { service, tag, sequence, affinity_seconds, views, backends }
+    ServiceRow { service, tag, sequence, affinity_seconds, views, sources, backends }
 }
 
 fn service_text(row: &ServiceRow, label: &str) -> String {
@@ -159,6 +157,9 @@ fn service_text(row: &ServiceRow, label: &str) -> String {
         let line = [vec![view_name(view).into(), kind.into()], slots].concat().join(" ");
         let _ = writeln!(out, "  {line}");
     }
+    for range in &row.sources {
+        let _ = writeln!(out, "  source {}", range_text(range));
+    }
     for BackendRow { target, state, .. } in &row.backends {
         let views = View::ALL.into_iter().filter(|view| state.in_view(*view)).map(view_name);
         let words: Vec<String> =
@@ -176,6 +177,12 @@ fn frontend_text(row: &FrontendRow, label: &str) -> String {
     let kind = kind_name(row.value.kind);
     let check = if row.value.flags & FrontendValue::CHECK_SOURCE != 0 { " check-source" } else { "" };
     format!("frontend {}/{proto} {kind}{check} -> {label}\n", target_text((addr, port)))
+}
+
+/// A range as people write it.
+pub fn range_text(range: &CidrKey) -> String {
+    let len = if range.addr.is_v4() { range.prefix_len.saturating_sub(96) } else { range.prefix_len };
+    format!("{}/{len}", range.addr)
 }
 
 /// The name of a [`FrontendKind`] as stored.

@@ -9,8 +9,10 @@ use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::names::{self, Chunked};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::live::Elements;
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
 use crate::sys::map::{Map, Shape};
 use crate::sys::mapping::Mapping;
@@ -83,6 +85,8 @@ pub struct KernelMaps {
     pub node_addrs: Map,
     /// ServiceCIDR ranges.
     pub cidrs: Map,
+    /// Ranges of clients.
+    pub sources: Map,
     /// The filter of owned ranges.
     pub filter: Map,
 }
@@ -99,6 +103,7 @@ impl KernelMaps {
             frontends: self.frontends.try_clone()?,
             node_addrs: self.node_addrs.try_clone()?,
             cidrs: self.cidrs.try_clone()?,
+            sources: self.sources.try_clone()?,
             filter: self.filter.try_clone()?,
         })
     }
@@ -117,6 +122,7 @@ pub struct KernelStore {
     frontends: Map,
     node_addrs: Map,
     cidrs: Map,
+    sources: Map,
     /// An array of one map, and that map; none in a store that only looks.
     grace: Option<(Map, Map)>,
 }
@@ -155,6 +161,7 @@ impl KernelStore {
             frontends,
             node_addrs: maps.node_addrs,
             cidrs: maps.cidrs,
+            sources: maps.sources,
             grace,
         })
     }
@@ -324,6 +331,38 @@ impl Hashes for KernelStore {
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         Ok(typed::<CidrKey, u32>(&self.cidrs, names::CIDRS)?.into_iter().map(|(key, _)| key).collect())
     }
+
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.sources.update(key.as_bytes(), &1_u32.to_ne_bytes()).map_err(kernel("insert", names::SOURCES))
+    }
+
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.sources.delete(key.as_bytes()).map(drop).map_err(kernel("delete", names::SOURCES))
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        Ok(typed::<SourceKey, u32>(&self.sources, names::SOURCES)?.into_iter().map(|(key, _)| key).collect())
+    }
+}
+
+impl Elements for KernelStore {
+    fn frontend(&self, key: &FrontendKey) -> Result<Option<FrontendValue>, StoreError> {
+        element(&self.frontends, names::FRONTENDS, key)
+    }
+
+    fn node_addr(&self, addr: Addr) -> Result<Option<NodeAddrFlags>, StoreError> {
+        element(&self.node_addrs, names::NODE_ADDRS, &addr)
+    }
+
+    fn in_service_cidr(&self, addr: Addr) -> Result<bool, StoreError> {
+        let found = element::<_, u32>(&self.cidrs, names::CIDRS, &CidrKey { prefix_len: 128, addr })?;
+        Ok(found.is_some())
+    }
+
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> Result<bool, StoreError> {
+        let key = SourceKey::client(service, addr);
+        Ok(element::<_, u32>(&self.sources, names::SOURCES, &key)?.is_some())
+    }
 }
 
 impl MapStore for KernelStore {
@@ -332,6 +371,17 @@ impl MapStore for KernelStore {
         let (outer, inner) = self.grace.as_ref().ok_or_else(missing)?;
         outer.set_inner(0, inner).map_err(kernel("wait for readers", "GRACE"))
     }
+}
+
+/// One element; of a trie, that of the longest prefix.
+fn element<K, V>(map: &Map, name: &'static str, key: &K) -> Result<Option<V>, StoreError>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes,
+{
+    let found = map.lookup(key.as_bytes()).map_err(kernel("look up", name))?;
+    let odd = || kernel("decode", name)(io::Error::other("element of another size"));
+    found.map(|value| V::read_from_bytes(&value).map_err(|_| odd())).transpose()
 }
 
 fn typed<K, V>(map: &Map, name: &'static str) -> Result<Vec<(K, V)>, StoreError>

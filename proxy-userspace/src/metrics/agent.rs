@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::family::{Family, Kind, Value};
-use crate::status::{AgentStatus, Measures, SourceStatus};
+use crate::status::{AgentStatus, ClientStatus, Measures, SourceStatus};
 
 /// All of it.
 pub(super) fn families(status: &AgentStatus, measures: &Measures) -> Vec<Family> {
@@ -11,6 +11,7 @@ pub(super) fn families(status: &AgentStatus, measures: &Measures) -> Vec<Family>
     families.extend(state(status));
     families.extend(batches(status, measures));
     families.extend(sources(status));
+    families.extend(clients(&status.clients));
     families
 }
 
@@ -29,7 +30,48 @@ fn build(status: &AgentStatus) -> Family {
     family
 }
 
-fn state(status: &AgentStatus) -> [Family; 6] {
+fn clients(clients: &ClientStatus) -> [Family; 5] {
+    let mut sockets = Family::new(
+        Kind::Counter,
+        "shunt_udp_sockets_total",
+        "Connected UDP sockets whose backend was gone, by what became of them: moved to another, sent to wait for one, destroyed \
+         since their descriptor could not be had, lost if that failed too.",
+    );
+    for (outcome, count) in [
+        ("moved", clients.udp_moved),
+        ("sent-to-wait", clients.udp_sent_to_wait),
+        ("destroyed", clients.udp_destroyed),
+        ("lost", clients.udp_lost),
+    ] {
+        sockets.push(vec![("outcome", outcome.to_owned())], Value::Whole(count));
+    }
+    let gauge = |name, help, value| Family::single(Kind::Gauge, (name, help), Value::Whole(value));
+    [
+        sockets,
+        gauge(
+            "shunt_udp_sockets_waiting",
+            "Connected UDP sockets that wait for a backend.",
+            clients.udp_waiting,
+        ),
+        gauge(
+            "shunt_network_namespaces",
+            "Network namespaces whose addresses are known.",
+            clients.namespaces,
+        ),
+        gauge(
+            "shunt_affinity_entries",
+            "Clients remembered by service ports with affinity.",
+            clients.affinity,
+        ),
+        gauge(
+            "shunt_egress_guard",
+            "1 while the egress guard is in force, which drops what must time out.",
+            u64::from(clients.is_guarded),
+        ),
+    ]
+}
+
+fn state(status: &AgentStatus) -> [Family; 8] {
     let gauge = |name, help, value| Family::single(Kind::Gauge, (name, help), Value::Whole(value));
     [
         gauge(
@@ -56,6 +98,16 @@ fn state(status: &AgentStatus) -> [Family; 6] {
             "shunt_frontend_conflicts",
             "Frontends that a service port goes without, since another has them.",
             status.conflicts.count as u64,
+        ),
+        gauge(
+            "shunt_health_check_sockets",
+            "Sockets that answer health checks of Services.",
+            status.health_checks.listening as u64,
+        ),
+        gauge(
+            "shunt_health_check_sockets_failed",
+            "Sockets for health checks of Services that cannot be opened, and are tried again.",
+            status.health_checks.failed.count as u64,
         ),
         Family::single(
             Kind::Counter,

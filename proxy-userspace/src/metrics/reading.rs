@@ -28,8 +28,8 @@ pub(super) fn families(reading: &Reading) -> Vec<Family> {
     let mut drops = Family::new(
         Kind::Counter,
         "shunt_drops_total",
-        "Connections that the programs refused, or left alone where kube-proxy would drop them, by reason; since the \
-         maps were made.",
+        "Connections and datagrams that the programs refused or dropped, by reason; since the maps were made. Of \
+         source-not-allowed every packet counts, also one that is sent again.",
     );
     for (reason, count) in &reading.refused {
         drops.push(vec![("reason", (*reason).to_owned())], Value::Whole(*count));

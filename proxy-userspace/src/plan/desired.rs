@@ -8,12 +8,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use proxy_common::frontend::FrontendValue;
 use proxy_common::names::CHUNK_SLOTS;
 use proxy_common::service::{Head, View};
 use sha2::{Digest, Sha256};
 
 use super::eligible::{Policies, Scope, choose_eligible, gather_candidates};
 use super::frontends::{expand_frontends, has_external_frontend, proto_number};
+use super::sources::allowed_sources;
 use super::tables::{DesiredPort, OwnerTag};
 use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, ServicePort};
 
@@ -76,6 +78,8 @@ pub fn desired_ports<S: Borrow<EndpointSlice>>(service: &Service, slices: &[S], 
         let external = has_external_frontend(service, port, family).then_some(service.external_policy);
         let eligible = choose_eligible(&candidates, Policies { internal: service.internal_policy, external });
         let label = port_label(&service.name, port, family);
+        let frontends = expand_frontends(service, port, cluster_ip);
+        let is_checked = frontends.iter().any(|it| it.flags & FrontendValue::CHECK_SOURCE != 0);
         let full = View::ALL.into_iter().zip(eligible.left_out).filter(|(_, left_out)| *left_out > 0);
         plan.warnings.extend(full.map(|(view, left_out)| {
             let label = Arc::clone(&label);
@@ -85,7 +89,8 @@ pub fn desired_ports<S: Borrow<EndpointSlice>>(service: &Service, slices: &[S], 
             tag: port_tag(&service.name, port, family),
             label,
             affinity_seconds: service.affinity_seconds.unwrap_or(0).min(Head::MAX_AFFINITY),
-            frontends: expand_frontends(service, port, cluster_ip),
+            frontends,
+            sources: if is_checked { allowed_sources(service, family, node) } else { Box::default() },
             backends: eligible.backends,
             views: eligible.views,
         });

@@ -78,6 +78,27 @@ fn external_frontends_bring_the_external_policy() {
 }
 
 #[test]
+fn each_port_has_the_source_ranges_of_its_family_where_a_frontend_checks_them() {
+    let sources = |ranges: &[&str], balancers: &[&str]| {
+        let service = Service {
+            source_ranges: ranges.iter().map(|text| text.parse().unwrap()).collect(),
+            load_balancer_ips: balancers.iter().map(|text| text.parse().unwrap()).collect(),
+            ..service()
+        };
+        let plan = desired_ports::<EndpointSlice>(&service, &[], &Node::default());
+        plan.ports.iter().map(|port| port.sources.len()).collect::<Vec<_>>()
+    };
+    let (ranges, balancers) =
+        (["203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"], ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(sources(&ranges, &balancers), [2, 1, 2, 1], "of each port in each family");
+    assert_eq!(sources(&ranges, &balancers[..1]), [2, 0, 2, 0], "no IP of the other family");
+    assert_eq!(sources(&ranges[..2], &balancers), [2, 0, 2, 0]);
+    assert_eq!(sources(&["203.0.113.0/24", "0.0.0.0/0"], &balancers), [0; 4], "no restriction");
+    assert_eq!(sources(&["0.0.0.0/1", "128.0.0.0/1"], &balancers), [2, 0, 2, 0]);
+    assert_eq!(sources(&ranges, &["10.96.0.1"]), [0; 4], "the cluster IP is open");
+}
+
+#[test]
 fn an_affinity_beyond_the_layout_is_the_longest_one() {
     let affinity = |seconds| {
         let service = Service { affinity_seconds: seconds, ..service() };

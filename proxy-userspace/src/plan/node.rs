@@ -2,7 +2,7 @@
 //! that cluster IPs come from.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -91,6 +91,33 @@ impl NodePortAddresses {
         }
     }
 
+    /// Where to listen for what is asked of the node as NodePorts are: the unspecified address of a family that is served on
+    /// all its addresses, else those of `addresses`, the node's own, that serve them. Without an interface a link-local
+    /// address of IPv6 is none to listen on.
+    pub fn listen_on(&self, addresses: &[IpAddr], node: &Node) -> Vec<IpAddr> {
+        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let (all, some): (Vec<IpAddr>, Vec<IpAddr>) =
+            any.into_iter().partition(|any| self.selects_all(Family::of(*any)));
+        let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let selected = addresses.iter().copied().filter(|ip| {
+            let is_of_some = some.iter().any(|any| Family::of(*any) == Family::of(*ip));
+            is_of_some && self.selects(*ip, node) && !is_link_local(ip)
+        });
+        all.iter().copied().chain(selected).collect()
+    }
+
+    /// Whether every address of a family serves, whichever come.
+    fn selects_all(&self, family: Family) -> bool {
+        match self {
+            Self::All => true,
+            Self::Primary => false,
+            Self::List(entries) => {
+                let mut speaking = entries.iter().filter(|entry| entry.speaks_of(family)).peekable();
+                speaking.peek().is_none() || speaking.any(NodePortEntry::selects_all)
+            }
+        }
+    }
+
     fn selects(&self, ip: IpAddr, node: &Node) -> bool {
         match self {
             Self::All => true,
@@ -127,6 +154,14 @@ impl NodePortEntry {
         match self {
             Self::All | Self::Primary | Self::Localhost => true,
             Self::Net(net) => Family::of_net(net) == family,
+        }
+    }
+
+    fn selects_all(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Primary | Self::Localhost => false,
+            Self::Net(net) => net.prefix_len() == 0,
         }
     }
 
@@ -183,17 +218,16 @@ pub fn desired_node<'a>(
         .collect();
     own.sort_unstable_by_key(|(addr, _)| *addr);
     own.dedup();
-    DesiredNode { addresses: own, service_cidrs: covering_keys(service_cidrs) }
+    let service_cidrs = service_cidrs.into_iter().flat_map(|object| object.cidrs.iter().map(IpNet::trunc));
+    DesiredNode { addresses: own, service_cidrs: covering_keys(service_cidrs.collect()) }
 }
 
 fn is_primary(ip: IpAddr, node: &Node) -> bool {
     node.addresses.iter().find(|own| Family::of(**own) == Family::of(ip)) == Some(&ip)
 }
 
-/// The ranges that no other one covers, as keys.
-fn covering_keys<'a>(service_cidrs: impl IntoIterator<Item = &'a ServiceCidr>) -> Vec<CidrKey> {
-    let mut nets: Vec<_> =
-        service_cidrs.into_iter().flat_map(|object| object.cidrs.iter().map(IpNet::trunc)).collect();
+/// The ranges that no other one covers, as keys, sorted. They have no host bits.
+pub(super) fn covering_keys(mut nets: Vec<IpNet>) -> Vec<CidrKey> {
     // Two ranges are either disjoint or one holds the other, and the outer one sorts first.
     nets.sort_unstable();
     nets.dedup_by(|inner, outer| outer.contains(&*inner));

@@ -54,6 +54,25 @@ fn primary_serves_nothing_in_a_family_without_a_primary_address() {
 }
 
 #[test]
+fn listeners_are_where_node_ports_are() {
+    for (flag, expected) in [
+        ("all", &["0.0.0.0", "::"][..]),
+        ("primary", &["192.0.2.10", "2001:db8::10"]),
+        ("localhost", &["127.0.0.1", "::1"]),
+        ("localhost,primary", &["127.0.0.1", "::1", "192.0.2.10", "2001:db8::10"]),
+        ("0.0.0.0/0,2001:db8::/32", &["0.0.0.0", "2001:db8::10"]),
+        // Nothing is said of IPv6.
+        ("198.51.100.0/24", &["::", "198.51.100.10"]),
+        ("10.0.0.0/8,fe80::/10", &[]),
+        ("primary,all", &["0.0.0.0", "::"]),
+    ] {
+        let flag: NodePortAddresses = flag.parse().unwrap();
+        let own = &ips(&OWN)[..6];
+        assert_eq!(flag.listen_on(own, &node()), ips(expected), "{flag:?}");
+    }
+}
+
+#[test]
 fn the_flag_is_read_with_clear_errors() {
     let read = NodePortAddresses::from_str;
     assert_eq!(read(" all "), Ok(NodePortAddresses::All));

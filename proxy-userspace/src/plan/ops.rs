@@ -11,6 +11,7 @@ use proxy_common::names::{self, CHUNK_BYTES};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, OWNER_WORD, View, ViewWord};
+use proxy_common::source::SourceKey;
 
 use super::tables::OwnerTag;
 
@@ -149,6 +150,11 @@ pub enum MapOp {
     InsertCidr(CidrKey),
     /// Deletes a service range, which frees a trie node.
     DeleteCidr(CidrKey),
+    /// Lets a range of clients in that is absent. The kernel gives a trie's node away only when no reader can hold it, so
+    /// ranges of clients neither free an element nor take one. (Service ranges are few, and wait like the hashes.)
+    InsertSource(SourceKey),
+    /// Lets a range of clients in no longer.
+    DeleteSource(SourceKey),
 }
 
 impl MapOp {

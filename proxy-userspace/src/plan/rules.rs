@@ -21,6 +21,8 @@ pub struct Limits {
     pub node_addrs: u32,
     /// Service ranges.
     pub cidrs: u32,
+    /// Ranges of clients, of all service ports.
+    pub sources: u32,
 }
 
 impl Limits {
@@ -33,6 +35,7 @@ impl Limits {
         blocks: names::OWNED.capacity() as u32 - 1,
         node_addrs: names::NODE_ADDRS_MAX,
         cidrs: names::CIDRS_MAX,
+        sources: names::SOURCES_MAX,
     };
 }
 

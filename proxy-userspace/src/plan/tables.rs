@@ -25,6 +25,9 @@ pub struct DesiredPort {
     /// Every frontend, sorted by key, no key twice. Two service ports may claim one key: `diff` lets the present
     /// holder keep it.
     pub frontends: Vec<DesiredFrontend>,
+    /// Ranges whose clients may use the frontends that check the source, sorted, none inside another; none where no frontend
+    /// checks it. Boxed, since nearly no service port has any.
+    pub sources: Box<[CidrKey]>,
     /// Every endpoint that is listed and serving, sorted by address and port, none twice; the state's view bits say
     /// which views have it as a slot.
     pub backends: Vec<DesiredBackend>,

@@ -6,6 +6,7 @@ mod measures;
 mod reporter;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -44,10 +45,40 @@ pub struct AgentStatus {
     pub refused: Sample<Refusal>,
     /// Frontends that two service ports claim.
     pub conflicts: Sample<Conflict>,
+    /// Answers to the health checks of Services.
+    #[serde(default)]
+    pub health_checks: HealthChecksStatus,
     /// What was wrong with the input or the host.
     pub warnings: Warnings,
+    /// What is done for clients beside the tables.
+    #[serde(default)]
+    pub clients: ClientStatus,
     /// What this host makes impossible, one sentence each, e.g. restarts without a pin directory.
     pub limitations: Vec<String>,
+}
+
+/// What is done for clients beside the tables: counted since the start, unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    /// Network namespaces whose addresses are known; now.
+    pub namespaces: u64,
+    /// Whether the egress guard is in force; now.
+    pub is_guarded: bool,
+    /// Whether sockets of pods are left to others (`--socket-lb host`).
+    #[serde(default)]
+    pub is_host_only: bool,
+    /// Connected UDP sockets that were given another backend.
+    pub udp_moved: u64,
+    /// Connected UDP sockets that were sent to wait at their frontend.
+    pub udp_sent_to_wait: u64,
+    /// Connected UDP sockets that wait for a backend; when last looked at.
+    pub udp_waiting: u64,
+    /// Connected UDP sockets that were destroyed, since their descriptor could not be had.
+    pub udp_destroyed: u64,
+    /// Connected UDP sockets that could neither be moved nor destroyed.
+    pub udp_lost: u64,
+    /// Elements of the affinity table; when last looked at.
+    pub affinity: u64,
 }
 
 /// Who an agent is.
@@ -125,6 +156,26 @@ pub struct Conflict {
     pub frontend: String,
     /// Label of the service port that has it.
     pub holder: String,
+}
+
+/// The sockets behind `healthCheckNodePort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthChecksStatus {
+    /// Those that are open.
+    pub listening: usize,
+    /// Those that cannot be opened, and are tried again.
+    pub failed: Sample<FailedHealthCheck>,
+}
+
+/// A socket for health checks that cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedHealthCheck {
+    /// The Service, as `namespace/name`.
+    pub service: String,
+    /// Where.
+    pub address: SocketAddr,
+    /// Why.
+    pub problem: String,
 }
 
 /// How many there are, and the first of them: a full table can refuse more than anyone wants to read.

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::measures::Measures;
-use super::{AgentStatus, Identity, Sample, SourceStatus, SyncStatus, Warning, Warnings, listing_name};
+use super::{
+    AgentStatus, ClientStatus, HealthChecksStatus, Identity, Sample, SourceStatus, SyncStatus, Warning,
+    Warnings, listing_name,
+};
 use crate::model::Listing;
 use crate::plan::tables::OwnerTag;
 use crate::source::kube::Connections;
@@ -79,7 +82,9 @@ impl Reporter {
             sync: SyncStatus::default(),
             refused: Sample::default(),
             conflicts: Sample::default(),
+            health_checks: HealthChecksStatus::default(),
             warnings: Warnings::default(),
+            clients: ClientStatus::default(),
             limitations: Vec::new(),
         };
         let connections = Connections::default();
@@ -147,8 +152,8 @@ impl Reporter {
         status
     }
 
-    /// Changes fields that have no method of their own here: hooks, cgroup, refusals, conflicts, limitations,
-    /// eligibility. `change` runs under the lock, so it should only assign.
+    /// Changes fields that have no method of their own here: hooks, cgroup, refusals, conflicts, health checks,
+    /// limitations, eligibility. `change` runs under the lock, so it should only assign.
     pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
         change(&mut self.lock().status);
     }

@@ -52,6 +52,12 @@ impl Shape {
         Self { map_type, key_size, value_size, max_entries, flags: NO_PREALLOC }
     }
 
+    /// A hash that forgets what was used least recently once it is full.
+    pub const fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> Self {
+        let map_type = bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
+        Self { map_type, key_size, value_size, max_entries, flags: 0 }
+    }
+
     /// A longest-prefix-match trie.
     pub const fn lpm_trie(key_size: u32, value_size: u32, max_entries: u32) -> Self {
         let map_type = bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32;

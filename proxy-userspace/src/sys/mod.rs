@@ -3,6 +3,8 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod diag;
+pub mod files;
 pub mod iter;
 pub mod link;
 pub mod map;
@@ -11,4 +13,5 @@ pub mod netns;
 pub mod nftables;
 pub mod oom;
 pub mod pidfd;
+pub mod schedule;
 pub mod socket;

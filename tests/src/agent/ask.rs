@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::{HEALTH, METRICS};
+use crate::netns::Netns;
 use crate::topology::Node;
 
 /// What a GET was answered with.
@@ -44,6 +45,11 @@ pub fn ask(node: &Node, is_health: bool, path: &str) -> Result<Answer> {
     http_ask(node, if is_health { HEALTH } else { METRICS }, (path, "*/*"))
 }
 
+/// A GET of `/` by somebody in `netns`.
+pub fn ask_at(netns: &Netns, address: SocketAddr) -> Result<Answer> {
+    netns.inside(|| request(address, ("/", "*/*")))?
+}
+
 /// Status code and body of a GET in the network of `node`.
 pub(crate) fn http_get(node: &Node, address: &str, path: &str) -> Result<(u16, String)> {
     let Answer { code, body, .. } = http_ask(node, address, (path, "*/*"))?;
@@ -53,23 +59,24 @@ pub(crate) fn http_get(node: &Node, address: &str, path: &str) -> Result<(u16, S
 /// A GET, with a header that says which media types are accepted.
 pub(super) fn http_ask(node: &Node, address: &str, (path, accept): (&str, &str)) -> Result<Answer> {
     let address: SocketAddr = address.parse()?;
-    node.netns.inside(|| {
-        let limit = Duration::from_secs(5);
-        let mut stream = TcpStream::connect_timeout(&address, limit)?;
-        stream.set_read_timeout(Some(limit))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("no HTTP answer: {answer:?}") };
-        let code =
-            head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("no status code")?;
-        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if is_chunked { join_chunks(body)? } else { body.to_owned() };
-        Ok(Answer { code, head: head.to_owned(), body })
-    })?
+    node.netns.inside(|| request(address, (path, accept)))?
+}
+
+fn request(address: SocketAddr, (path, accept): (&str, &str)) -> Result<Answer> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("no HTTP answer: {answer:?}") };
+    let code = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).context("no status code")?;
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { join_chunks(body)? } else { body.to_owned() };
+    Ok(Answer { code, head: head.to_owned(), body })
 }
 
 /// The text that came in pieces, each after its length in hexadecimal.

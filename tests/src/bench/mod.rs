@@ -3,6 +3,7 @@
 //! Traffic stays inside scratch namespaces, and the hooks are on a scratch cgroup that holds this process alone.
 
 mod connect;
+mod datagrams;
 mod estimate;
 mod hooks;
 mod machine;
@@ -28,6 +29,8 @@ pub struct BenchArguments {
 enum BenchCommand {
     /// Cost of a hook run, and of a connect to a ClusterIP against one to its backends.
     Connect(connect::ConnectArguments),
+    /// Cost of a hook run for UDP, and of a datagram to a ClusterIP against one that no hook sees.
+    Datagrams(datagrams::DatagramArguments),
     /// Start, updates and memory of an agent that follows an API server, beside a real kube-proxy.
     Sync(sync::SyncArguments),
     /// Time and memory of many services, from model objects to real maps.
@@ -41,6 +44,7 @@ enum BenchCommand {
 pub fn run(arguments: BenchArguments) -> Result<()> {
     match arguments.command {
         BenchCommand::Connect(arguments) => connect::run(&arguments),
+        BenchCommand::Datagrams(arguments) => datagrams::run(&arguments),
         BenchCommand::Scale(arguments) => scale::run(&arguments),
         BenchCommand::Sync(arguments) => sync::run(&arguments),
         BenchCommand::ScaleOnce(size) => scale::run_once(size),

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Context, Result, ensure};
-use shunt::datapath::hooks::HOOKS;
+use shunt::datapath::hooks::{GUARD, HOOKS};
 use shunt::sys::bpf::{self, ProgramFacts};
 
 use super::estimate::{float, take_median};
@@ -57,6 +57,10 @@ impl Batches {
 }
 
 fn facts(rig: &Rig, hook: &str) -> Result<ProgramFacts> {
-    let hook = HOOKS.iter().find(|known| known.name == hook).with_context(|| format!("no hook {hook}"))?;
+    let hook = HOOKS
+        .iter()
+        .chain([&GUARD])
+        .find(|known| known.name == hook)
+        .with_context(|| format!("no hook {hook}"))?;
     Ok(bpf::program_facts(rig.loaded.program(hook)?)?)
 }

@@ -3,6 +3,7 @@
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 use shunt::maps::{Hashes, MapStore, StoreError, WordTable, Words};
 
 /// See the module. An effect is a word stored, an entry of a hash inserted or deleted, a chunk or a hash that grew, or a
@@ -117,6 +118,18 @@ impl<S: Hashes> Hashes for Mortal<S> {
 
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         self.store.cidrs()
+    }
+
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.effect(|store| store.insert_source(key))
+    }
+
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.effect(|store| store.delete_source(key))
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        self.store.sources()
     }
 }
 

@@ -5,6 +5,7 @@
 mod connects;
 mod get;
 mod serve;
+mod talk;
 mod until;
 
 use std::io;
@@ -44,6 +45,8 @@ enum PeerCommand {
     Get(get::GetArguments),
     /// Connect and reset as fast as possible, report as JSON; ends early when standard input does.
     Connects(connects::ConnectsArguments),
+    /// Connect a UDP socket once; for each line of standard input ask by it, and report as JSON.
+    Talk(talk::TalkArguments),
     /// Connect to each target of standard input until it is let in, and say when.
     Until(until::UntilArguments),
 }
@@ -110,6 +113,7 @@ pub fn run(arguments: PeerArguments) -> Result<u8> {
         PeerCommand::Serve(arguments) => serve::run(&arguments).map(|()| 0),
         PeerCommand::Get(arguments) => get::run(&arguments),
         PeerCommand::Connects(arguments) => connects::run(&arguments),
+        PeerCommand::Talk(arguments) => talk::run(&arguments),
         PeerCommand::Until(arguments) => until::run(&arguments),
     }
 }

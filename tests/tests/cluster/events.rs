@@ -1,6 +1,7 @@
 //! Events on the real API server: written by an agent, and read back as kubectl reads them.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use tests::topology::Cluster;
 use tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// A port that somebody else has on the node.
+const HEALTH_CHECK: u16 = 31_999;
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// A namespace, and in it two Services that want one external IP, and one whose external IP is of a family that it has
@@ -33,6 +36,19 @@ fn create_services(api: &Api) {
         }))
         .unwrap();
     }
+}
+
+/// A Service whose load balancer asks nodes at this port.
+fn create_balanced(api: &Api, number: u16) {
+    api.create(json!({
+        "apiVersion": SERVICE.api_version, "kind": SERVICE.name,
+        "metadata": { "namespace": "shop", "name": "wut" },
+        "spec": {
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": number,
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": [{ "port": 80 }],
+        },
+    }))
+    .unwrap();
 }
 
 fn create_slice(api: &Api, labels: &Value) {
@@ -82,6 +98,9 @@ fn what_is_not_served_is_told_where_a_user_looks() {
     api.create_node(topology.node(1), None).unwrap();
     create_services(api);
     create_slice(api, &json!({ "kubernetes.io/service-name": "web" }));
+    create_balanced(api, HEALTH_CHECK);
+    let [own, _] = topology.node(1).addresses();
+    let _holder = topology.node(1).netns.inside(|| TcpListener::bind((own, HEALTH_CHECK)).unwrap()).unwrap();
     let _agent =
         Agent::follow(topology.node(1), &control.kubeconfig("system:kube-proxy").unwrap(), &[]).unwrap();
 
@@ -96,6 +115,13 @@ fn what_is_not_served_is_told_where_a_user_looks() {
     let skipped = told(api, "Service", ("shop", "wit", &uid(SERVICE, "wit")), &["InvalidField"]);
     assert!(skipped[0]["message"].as_str().unwrap().starts_with("spec.externalIPs[0]: "), "{skipped:?}");
     told(api, "EndpointSlice", ("shop", "web-names", &uid(SLICE, "web-names")), &["InvalidField"]);
+    let deaf = ("shop", "wut", &*uid(SERVICE, "wut"));
+    let deaf = told(api, "Service", deaf, &["FailedToStartServiceHealthcheck"]);
+    let note = format!(
+        "node node-1 cannot answer the health checks of shop/wut at {own}:{HEALTH_CHECK}: Address already in use"
+    );
+    assert_eq!((&deaf[0]["type"], &deaf[0]["reportingComponent"]), (&"Warning".into(), &"shunt".into()));
+    assert!(deaf[0]["message"].as_str().unwrap().starts_with(&note), "{deaf:?}");
     told(api, "Service", ("shop", "web", &uid(SERVICE, "web")), &[]);
     // As kube-proxy's and the kubelet's, which kubectl asks for beside those of the true uid.
     told(api, "Node", ("default", "node-1", "node-1"), &["Starting", "Ready"]);

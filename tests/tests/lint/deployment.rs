@@ -102,6 +102,8 @@ fn probes_ask_where_the_agent_answers() {
         assert_eq!(port(&settings(&alone)[name]), of_kube_proxy, "{name} in its place");
         assert_ne!(port(&settings(&beside)[name]), of_kube_proxy, "{name} beside it");
     }
+    let answers = |objects| settings(objects)["SHUNT_HEALTH_CHECK_NODE_PORTS"].clone();
+    assert_eq!((answers(&alone), answers(&beside)), (json!("true"), json!("false")));
 }
 
 #[test]

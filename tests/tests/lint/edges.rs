@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 26] = [
+pub(crate) const TABLE: [Row; 28] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -120,6 +120,13 @@ pub(crate) const TABLE: [Row; 26] = [
         reason: "loading and attaching programs needs no Service: neither model nor plan",
     },
     Row {
+        module: "proxy-userspace/src/clients",
+        modules: Names::Only(&["datapath", "maps", "status", "sys"]),
+        crates: Names::AllBut(&["aya_obj", "kube", "k8s_openapi", "serde_saphyr", "tokio"]),
+        is_pure: false,
+        reason: "whoever looks after clients knows neither Services nor plans, and has threads of its own",
+    },
+    Row {
         module: "proxy-userspace/src/agent/pacing",
         modules: Names::Only(&[]),
         crates: Names::Only(&["std"]),
@@ -181,6 +188,13 @@ pub(crate) const TABLE: [Row; 26] = [
         crates: Names::Only(&["std", "jiff", "sha2", "tokio", "tracing"]),
         is_pure: false,
         reason: "Events are told and forgotten: the agent hands over what it has, and nothing comes back",
+    },
+    Row {
+        module: "proxy-userspace/src/trace",
+        modules: Names::Only(&["maps", "plan"]),
+        crates: Names::Only(&["std", "proxy_common", "serde", "thiserror"]),
+        is_pure: true,
+        reason: "a trace is a function of the maps that it is handed: it opens nothing and knows no clock",
     },
     Row {
         module: "proxy-userspace/src/kubeproxy",

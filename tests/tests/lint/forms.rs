@@ -5,9 +5,11 @@ use proc_macro2::{Delimiter, TokenTree};
 use crate::source::{Source, is_sign, is_word, walk};
 
 /// The files and folders that may hold unsafe code.
-const UNSAFE: [&str; 9] = [
+const UNSAFE: [&str; 11] = [
     "proxy-common/src/pod.rs",
-    "proxy-ebpf/src/maps.rs",
+    "proxy-ebpf/src/egress.rs",
+    "proxy-ebpf/src/list.rs",
+    "proxy-ebpf/src/maps/",
     "proxy-ebpf/src/packet.rs",
     "proxy-ebpf/src/proofs/",
     "proxy-ebpf/src/rewrite.rs",

@@ -11,7 +11,7 @@ use crate::scenario::{PORT, Scenario, WEB, ways};
 const TAKES_OVER: &str = "SYS_ADMIN";
 
 /// The capabilities that are added to none in the DaemonSet.
-fn listed() -> Vec<String> {
+pub(crate) fn listed() -> Vec<String> {
     let objects = plain().unwrap();
     let set = of_kind(&objects, "DaemonSet").unwrap();
     let rights = &set["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"];

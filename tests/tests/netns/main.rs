@@ -5,18 +5,23 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod calls;
 mod capabilities;
 mod chunks;
 mod churn;
 mod cluster;
 mod commands;
+mod crowd;
 mod events;
 mod foreign;
+mod frontends;
 mod full;
 mod golden_store;
 mod half_open;
+mod health_checks;
 mod kube_source;
 mod metrics;
+mod moving;
 mod netfilter;
 mod node_addresses;
 mod peers;
@@ -28,10 +33,17 @@ mod proofs_object;
 mod proofs_registry;
 mod proofs_rig;
 mod proofs_watcher;
+mod ranges;
 mod reach;
+mod real_clients;
 mod restart;
 mod scenario;
 mod scratch;
+mod shop;
+mod sockets_model;
+mod sticky;
+mod storm;
+mod trace;
 mod udp;
 mod unfit;
 mod verify;

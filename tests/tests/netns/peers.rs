@@ -1,20 +1,23 @@
 //! What a translated TCP socket is remembered by: its place in `TCP_PEERS`, or its own storage where that is taken.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use proxy_common::counter::reason_element;
+use proxy_common::lb::DropReason;
 use proxy_common::names::{TCP_PEERS, TCP_SOCKETS};
 use proxy_common::service::ViewWord;
-use proxy_common::socket::{PEER_PLACES, peer_place};
+use proxy_common::socket::{PEER_PLACES, TcpPeer, peer_place};
 use rustix::net::sockopt::socket_cookie;
 use shunt::datapath::pin::MapSet;
+use shunt::maps::{WordTable, Words};
 use shunt::sys::map::Map;
 use tests::hand::{Rig, VIP};
 
 /// A cookie that no socket has.
 const STRANGER: u64 = u64::MAX;
 /// Bytes of a place.
-const PLACE: usize = 48;
+const PLACE: usize = size_of::<TcpPeer>();
 
 struct Peers {
     rig: Rig,
@@ -133,4 +136,37 @@ fn a_socket_that_is_connected_again_is_remembered_by_its_last_connect() {
     let free = [0; PLACE];
     peers.places.update(&peer_place(cookie).to_ne_bytes(), &free).unwrap();
     assert_eq!((again(VIP), peers.holder(cookie)), (VIP, cookie));
+}
+
+/// A socket's own storage is memory of the socket, of which a namespace may allow nothing.
+#[test]
+fn without_storage_tcp_goes_on_and_udp_is_refused() {
+    let peers = Peers::new("no-storage");
+    let server = peers.rig.netns.inside(|| UdpSocket::bind("127.0.1.1:8080")).unwrap().unwrap();
+    let datagrams = || peers.rig.netns.inside(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    let (before, counted) = (datagrams(), || no_record(&peers.rig));
+    before.send_to(b"?", VIP).unwrap();
+    peers.fill();
+    peers.rig.netns.sysctls(&[("net/core/optmem_max", "0")]).unwrap();
+    assert_eq!(counted(), 0);
+
+    // It has no place and no storage: what it loses is the name of its peer.
+    let stream = peers.connect(VIP);
+    assert_eq!(stream.peer_addr().unwrap(), peers.listener.local_addr().unwrap());
+    // An answer would come from a stranger: better to hear of it at once.
+    let after = datagrams();
+    for outcome in [after.send_to(b"?", VIP).map(drop), after.connect(VIP)] {
+        assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::ENOBUFS));
+    }
+    assert_eq!(counted(), 2);
+    // Who has a record keeps it, and what is nobody's frontend needs none.
+    before.send_to(b"?", VIP).unwrap();
+    after.send_to(b"?", server.local_addr().unwrap()).unwrap();
+    assert_eq!(counted(), 2);
+}
+
+/// How often a UDP socket could not be remembered.
+fn no_record(rig: &Rig) -> u64 {
+    let first = reason_element(DropReason::NoRecord as u8, 2, 0);
+    (first..first + 2).map(|element| rig.store.load(WordTable::Counters, u64::from(element)).unwrap()).sum()
 }

@@ -4,5 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod endpoints;
+mod health_checks;
 mod name;
 mod pair;
+mod udp;

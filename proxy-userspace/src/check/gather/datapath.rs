@@ -54,6 +54,8 @@ fn programs() -> Seen<Vec<Program>> {
         pin_dir: None,
         host_netns: 0,
         counter_shards: counter_shards(),
+        mover: 0,
+        host_only: false,
         log_level: 0,
     };
     let loaded = Loaded::new(&options).and_then(|loaded| loaded.program_facts());

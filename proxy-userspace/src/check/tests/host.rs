@@ -163,14 +163,14 @@ fn a_right_that_is_lacking_says_what_is_lost() {
         without(facts, &[CAP_DAC_READ_SEARCH]);
         facts.cgroup = denied();
     });
-    judged(CAP_SYS_PTRACE.name, (State::Info, &["does not use it"]), |facts| {
+    judged(CAP_SYS_PTRACE.name, (State::Warning, &["destroyed instead of moved"]), |facts| {
         without(facts, &[CAP_SYS_PTRACE]);
     });
 }
 
 #[test]
 fn namespaces_matter_where_the_whole_host_is_served() {
-    judged("PID namespace", (State::Info, &["hostPID"]), |facts| {
+    judged("PID namespace", (State::Warning, &["hostPID"]), |facts| {
         facts.place.is_initial_pid_namespace = Ok(false);
     });
     judged("PID namespace", (State::Unseen, &[]), |facts| facts.place.is_initial_pid_namespace = denied());

@@ -12,7 +12,7 @@ use anyhow::Context;
 use proxy_common::names::SCHEMA;
 use serde::Serialize;
 
-use super::{Exit, print};
+use super::{Exit, is_denied, print};
 use crate::cli::StatusArgs;
 use crate::datapath::attach::pinned_links;
 use crate::datapath::hooks::HOOKS;
@@ -153,11 +153,6 @@ fn map_fill(root: &Path) -> anyhow::Result<Vec<MapFill>> {
         return Ok(Vec::new());
     }
     Ok(fill(&KernelStore::open(maps)?)?)
-}
-
-fn is_denied(error: &anyhow::Error) -> bool {
-    let is_denial = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
-    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_denial)
 }
 
 #[cfg(test)]

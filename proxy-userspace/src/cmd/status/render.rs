@@ -8,7 +8,7 @@ use super::{ObservedHook, StatusReport};
 use crate::cmd::{columns, plain};
 use crate::maps::fill::MapFill;
 use crate::source::kube::Connection;
-use crate::status::{AgentStatus, SyncStatus};
+use crate::status::{AgentStatus, ClientStatus, SyncStatus};
 
 /// The whole report.
 pub(super) fn table(report: &StatusReport) -> String {
@@ -55,9 +55,13 @@ fn agent(text: &mut String, status: &AgentStatus) {
     if let Some(cgroup) = &status.cgroup {
         line(text, "cgroup", &format!("{} ({})", cgroup.path, cgroup.id));
     }
+    line(text, "client", &clients(&status.clients));
     line(text, "sync", &sync(&status.sync));
     if let Some(error) = &status.sync.last_error {
         line(text, "failed", error);
+    }
+    if status.health_checks.listening > 0 {
+        line(text, "checks", &format!("{} sockets answer health checks", status.health_checks.listening));
     }
     if !status.node_eligible {
         line(text, "node", "going: load balancers are told to avoid it");
@@ -65,6 +69,25 @@ fn agent(text: &mut String, status: &AgentStatus) {
     for limitation in &status.limitations {
         line(text, "limit", limitation);
     }
+}
+
+fn clients(clients: &ClientStatus) -> String {
+    let ClientStatus { namespaces, udp_moved, udp_waiting, udp_destroyed, udp_lost, affinity, .. } = clients;
+    let guard = if clients.is_guarded { "on" } else { "off" };
+    let mut text = format!(
+        "{namespaces} network namespaces, {affinity} remembered, egress guard {guard}; UDP sockets: {udp_moved} moved, \
+         {udp_waiting} waiting"
+    );
+    if clients.is_host_only {
+        text += ", pods left to others";
+    }
+    for (count, what) in [(udp_destroyed, "destroyed"), (udp_lost, "out of reach")] {
+        if *count > 0 {
+            // Writing into a text cannot fail.
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    text
 }
 
 fn sync(sync: &SyncStatus) -> String {
@@ -161,6 +184,10 @@ fn troubles(text: &mut String, status: &AgentStatus) {
         .map(|conflict| format!("{}: {} is held by {}", conflict.service, conflict.frontend, conflict.holder))
         .collect();
     section(text, "frontends claimed twice", status.conflicts.count as u64, &conflicts);
+    let failed = status.health_checks.failed.first.iter();
+    let failed: Vec<_> =
+        failed.map(|one| format!("{}: listen on {}: {}", one.service, one.address, one.problem)).collect();
+    section(text, "health checks not answered", status.health_checks.failed.count as u64, &failed);
     let warnings = status.warnings.last.iter();
     let warnings: Vec<_> = warnings.map(|warning| format!("{:.3} {}", warning.at, warning.text)).collect();
     section(text, "warnings", status.warnings.count, &warnings);

@@ -68,6 +68,7 @@ agent:  running on node-1, pid 42, version 0.1.0, up 1h 2m 3s
 ready:  since 2026-07-29T08:00:01.000Z
 object: abc123, schema 1
 cgroup: /sys/fs/cgroup (1)
+client: 0 network namespaces, 0 remembered, egress guard off; UDP sockets: 0 moved, 0 waiting
 sync:   1 batches, 12 ops, 340 stores; last at 2026-07-29T08:00:03.000Z in 2.070 ms; 0 pending
 pins:   /sys/fs/bpf/shunt
 
@@ -152,6 +153,7 @@ fn a_node_in_trouble() {
 agent:  running on node-1, pid 42, version 0.1.0, up 1h 2m 3s
 ready:  no: node-addresses not listed yet; last batch: SLOTS is full
 object: abc123, schema 1
+client: 0 network namespaces, 0 remembered, egress guard off; UDP sockets: 0 moved, 0 waiting
 sync:   1 batches, 12 ops, 340 stores; last at 2026-07-29T08:00:03.000Z in 2.070 ms; 2 pending since \
 2026-07-29T08:00:04.000Z
 failed: SLOTS is full

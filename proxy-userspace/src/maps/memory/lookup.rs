@@ -5,11 +5,13 @@ use proxy_common::backend::{Backend, ROW_WORDS, split};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::Lookup;
-use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::node::NodeAddrFlags;
 use proxy_common::service::{Half, Head, View, ViewWord};
+use proxy_common::source::SourceKey;
 
 use super::Memory;
-use crate::maps::{WordTable, Words};
+use crate::maps::live::Elements;
+use crate::maps::{StoreError, WordTable, Words};
 use crate::plan::ops::{block_word, cell_word, row_word};
 
 impl Memory {
@@ -39,7 +41,15 @@ impl Lookup for Memory {
     }
 
     fn in_service_cidr(&self, addr: Addr) -> bool {
-        self.cidrs.iter().any(|key| covers(key, addr))
+        self.cidrs.iter().any(|key| covers((key.addr, key.prefix_len), addr))
+    }
+
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        let covers = |key: &SourceKey| {
+            let bits = key.prefix_len.saturating_sub(SourceKey::SERVICE_BITS);
+            key.service == service && covers((key.addr, bits), addr)
+        };
+        self.sources.iter().any(covers)
     }
 
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
@@ -68,9 +78,29 @@ impl Lookup for Memory {
     }
 }
 
-fn covers(key: &CidrKey, addr: Addr) -> bool {
+/// The hashes alone, for a reader that makes sense of the words by itself.
+impl Elements for Memory {
+    fn frontend(&self, key: &FrontendKey) -> Result<Option<FrontendValue>, StoreError> {
+        Ok(Lookup::frontend(self, key))
+    }
+
+    fn node_addr(&self, addr: Addr) -> Result<Option<NodeAddrFlags>, StoreError> {
+        Ok(Lookup::node_addr(self, addr))
+    }
+
+    fn in_service_cidr(&self, addr: Addr) -> Result<bool, StoreError> {
+        Ok(Lookup::in_service_cidr(self, addr))
+    }
+
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> Result<bool, StoreError> {
+        Ok(Lookup::is_allowed_source(self, service, addr))
+    }
+}
+
+/// Whether the first `prefix_len` bits of two addresses are the same.
+fn covers((range, prefix_len): (Addr, u32), addr: Addr) -> bool {
     let bits =
         |addr: Addr| addr.words().into_iter().fold(0, |all, word| all << 32 | u128::from(u32::from_be(word)));
-    let shift = 128 - key.prefix_len.min(128);
-    shift == 128 || bits(key.addr) >> shift == bits(addr) >> shift
+    let shift = 128 - prefix_len.min(128);
+    shift == 128 || bits(range) >> shift == bits(addr) >> shift
 }

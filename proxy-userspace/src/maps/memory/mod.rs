@@ -14,11 +14,13 @@ use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::names;
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::service::OWNER_WORD;
+use proxy_common::source::SourceKey;
 
 pub use self::faults::Faults;
 use self::watch::Watch;
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
-use crate::plan::ops::CHUNK_WORDS;
+use crate::plan::ops::{CHUNK_WORDS, cell_word};
 
 const TABLES: usize = 6;
 const FILTER: usize = WordTable::Filter as usize;
@@ -34,6 +36,7 @@ pub struct Memory {
     capacity: u32,
     node_addrs: BTreeMap<Addr, NodeAddrFlags>,
     cidrs: BTreeSet<CidrKey>,
+    sources: BTreeSet<SourceKey>,
     watch: Watch,
     steps: u64,
 }
@@ -51,6 +54,7 @@ impl Memory {
             capacity,
             node_addrs: BTreeMap::new(),
             cidrs: BTreeSet::new(),
+            sources: BTreeSet::new(),
             watch: Watch::default(),
             steps: 0,
         }
@@ -91,10 +95,22 @@ impl Memory {
             && self.capacity == other.capacity
             && self.node_addrs == other.node_addrs
             && self.cidrs == other.cidrs
+            && self.sources == other.sources
     }
 
     fn word(&self, table: WordTable, word: u64) -> u64 {
         read(&self.words, table, word)
+    }
+
+    /// A cell must be given away without ranges of clients.
+    fn check_sources(&self, table: WordTable, word: u64, value: u64) -> Result<(), StoreError> {
+        let service = word / cell_word(1, 0);
+        let is_given =
+            table == WordTable::Services && word == cell_word(service as u32, OWNER_WORD) && value != 0;
+        if is_given && self.sources.iter().any(|key| u64::from(key.service) == service) {
+            return Err(StoreError::NotCleared { map: names::SOURCES, element: service });
+        }
+        Ok(())
     }
 
     fn step(&mut self) -> Result<(), StoreError> {
@@ -131,6 +147,7 @@ impl Words for Memory {
         }
         let load = |table, word| read(&self.words, table, word);
         self.watch.check(load, (table, word, value))?;
+        self.check_sources(table, word, value)?;
         self.step()?;
         let load = |table, word| read(&self.words, table, word);
         self.watch.follow(load, (table, word, value));
@@ -243,6 +260,22 @@ impl Hashes for Memory {
 
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         Ok(self.cidrs.iter().copied().collect())
+    }
+
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.step()?;
+        self.sources.insert(key);
+        Ok(())
+    }
+
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.step()?;
+        self.sources.remove(&key);
+        Ok(())
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        Ok(self.sources.iter().copied().collect())
     }
 }
 

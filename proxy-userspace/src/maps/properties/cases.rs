@@ -7,6 +7,7 @@ use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::service::View;
 
+use super::sources::{any_sources, checks_source};
 use crate::plan::diff::Changes;
 use crate::plan::tables::{DesiredBackend, DesiredFrontend, DesiredNode, DesiredPort, DesiredView, OwnerTag};
 
@@ -14,6 +15,14 @@ use crate::plan::tables::{DesiredBackend, DesiredFrontend, DesiredNode, DesiredP
 pub(super) const PORTS: u64 = 5;
 /// Endpoints that exist.
 const ENDPOINTS: u8 = 6;
+
+/// As many cases as `PROPTEST_CASES` asks for, and 64 without it: a number set in code would win over the environment.
+pub(super) fn config() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(64),
+    }
+}
 
 pub(super) fn addr(text: &str) -> Addr {
     text.parse::<std::net::IpAddr>().unwrap().into()
@@ -53,7 +62,15 @@ pub(super) fn port(tag: u64, frontends: Vec<DesiredFrontend>, endpoints: &[Optio
     frontends.sort_unstable_by_key(|frontend| frontend.key);
     frontends.dedup_by_key(|frontend| frontend.key);
     let label = format!("default/web{tag}:http/tcp").into();
-    DesiredPort { tag: OwnerTag(tag), label, affinity_seconds: 0, frontends, backends, views }
+    DesiredPort {
+        tag: OwnerTag(tag),
+        label,
+        affinity_seconds: 0,
+        frontends,
+        sources: Box::default(),
+        backends,
+        views,
+    }
 }
 
 pub(super) fn frontend(key: FrontendKey, kind: FrontendKind) -> DesiredFrontend {
@@ -92,9 +109,12 @@ pub(super) fn any_port() -> impl Strategy<Value = DesiredPort> {
     (1..=PORTS).prop_flat_map(move |tag| {
         let endpoints = prop::collection::vec(prop::option::of(0..8_u8), ENDPOINTS as usize);
         let idle = [idle.clone(), idle.clone(), idle.clone()];
-        (any_frontends(tag), endpoints, idle, prop::sample::select(vec![0, 10_800])).prop_map(
-            move |(frontends, endpoints, idle, affinity_seconds)| {
+        let affinity = prop::sample::select(vec![0, 10_800]);
+        (any_frontends(tag), endpoints, idle, affinity, any_sources()).prop_map(
+            move |(frontends, endpoints, idle, affinity_seconds, sources)| {
                 let mut port = port(tag, frontends, &endpoints);
+                let is_checked = port.frontends.iter().any(|frontend| checks_source(frontend.flags));
+                port.sources = if is_checked { sources } else { Box::default() };
                 for (view, idle) in port.views.iter_mut().zip(idle) {
                     if *view != DesiredView::Random {
                         *view = idle;

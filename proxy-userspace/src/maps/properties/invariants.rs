@@ -4,19 +4,20 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use proxy_common::frontend::FrontendKind;
+use proxy_common::frontend::{FrontendKind, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
-use super::cases::{addr, any_steps, cluster_ip, cluster_ip_frontends, frontend, node_addr, port};
+use super::cases::{addr, any_steps, cluster_ip, cluster_ip_frontends, config, frontend, node_addr, port};
+use super::sources::sources;
 use super::world::{RULES, World};
 use crate::maps::memory::Faults;
 use crate::plan::diff::Changes;
 use crate::plan::ops::MapOp;
 use crate::plan::rules::Rules;
-use crate::plan::tables::{DesiredNode, OwnerTag};
+use crate::plan::tables::{DesiredFrontend, DesiredNode, DesiredPort, OwnerTag};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(config())]
 
     #[test]
     fn every_reader_meets_an_old_whole_or_a_new_whole(steps in any_steps(8)) {
@@ -101,18 +102,23 @@ fn faults_are_outlived() {
         world.check_no_leak(RULES.limits);
         Ok(())
     };
-    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(64) };
+    let config = ProptestConfig { source_file: Some(file!()), ..config() };
     TestRunner::new(config).run(&(any_steps(6), any::<u64>()), outlives).unwrap();
     assert!(injected.get() > 100, "{} faults in all", injected.get());
 }
 
 /// A scenario with everything in it: joins, leaves, moved frontends, a port that goes, the node's own tables.
 fn scenario() -> (Changes, Changes) {
-    let load_balancers = [50, 51].map(|vip| frontend(cluster_ip(vip), FrontendKind::LoadBalancer));
+    let load_balancers = [50, 51].map(|vip| DesiredFrontend {
+        flags: FrontendValue::CHECK_SOURCE,
+        ..frontend(cluster_ip(vip), FrontendKind::LoadBalancer)
+    });
     let with = |tag: u64, shared: bool, endpoints: &[Option<u8>]| {
         let mut frontends = cluster_ip_frontends(tag);
         frontends.extend(load_balancers.into_iter().filter(|_| shared));
-        port(tag, frontends, endpoints)
+        let own = [format!("203.0.113.{tag}/32")];
+        let sources = if shared { sources(&["203.0.113.128/25", &own[0]]) } else { Box::default() };
+        DesiredPort { sources, ..port(tag, frontends, endpoints) }
     };
     let node = |cidrs: &[u32]| DesiredNode {
         addresses: vec![(node_addr(), NodeAddrFlags::NODE_PORT)],

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proxy_common::lb::{Lookup, Origin};
 use proxy_common::node::NodeAddrFlags;
 
-use super::cases::{PORTS, addr, any_steps, cluster_ip, cluster_ip_frontends, endpoint, port};
+use super::cases::{PORTS, addr, any_steps, cluster_ip, cluster_ip_frontends, config, endpoint, port};
 use super::readers::{Outcome, outcomes};
 use super::world::{RULES, World};
 use crate::maps::memory::Faults;
@@ -146,6 +146,39 @@ fn a_frontend_that_moves_to_where_no_room_is_leaves_where_it_was() {
     assert_eq!(world.store.readers.violations, Vec::<String>::new());
 }
 
+/// Its claims went in a batch that died before its frontend did: it is served as long as the maps lead to it.
+#[test]
+fn a_served_port_that_comes_back_before_it_has_gone_is_served_on_without_room() {
+    let mut world = world(Limits { rows: 2, ..RULES.limits });
+    world.sync(upsert(vec![vip_port(1, &TWO)])).unwrap();
+    world.store.memory.faults = Faults::fail_after(0);
+    world.sync(Changes { remove: vec![OwnerTag(1)], ..Changes::default() }).unwrap_err();
+    let grown = vip_port(1, &[None, Some(7), Some(7)]);
+    let planned = world.sync(upsert(vec![grown])).unwrap();
+    assert_eq!(refused(&planned), [("default/web1:http/tcp", "BACKENDS")]);
+    assert_eq!(served(&world, 1), [2]);
+    world.rest();
+    assert_eq!(served(&world, 1), [2, 3]);
+    world.check_converged();
+    assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}
+
+/// The same of one whose frontend moves.
+#[test]
+fn a_served_port_whose_move_died_moves_without_room_for_the_rest() {
+    let mut world = world(Limits { rows: 2, ..RULES.limits });
+    let at = |vip: u64, endpoints: &[Option<u8>]| port(1, cluster_ip_frontends(vip), endpoints);
+    world.sync(upsert(vec![at(1, &TWO)])).unwrap();
+    world.store.memory.faults = Faults::fail_after(0);
+    world.sync(upsert(vec![at(2, &TWO)])).unwrap_err();
+    let planned = world.sync(upsert(vec![at(2, &[None, Some(7), Some(7)])])).unwrap();
+    assert_eq!(refused(&planned), [("default/web1:http/tcp", "BACKENDS")]);
+    assert_eq!((served(&world, 1), served(&world, 2)), (vec![], vec![2]));
+    world.rest();
+    world.check_converged();
+    assert_eq!(world.store.readers.violations, Vec::<String>::new());
+}
+
 /// Indices of the endpoints that the cluster IP of a service port leads to.
 fn served(world: &World, tag: u64) -> Vec<u8> {
     let met = outcomes(&world.store.memory, &cluster_ip(tag), Origin::Pod);
@@ -157,20 +190,21 @@ fn served(world: &World, tag: u64) -> Vec<u8> {
 }
 
 fn any_limits() -> impl Strategy<Value = Limits> {
-    (1..6_u32, 1..16_u32, 1..12_u32, 1..10_u32, 1..4_u32).prop_map(
-        |(cells, rows, slots, frontends, blocks)| Limits {
+    (1..6_u32, 1..16_u32, 1..12_u32, 1..10_u32, 1..4_u32, 0..6_u32).prop_map(
+        |(cells, rows, slots, frontends, blocks, sources)| Limits {
             cells,
             rows,
             slots: slots * 2,
             frontends,
             blocks,
+            sources,
             ..RULES.limits
         },
     )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(config())]
 
     /// What is gone leaves at once: the world checks that of each batch with refusals.
     #[test]
@@ -196,6 +230,34 @@ proptest! {
         let remove = (2..=PORTS).map(OwnerTag).collect();
         world.sync(Changes { remove, upsert: vec![vip_port(1, &[Some(7)])], ..Changes::default() }).unwrap();
         world.rest();
+        world.rest();
+        prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
+        if limits.frontends > 1 {
+            world.check_converged();
+        }
+    }
+
+    /// As above, and batches end early: a service port is kept by what the maps say of it, not by what it was to become.
+    #[test]
+    fn full_tables_keep_what_is_served_where_batches_end_early(
+        steps in any_steps(8),
+        limits in any_limits(),
+        seed in any::<u64>(),
+    ) {
+        let mut world = world(limits);
+        world.may_lack_slots = true;
+        for (index, (changes, pause)) in (0..).zip(steps) {
+            world.store.memory.advance(pause);
+            world.store.memory.faults = Faults::share(10, seed ^ index);
+            // The next step takes up what this one has left.
+            let _ = world.sync(changes);
+            prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
+        }
+        world.store.memory.faults = Faults::default();
+        world.store.memory.advance(20_000);
+        world.sync(Changes { remove: (1..=PORTS).map(OwnerTag).collect(), ..Changes::default() }).unwrap();
+        world.rest();
+        world.sync(upsert(vec![vip_port(1, &[Some(7)])])).unwrap();
         world.rest();
         prop_assert_eq!(&world.store.readers.violations, &Vec::<String>::new());
         if limits.frontends > 1 {

@@ -4,6 +4,7 @@ use proxy_common::addr::Addr;
 use proxy_common::counter::{ServiceCounter, service_element};
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 
 use super::readers::Readers;
 use super::world::RULES;
@@ -106,6 +107,17 @@ impl Hashes for Observed {
     }
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         self.memory.cidrs()
+    }
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        let result = self.memory.insert_source(key);
+        self.seen(result)
+    }
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        let result = self.memory.delete_source(key);
+        self.seen(result)
+    }
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        self.memory.sources()
     }
 }
 

@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::Backend;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{Draw, DropReason, Lookup, Origin, Packet, Tuple, Verdict, translate, view_for};
+use proxy_common::lb::{
+    Draw, DropReason, Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate, view_for,
+};
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::service::{Half, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use super::cases::{addr, node_addr};
+use super::sources::{checks_source, clients, holds, lets_in};
 use crate::maps::memory::Memory;
 use crate::maps::{WordTable, Words};
 use crate::plan::ops::cell_word;
@@ -103,6 +106,7 @@ impl Readers {
                     self.violations.push(text);
                 }
             }
+            self.judge_sources(store, key, (value, tag));
             self.held_frontends.insert((*key, (value.service, value.kind, value.flags), tag));
         }
         self.look_again(store);
@@ -120,8 +124,10 @@ impl Readers {
 
     /// Readers that were held up with a frontend or with a view word in hand.
     fn look_again(&mut self, store: &Memory) {
-        for (key, (service, kind, flags), tag) in &self.held_frontends {
-            let value = FrontendValue { service: *service, kind: *kind, flags: *flags, pad: 0 };
+        for (key, (service, kind, flags), tag) in self.held_frontends.clone() {
+            let (key, tag) = (&key, &tag);
+            let value = FrontendValue { service, kind, flags, pad: 0 };
+            self.judge_sources(store, key, (value, *tag));
             let held = Held { store, frontend: value };
             for (index, origin) in origins(store, key) {
                 let seen = outcomes(&held, key, origin);
@@ -141,6 +147,27 @@ impl Readers {
             });
             if !known {
                 self.violations.push(format!("held up in {view:?} of {tag:?}: meets {seen:?}"));
+            }
+        }
+    }
+
+    /// Through a frontend that checks the source only those are let in whom a version that may be in force lets in, and
+    /// all whom every one lets in that has the frontend.
+    fn judge_sources(&mut self, store: &Memory, key: &FrontendKey, (value, tag): (FrontendValue, OwnerTag)) {
+        let Some(versions) = self.versions.get(&tag).filter(|_| checks_source(value.flags)) else { return };
+        let in_force = &versions.all[versions.from..];
+        for client in clients() {
+            let seen = store.is_allowed_source(value.service, client);
+            let mut said = in_force.iter().filter_map(|version| lets_in(version, key, client)).peekable();
+            let is_known = said.peek().is_some();
+            // Ranges are the service port's: where one frontend makes room for another, both are open to all of them.
+            let is_right = if seen {
+                said.any(|said| said) || in_force.iter().any(|version| holds(version, client))
+            } else {
+                said.any(|said| !said)
+            };
+            if is_known && !is_right {
+                self.violations.push(format!("{key:?} of {tag:?} is open to {client}: {seen}"));
             }
         }
     }
@@ -180,20 +207,20 @@ pub(super) fn outcomes(lookup: &impl Lookup, key: &FrontendKey, origin: Origin) 
     };
     let packet = Packet { tuple: Tuple { addr: dst, port: key.port, proto: key.proto }, origin };
     (0..DRAWS)
-        .map(|step| match translate(lookup, &packet, &Draw { entropy: step * (u32::MAX / DRAWS) }) {
-            Verdict::Pass => Outcome::Pass,
-            Verdict::Reject(_, reason) => Outcome::Reject(reason),
-            Verdict::Drop(_, reason) => Outcome::Drop(reason),
-            Verdict::Forward(pick) => Outcome::To(pick.addr, pick.port),
+        .map(|step| {
+            match translate(lookup, &packet, &Draw { entropy: step * (u32::MAX / DRAWS), now: 0 }, &Stranger)
+            {
+                Verdict::Pass => Outcome::Pass,
+                Verdict::Reject(_, reason) => Outcome::Reject(reason),
+                Verdict::Drop(_, reason) => Outcome::Drop(reason),
+                Verdict::Forward(pick) => Outcome::To(pick.addr, pick.port),
+            }
         })
         .collect()
 }
 
 /// What a version of a service port promises to who comes through a frontend with this value.
 pub(super) fn promised(version: &DesiredPort, frontend: FrontendValue, origin: Origin) -> Outcomes {
-    if frontend.flags & FrontendValue::CHECK_SOURCE != 0 {
-        return [Outcome::Pass].into();
-    }
     promised_view(version, view_for(frontend.kind, origin))
 }
 
@@ -237,6 +264,9 @@ impl Lookup for Held<'_> {
     }
     fn in_service_cidr(&self, addr: Addr) -> bool {
         self.store.in_service_cidr(addr)
+    }
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        self.store.is_allowed_source(service, addr)
     }
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         self.store.owned_word(block, word)

@@ -34,6 +34,7 @@ fn service(index: u32, endpoints: std::ops::Range<u32>) -> DesiredPort {
         label: format!("default/web{index}:http/tcp").into(),
         affinity_seconds: 0,
         frontends,
+        sources: Box::default(),
         backends: backends.collect(),
         views: [DesiredView::Random, DesiredView::Pass, DesiredView::Pass],
     }

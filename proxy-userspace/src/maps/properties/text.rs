@@ -4,6 +4,7 @@ use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 
 use super::cases::{addr, cluster_ip_frontends, frontend, node_addr, port};
+use super::sources::sources;
 use super::world::{RULES, World};
 use crate::maps::render::text;
 use crate::plan::diff::Changes;
@@ -14,6 +15,8 @@ service default/web1 affinity=60s
   internal random 10.1.0.1:8080 10.1.0.2:8080
   cluster pass
   external drop
+  source 203.0.113.0/24
+  source 203.0.113.7/32
   backend 10.1.0.1:8080 internal
   backend 10.1.0.2:8080 internal
   backend 10.1.0.3:8080
@@ -38,7 +41,8 @@ fn the_text_of_the_maps_has_no_ids() {
     let frontends = [cluster_ip_frontends(1), vec![node_port, load_balancer]].concat();
     let web = port(1, frontends, &[Some(1), Some(1), Some(0)]);
     let views = [DesiredView::Random, DesiredView::Pass, DesiredView::Drop];
-    let web = DesiredPort { affinity_seconds: 60, views, ..web };
+    let sources = sources(&["203.0.113.7/32", "203.0.113.0/24"]);
+    let web = DesiredPort { affinity_seconds: 60, views, sources, ..web };
     let node = DesiredNode {
         addresses: vec![(node_addr(), NodeAddrFlags::NODE_PORT.union(NodeAddrFlags::LOCAL))],
         service_cidrs: vec![CidrKey { prefix_len: 96 + 24, addr: addr("10.96.0.0") }],

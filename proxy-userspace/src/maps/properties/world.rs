@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::BackendState;
-use proxy_common::frontend::FrontendKey;
+use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{Lookup, owns_vip};
+use proxy_common::node::CidrKey;
 use proxy_common::service::ViewKind;
+use proxy_common::source::SourceKey;
 
 use super::observed::Observed;
 use super::readers::{Outcomes, Readers, origins, outcomes, promised};
@@ -34,6 +36,7 @@ pub(super) const RULES: Rules = Rules {
         blocks: 50,
         node_addrs: 10,
         cidrs: 10,
+        sources: 100,
     },
     shards: 2,
     moves_in_place: 1,
@@ -131,17 +134,21 @@ impl World {
                 assert_eq!(after.cell_of(port.tag), None, "{label} holds what nobody reaches");
                 continue;
             }
-            if after.cell_of(port.tag).is_none() {
-                // All that led to it has left, and none of that is wanted: it moves to where no room is.
-                let has_left = |key: &FrontendKey| port.frontends.iter().all(|frontend| frontend.key != *key);
-                let mut led_to_it = before.frontends().filter(|(_, value)| value.service == service);
-                assert!(led_to_it.all(|(key, _)| key.is_owned_vip() || has_left(&key)), "{label} is gone");
-                continue;
-            }
+            assert!(after.cell_of(port.tag).is_some(), "{label} is gone");
+            let leads_to_it = |actual: &Actual, key| {
+                actual.frontend(key).is_some_and(|value: FrontendValue| value.service == service)
+            };
+            let claimed = port.frontends.iter().map(|claim| &claim.key).filter(|key| !key.is_owned_vip());
+            let mut had = claimed.filter(|key| leads_to_it(before, key));
+            assert!(had.all(|key| leads_to_it(after, key)), "{label} has lost a frontend");
             let may_stay = old == new && self.may_lack_slots;
             assert!(new.is_subset(&wanted) || may_stay, "{label}: {new:?}, wanted is {wanted:?}");
             let has_kept = old.intersection(&wanted).all(|target| new.contains(target));
             assert!(has_kept, "{label} of {old:?}: {new:?}");
+            let stays = |range: &CidrKey| reduced.sources.contains(range);
+            let held = before.sources_of(service).filter(|range| port.sources.contains(range));
+            assert!({ held }.all(|range| stays(&range)), "{label} keeps {:?}", reduced.sources);
+            assert!(reduced.sources.iter().all(|range| port.sources.contains(range)), "{label}: {reduced:?}");
             self.store.readers.expect_part(reduced);
         }
     }
@@ -225,6 +232,7 @@ impl World {
         assert_eq!(memory.node_addrs().unwrap(), self.node.addresses);
         assert_eq!(memory.cidrs().unwrap(), self.node.service_cidrs);
         self.check_rows();
+        self.check_sources();
         let again = self.listing();
         let ops = self.planner.plan(again, self.store.memory.now()).ops;
         assert_eq!(ops, [], "a second diff has something to do");
@@ -262,6 +270,16 @@ impl World {
             assert_eq!(rows, wanted);
             assert_eq!(actual.head(service).affinity_seconds(), port.affinity_seconds);
         }
+    }
+
+    fn check_sources(&self) {
+        let actual = self.planner.actual();
+        let held: BTreeSet<SourceKey> = self.store.memory.sources().unwrap().into_iter().collect();
+        let key = |port: &DesiredPort, range| SourceKey::new(actual.cell_of(port.tag).unwrap(), range);
+        let wanted =
+            |port: &'_ DesiredPort| port.sources.iter().map(|range| key(port, *range)).collect::<Vec<_>>();
+        assert_eq!(held, self.ports.values().flat_map(wanted).collect());
+        assert_eq!(actual.source_count(), held.len());
     }
 
     fn all_outcomes(&self) -> BTreeMap<(FrontendKey, u8), Outcomes> {
@@ -307,7 +325,7 @@ fn part_of(actual: &Actual, service: u32, port: &DesiredPort) -> DesiredPort {
         ViewKind::Reject => DesiredView::Reject,
         ViewKind::Drop => DesiredView::Drop,
     });
-    DesiredPort { backends, views, ..port.clone() }
+    DesiredPort { backends, views, sources: actual.sources_of(service).collect(), ..port.clone() }
 }
 
 fn adopted(memory: &Memory, rules: Rules) -> Planner {

@@ -6,6 +6,7 @@ use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
+use proxy_common::source::SourceKey;
 
 use crate::plan::ops::MapOp;
 use crate::plan::owned::{OwnedBits, Tally};
@@ -18,6 +19,9 @@ pub(super) struct HashTables {
     pub(super) frontend_capacity: u32,
     pub(super) node_addrs: BTreeMap<Addr, NodeAddrFlags>,
     pub(super) cidrs: BTreeSet<CidrKey>,
+    /// Ranges of clients of each cell that has any.
+    pub(super) sources: BTreeMap<u32, BTreeSet<CidrKey>>,
+    pub(super) source_count: usize,
     pub(super) owned: OwnedBits,
 }
 
@@ -29,6 +33,8 @@ impl HashTables {
             frontend_capacity,
             node_addrs: BTreeMap::new(),
             cidrs: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            source_count: 0,
             owned: OwnedBits::default(),
         }
     }
@@ -50,6 +56,8 @@ impl HashTables {
             MapOp::DeleteNodeAddr(addr) => self.drop_node_addr(*addr),
             MapOp::InsertCidr(key) => self.put_cidr(*key),
             MapOp::DeleteCidr(key) => self.drop_cidr(key),
+            MapOp::InsertSource(key) => self.put_source(key),
+            MapOp::DeleteSource(key) => self.drop_source(key),
             _ => {}
         }
     }
@@ -93,6 +101,20 @@ impl HashTables {
     fn drop_cidr(&mut self, key: &CidrKey) {
         if self.cidrs.remove(key) {
             self.owned.remove_cidr(key);
+        }
+    }
+
+    fn put_source(&mut self, key: &SourceKey) {
+        let is_new = self.sources.entry(key.service).or_default().insert(key.range());
+        self.source_count += usize::from(is_new);
+    }
+
+    fn drop_source(&mut self, key: &SourceKey) {
+        if let Some(ranges) = self.sources.get_mut(&key.service) {
+            self.source_count -= usize::from(ranges.remove(&key.range()));
+            if ranges.is_empty() {
+                self.sources.remove(&key.service);
+            }
         }
     }
 }

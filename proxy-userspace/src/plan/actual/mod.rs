@@ -11,7 +11,7 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, BackendState, ROW_WORDS, split};
 use proxy_common::filter;
@@ -215,6 +215,12 @@ impl Actual {
         self.hashes.frontends.iter().map(|(key, value)| (*key, *value))
     }
 
+    /// The cells that any frontend leads to.
+    pub fn reached_cells(&self) -> HashSet<u32> {
+        let frontends = self.hashes.frontends.iter().filter(|(key, _)| !key.is_owned_vip());
+        frontends.map(|(_, value)| value.service).collect()
+    }
+
     /// The bits of a block of owned VIPs.
     pub fn owned_bits(&self, id: u32) -> [u64; BLOCK_WORDS] {
         std::array::from_fn(|index| self.owned.get(block_word(id, index)))
@@ -258,6 +264,21 @@ impl Actual {
     /// The service ranges.
     pub fn cidrs(&self) -> &BTreeSet<CidrKey> {
         &self.hashes.cidrs
+    }
+
+    /// The ranges of clients of each cell that has any, also of one that nobody owns.
+    pub fn sources(&self) -> &BTreeMap<u32, BTreeSet<CidrKey>> {
+        &self.hashes.sources
+    }
+
+    /// The ranges of clients of a cell, sorted.
+    pub fn sources_of(&self, service: u32) -> impl Iterator<Item = CidrKey> + '_ {
+        self.hashes.sources.get(&service).into_iter().flatten().copied()
+    }
+
+    /// Ranges of clients of all cells.
+    pub fn source_count(&self) -> usize {
+        self.hashes.source_count
     }
 
     /// The filter.

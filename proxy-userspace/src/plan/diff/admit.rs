@@ -1,5 +1,6 @@
 //! Admission: which service ports a plan is about, and which of them find room.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use foldhash::{HashSet, HashSetExt};
@@ -8,8 +9,9 @@ use proxy_common::backend::BackendState;
 use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
 
-use super::batch::Batch;
+use super::batch::{Batch, PortOps};
 use super::port::diff_port;
+use super::sources::diff_sources;
 use super::stock::Full;
 use super::{Changes, InFlight, Planner, Refused};
 use crate::plan::claims::Touched;
@@ -56,6 +58,7 @@ impl Planner {
         let (old, new): (Vec<_>, Vec<_>) =
             ports.into_iter().partition(|port| self.actual.cell_of(port.tag).is_some());
         let mut inserted = HashSet::new();
+        let reached = OnceCell::new();
         for ports in [old, new] {
             let mut without_room = Vec::new();
             for port in ports {
@@ -68,7 +71,7 @@ impl Planner {
                 }
             }
             for (port, Full(table)) in without_room {
-                if self.is_served(port.tag) {
+                if self.is_served(port.tag, &reached) {
                     let frontends = self.admit_in_part(batch, &mut inserted, &port);
                     self.claims.replace(port.tag, (&port.label, &frontends), touched);
                 } else {
@@ -84,14 +87,17 @@ impl Planner {
 
     /// Whether any frontend leads to the cell of a service port. A cell that has just an owner, because a batch was
     /// aborted there, must get none: its views say nothing yet.
-    fn is_served(&self, tag: OwnerTag) -> bool {
+    ///
+    /// What the port claims tells it nearly always. But where a batch was aborted, claims have gone or moved ahead of the
+    /// maps: only those say whether anybody is sent to it still. `reached` keeps what they said.
+    fn is_served(&self, tag: OwnerTag, reached: &OnceCell<HashSet<u32>>) -> bool {
+        let Some(cell) = self.actual.cell_of(tag) else { return false };
         // The value of a block of owned VIPs names no cell.
-        let leads_to = |key: &FrontendKey, cell| {
+        let leads_to = |key: &FrontendKey| {
             !key.is_owned_vip() && self.actual.frontend(key).is_some_and(|value| value.service == cell)
         };
-        self.actual
-            .cell_of(tag)
-            .is_some_and(|cell| self.claims.frontends(tag).iter().any(|claim| leads_to(&claim.key, cell)))
+        self.claims.frontends(tag).iter().any(|claim| leads_to(&claim.key))
+            || reached.get_or_init(|| self.actual.reached_cells()).contains(&cell)
     }
 
     fn admit(
@@ -101,6 +107,7 @@ impl Planner {
         port: &DesiredPort,
     ) -> Result<(), Full> {
         let absent = self.absent_frontends(inserted, port)?;
+        self.check_source_room(batch, port)?;
         self.write_port(batch, port)?;
         inserted.extend(absent);
         Ok(())
@@ -133,11 +140,15 @@ impl Planner {
         }
         let (kept, new) = self.with_and_without_row(port);
         let room = self.rows_left(new.len());
-        for backends in [[&kept[..], &new[..room]].concat(), kept] {
+        self.keep_sources_in_room(batch, &mut reduced);
+        let is_written = [[&kept[..], &new[..room]].concat(), kept].into_iter().any(|backends| {
             reduced.backends = backends;
-            if self.write_port(batch, &reduced).is_ok() {
-                break;
-            }
+            self.write_port(batch, &reduced).is_ok()
+        });
+        if let Some(cell) = self.actual.cell_of(port.tag).filter(|_| !is_written) {
+            let mut ops = PortOps::default();
+            diff_sources(&self.actual, &mut ops, (cell, false), &reduced.sources);
+            batch.add(ops);
         }
         reduced.frontends
     }

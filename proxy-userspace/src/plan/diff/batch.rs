@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use foldhash::HashMap;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::service::{View, ViewWord};
+use proxy_common::source::SourceKey;
 
 use super::node::{NodeChanges, count_in, count_out};
 use super::owned::OwnedChanges;
@@ -28,6 +29,10 @@ pub(super) struct PortOps {
     /// The owner of a new cell. It comes first, so that whatever is written after it belongs to a cell in use: a writer
     /// that dies halfway leaves nothing that its successor could not find.
     pub(super) owner: Vec<MapOp>,
+    /// Ranges of clients that join.
+    pub(super) sources: Vec<MapOp>,
+    /// Ranges of clients that leave, once no reader is sent to them.
+    pub(super) sources_gone: Vec<MapOp>,
     pub(super) rows: Vec<MapOp>,
     pub(super) slots: Vec<MapOp>,
     pub(super) half: Option<MapOp>,
@@ -41,7 +46,7 @@ pub(super) struct PortOps {
 impl PortOps {
     /// What nothing names yet comes first, then the head, then state that only the old head needed.
     fn into_ops(self) -> impl Iterator<Item = MapOp> {
-        let new = self.owner.into_iter().chain(self.rows).chain(self.slots);
+        let new = self.owner.into_iter().chain(self.sources).chain(self.rows).chain(self.slots);
         new.chain(self.half).chain(self.widen).chain(self.head).chain(self.narrow)
     }
 }
@@ -59,6 +64,10 @@ pub(super) struct Batch {
     pub(super) moves_in_place: usize,
     pub(super) owned: OwnedChanges,
     pub(super) node: NodeChanges,
+    /// Ranges of clients that join, of all service ports.
+    pub(super) sources_taken: usize,
+    /// Ranges of clients that leave service ports that stay.
+    pub(super) sources_gone: Vec<MapOp>,
     /// Cells of service ports that are gone.
     pub(super) dead: Vec<u32>,
     /// Cells given to service ports in this batch.
@@ -67,15 +76,17 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Adds a service port.
-    pub(super) fn add(&mut self, port: PortOps) {
+    pub(super) fn add(&mut self, mut port: PortOps) {
+        self.sources_taken += port.sources.len();
+        self.sources_gone.append(&mut port.sources_gone);
         self.ports.extend(port.into_ops());
     }
 
     /// All ops in order.
     ///
     /// Frontends come when all they lead to is in force, and go before it is taken away. A reader may hold what it read for as long
-    /// as it runs, so a grace period lies between the last frontend that went and the cells it led to, and between a
-    /// hash element that was freed and the next one that is taken. A replaced frontend frees one and takes one, so many
+    /// as it runs, so a grace period lies between the last frontend that went, or that checks the source no longer, and the
+    /// cells and ranges of clients it led to, and between a hash element that was freed and the next one that is taken. A replaced frontend frees one and takes one, so many
     /// of them move in a copy of the hash.
     pub(super) fn into_ops(mut self, actual: &Actual) -> Vec<MapOp> {
         let (filter_sets, filter_clears) = self.filter_changes(actual);
@@ -106,9 +117,12 @@ impl Batch {
         if !deletes.is_empty() {
             sequence.push(MapOp::DeleteFrontends(deletes));
         }
-        if sequence.frees || !self.dead.is_empty() || !filter_clears.is_empty() {
+        if sequence.frees
+            || !(self.dead.is_empty() && filter_clears.is_empty() && self.sources_gone.is_empty())
+        {
             sequence.settle();
         }
+        sequence.ops.extend(self.sources_gone);
         sequence.ops.extend(take_down(actual, &self.dead));
         sequence.ops.extend(filter_clears);
         sequence.ops
@@ -155,6 +169,9 @@ fn take_down(actual: &Actual, dead: &[u32]) -> Vec<MapOp> {
         diff_head(actual, &mut down, service, reject);
         free_rows(actual, &mut down.narrow, actual.rows_of(service));
         ops.extend(down.into_ops());
+        ops.extend(
+            actual.sources_of(service).map(|range| MapOp::DeleteSource(SourceKey::new(service, range))),
+        );
         ops.push(MapOp::StoreOwner { service, tag: OwnerTag(0) });
     }
     ops

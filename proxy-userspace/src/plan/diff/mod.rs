@@ -9,6 +9,7 @@ mod frontends;
 mod node;
 mod owned;
 mod port;
+mod sources;
 mod stock;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt};
 use proxy_common::frontend::FrontendKey;
 use proxy_common::names;
+use proxy_common::source::SourceKey;
 
 use self::batch::Batch;
 use self::frontends::settle_frontends;
@@ -138,6 +140,8 @@ pub struct Planner {
     /// Some of the node's addresses or ranges found no room.
     node_refused: bool,
     strays: Vec<u32>,
+    /// Ranges of clients found at start with cells that nobody owned.
+    stray_sources: Vec<SourceKey>,
     /// Owned VIPs whose block found no room.
     vips_refused: Touched,
 }
@@ -152,6 +156,7 @@ impl Planner {
             rules,
             stock: Stock::adopt(&actual, rules)?,
             claims: Claims::adopt(&actual),
+            stray_sources: sources::strays(&actual),
             actual,
             waiting: HashMap::new(),
             in_flight: InFlight::default(),
@@ -182,6 +187,8 @@ impl Planner {
         batch.dead.sort_unstable();
         let strays = self.strays.iter().copied().filter(|id| self.actual.row(*id).state().is_serving());
         free_rows(&self.actual, &mut batch.ports, strays);
+        let strays = sources::drop_strays(&self.actual, &batch.new_cells, &self.stray_sources);
+        batch.ports.extend(strays);
         self.make_room(&mut batch, expected);
         planned.ops = batch.into_ops(&self.actual);
         self.in_flight.dead = dead;
@@ -238,6 +245,7 @@ impl Planner {
         self.in_flight = InFlight::default();
         self.stock.confirm();
         self.strays = Vec::new();
+        self.stray_sources = Vec::new();
         self.node_in_sync = !self.node_refused;
     }
 

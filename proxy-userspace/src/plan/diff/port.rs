@@ -6,6 +6,7 @@ use proxy_common::backend::{Backend, BackendState};
 use proxy_common::service::{Head, View, ViewWord};
 
 use super::batch::PortOps;
+use super::sources::diff_sources;
 use super::stock::{Full, Stock};
 use crate::plan::actual::Actual;
 use crate::plan::ops::MapOp;
@@ -35,6 +36,7 @@ pub(super) fn diff_port(
         ops.slots.push(MapOp::StoreSlots { base: extent.base(), ids: list.into() });
         Ok(ViewWord::random(extent.base(), list.len() as u32))
     })?;
+    diff_sources(actual, &mut ops, (service, is_new), &port.sources);
     if is_new {
         ops.owner.extend(stock.counted(service).map(|shards| MapOp::ClearCounters { service, shards }));
         ops.owner.push(MapOp::StoreOwner { service, tag: port.tag });

@@ -35,7 +35,15 @@ fn port(tag: u64, ports: &[u16], bits: &[u32]) -> DesiredPort {
         _ => DesiredView::Reject,
     });
     let label = format!("default/web{tag}:http/tcp").into();
-    DesiredPort { tag: OwnerTag(tag), label, affinity_seconds: 0, frontends, backends, views }
+    DesiredPort {
+        tag: OwnerTag(tag),
+        label,
+        affinity_seconds: 0,
+        frontends,
+        sources: Box::default(),
+        backends,
+        views,
+    }
 }
 
 fn planner() -> Planner {

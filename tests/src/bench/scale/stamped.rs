@@ -7,6 +7,7 @@ use proxy_common::addr::Addr;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::service::CELL_WORDS;
+use proxy_common::source::SourceKey;
 use shunt::maps::{Hashes, MapStore, StoreError, WordTable, Words};
 use std::cell::Cell;
 
@@ -109,6 +110,18 @@ impl<S: Hashes> Hashes for Stamped<S> {
 
     fn cidrs(&self) -> Result<Vec<CidrKey>, StoreError> {
         self.inner.cidrs()
+    }
+
+    fn insert_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.inner.insert_source(key)
+    }
+
+    fn delete_source(&mut self, key: SourceKey) -> Result<(), StoreError> {
+        self.inner.delete_source(key)
+    }
+
+    fn sources(&self) -> Result<Vec<SourceKey>, StoreError> {
+        self.inner.sources()
     }
 }
 

@@ -52,6 +52,7 @@ fn play(arguments: &Arguments, screen: &mut Screen) -> Result<()> {
     scenes::clients_reach_services(&cluster, screen)?;
     scenes::refusals(&cluster, screen)?;
     scenes::endpoints_change(&cluster, &manifests, &mut servers, screen)?;
+    scenes::udp_follows(&cluster, &manifests, screen)?;
     scenes::agent_explains(&agents[0], screen)?;
     scenes::agent_restarts(&cluster, &mut agents[0], screen)?;
     screen.scene("Everything is removed again");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tests::agent::Agent;
 use tests::churn::{Candidate, Churn, Pace};
-use tests::load::{Place, Servers};
-use tests::manifests::ManifestDir;
+use tests::load::{Place, Servers, Talker};
+use tests::manifests::{ManifestDir, Slice};
 use tests::report::{ConnectsReport, GetReport};
 use tests::topology::{Cluster, Pod};
 
@@ -16,6 +16,9 @@ use crate::screen::{Screen, print_command};
 /// The Service that changes under traffic, and its port on the backends; as in deploy/demo/web.yaml.
 const WEB: &str = "10.96.0.10:80";
 const WEB_PORT: u16 = 8080;
+/// The Service of UDP, as in deploy/demo/names.yaml, and its port on the backends.
+const NAMES: &str = "10.96.0.53:53";
+const NAMES_PORT: u16 = 5353;
 /// The second port of deploy/demo/shop.yaml.
 const ADMIN_PORT: u16 = 9090;
 
@@ -38,7 +41,9 @@ pub(crate) fn start_backends(cluster: &Cluster) -> Result<Vec<Servers>> {
             let ports = [WEB_PORT, ADMIN_PORT];
             let addresses =
                 ports.into_iter().flat_map(|port| [pod.v4, pod.v6].map(|ip| SocketAddr::new(ip, port)));
-            pod.place().serve(addresses.map(|address| (address, &*pod.name)))
+            let mut servers = pod.place().serve(addresses.map(|address| (address, &*pod.name)))?;
+            servers.open_udp(SocketAddr::new(pod.v4, NAMES_PORT), &pod.name)?;
+            Ok(servers)
         })
         .collect()
 }
@@ -178,6 +183,51 @@ fn stream(place: Place<'_>) -> Result<tests::load::Load> {
     place.connects(WEB.parse()?, &["--threads", "1", "--pause", "200", "--read-every", "4"])
 }
 
+/// Withdraws the backend that clients of UDP talk to, while they keep their sockets.
+pub(crate) fn udp_follows(cluster: &Cluster, manifests: &ManifestDir, screen: &mut Screen) -> Result<()> {
+    screen.scene("A backend of UDP goes; clients that keep one connected socket do not notice");
+    let target: SocketAddr = NAMES.parse()?;
+    let pods = [cluster.pod(1, 2), cluster.pod(2, 2)];
+    let list = |pod: &Pod, node: &str| {
+        let endpoints = [(pod.v4, node)];
+        let slice = Slice { service: "names", port: NAMES_PORT, protocol: "UDP", endpoints: &endpoints };
+        manifests.write_slice(&slice)
+    };
+    let mut clients = [
+        ("pod-1-1", cluster.pod(1, 1).place().talker(target, &[])?),
+        ("host node-2", cluster.node(2).host().talker(target, &[])?),
+    ];
+    let before = ask_all(&mut clients)?;
+    for (gone, pod) in pods.iter().enumerate() {
+        let node = &cluster.nodes[gone].name;
+        list(pod, node)?;
+        std::thread::sleep(Duration::from_millis(500));
+        println!("  Only {} is listed now:", pod.name);
+        let after = ask_all(&mut clients)?;
+        let all = |is_so: fn(&GetReport, &GetReport) -> bool| {
+            before.iter().zip(&after).all(|(old, new)| is_so(old, new))
+        };
+        let served = after.iter().all(|report| report.name.as_deref() == Some(&*pod.name));
+        screen.check(&format!("both are answered by {}", pod.name), served);
+        screen.check(
+            "from the same source port, and their peer is still the Service",
+            all(|old, new| old.local == new.local && new.peer == Some(new.target)),
+        );
+    }
+    Ok(())
+}
+
+fn ask_all<const N: usize>(clients: &mut [(&str, Talker); N]) -> Result<Vec<GetReport>> {
+    clients
+        .iter_mut()
+        .map(|(client, talker)| {
+            let report = talker.ask()?;
+            print_get(client, "names, UDP, one socket", &report);
+            Ok(report)
+        })
+        .collect()
+}
+
 /// Lets the agent tell what it knows.
 pub(crate) fn agent_explains(agent: &Agent<'_>, screen: &mut Screen) -> Result<()> {
     screen.scene("The agent explains itself, reading from the kernel");
@@ -187,7 +237,13 @@ pub(crate) fn agent_explains(agent: &Agent<'_>, screen: &mut Screen) -> Result<(
     print_command("shunt dump services", &services);
     let backends = agent.shunt(&["dump", "backends", "--service", "default/web"])?;
     print_command("shunt dump backends --service default/web", &backends);
+    let trace = agent.shunt(&["trace", "pod", WEB])?;
+    print_command(&format!("shunt trace pod {WEB}"), &trace);
     screen.check("`shunt dump` shows the Services of deploy/demo", services.contains("default/web"));
+    screen.check(
+        "`shunt trace` names the Service and where it leads",
+        trace.contains("default/web") && trace.contains("10.244."),
+    );
     Ok(())
 }
 

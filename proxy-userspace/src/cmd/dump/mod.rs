@@ -1,18 +1,19 @@
 //! `shunt dump`: what the maps hold, row by row, read from the pinned maps themselves. The maps know service ports by
 //! a hash; their names come from the agent, and without one the hash is shown.
 
-use std::collections::BTreeMap;
+mod affinity;
 
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
+use proxy_common::frontend::FrontendValue;
 use proxy_common::lb::DropReason;
 use proxy_common::service::{View, ViewKind};
 use serde::Serialize;
 
-use super::{Exit, columns, open_store, print};
+use super::names::Names;
+use super::{Exit, columns, monotonic_now, open_clients, open_store, print};
 use crate::cli::{DumpArgs, DumpTable};
 use crate::config::ServiceFilter;
 use crate::datapath::probe::counter_shards;
-use crate::health::get;
 use crate::maps::adopt;
 use crate::maps::reading::sum;
 use crate::maps::render::{self, ServiceRow, ViewRow};
@@ -22,11 +23,7 @@ use crate::plan::tables::OwnerTag;
 
 /// Prints one table.
 pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let names = runtime.block_on(ask_names(args)).unwrap_or_else(|reason| {
-        eprintln!("shunt: service ports are shown by their hash: no names from the agent: {reason}");
-        Names::default()
-    });
+    let names = Names::ask(args.metrics.metrics_address)?;
     let store = open_store(&args.pin.pin_dir)?;
     let actual = adopt::adopt(&store)?.actual;
     let dump = Dump {
@@ -41,21 +38,13 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
         DumpTable::Services => print(form, &dump.services()?, |rows| services_table(rows))?,
         DumpTable::Frontends => print(form, &dump.frontends(), |rows| frontends_table(rows))?,
         DumpTable::Backends => print(form, &dump.backends(), |rows| backends_table(rows))?,
+        DumpTable::Affinity => {
+            let known = open_clients(&args.pin.pin_dir)?;
+            print(form, &dump.memories(&known, monotonic_now())?, |rows| affinity::table(rows))?;
+        }
         DumpTable::Counters => print(form, &dump.counters()?, |rows| counters_table(rows))?,
     }
     Ok(Exit::Done)
-}
-
-/// Labels of service ports by owner tag.
-type Names = BTreeMap<String, String>;
-
-async fn ask_names(args: &DumpArgs) -> Result<Names, String> {
-    let address = args.metrics.metrics_address;
-    let (code, body) = get(address, "/names").await.map_err(|error| error.to_string())?;
-    if !code.is_success() {
-        return Err(format!("{address} answers {code}"));
-    }
-    serde_json::from_slice(&body).map_err(|error| error.to_string())
 }
 
 struct Dump<'a> {
@@ -78,6 +67,8 @@ struct ServiceEntry {
     internal: String,
     cluster: String,
     external: String,
+    /// Clients that frontends which check the source let in.
+    sources: Vec<String>,
     picked: u64,
     refused: u64,
 }
@@ -87,6 +78,8 @@ struct ServiceEntry {
 struct FrontendEntry {
     frontend: String,
     kind: &'static str,
+    /// Whether `loadBalancerSourceRanges` bind it.
+    checks_source: bool,
     service: String,
 }
 
@@ -109,8 +102,7 @@ struct CounterEntry {
 
 impl Dump<'_> {
     fn name(&self, tag: OwnerTag) -> String {
-        let hash = format!("{:016x}", tag.0);
-        self.names.get(&hash).cloned().unwrap_or(hash)
+        self.names.label(tag)
     }
 
     /// Service ports that the filter keeps, sorted by name.
@@ -140,6 +132,7 @@ impl Dump<'_> {
                     internal,
                     cluster,
                     external,
+                    sources: row.sources.iter().map(render::range_text).collect(),
                     picked: self.service_count(row.service, ServiceCounter::Picked)?,
                     refused: self.service_count(row.service, ServiceCounter::Refused)?,
                 })
@@ -152,6 +145,7 @@ impl Dump<'_> {
         rows.map(|row| FrontendEntry {
             frontend: if row.key.is_owned_vip() { row.key.addr.to_string() } else { row.key.to_string() },
             kind: render::kind_name(row.value.kind),
+            checks_source: row.value.flags & FrontendValue::CHECK_SOURCE != 0,
             service: if row.key.is_owned_vip() { String::new() } else { self.name(row.tag) },
         })
         .filter(|entry| self.keeps(&entry.service))
@@ -239,8 +233,11 @@ fn services_table(rows: &[ServiceEntry]) -> String {
 }
 
 fn frontends_table(rows: &[FrontendEntry]) -> String {
-    let cells = rows.iter().map(|row| [row.frontend.clone(), row.kind.to_owned(), row.service.clone()]);
-    columns(["FRONTEND", "KIND", "SERVICE"], cells)
+    let cells = rows.iter().map(|row| {
+        let flags = if row.checks_source { "check-source" } else { "-" };
+        [row.frontend.clone(), row.kind.to_owned(), flags.to_owned(), row.service.clone()]
+    });
+    columns(["FRONTEND", "KIND", "FLAGS", "SERVICE"], cells)
 }
 
 fn backends_table(rows: &[BackendEntry]) -> String {

@@ -1,16 +1,16 @@
-//! The maps, and [`Kernel`]: the [`Lookup`] that reads them. Every pointer that a map hands out is read here.
+//! The maps, and [`Kernel`]: the [`Lookup`] that reads them. Every pointer that a map hands out is read here and below.
+
+pub mod clients;
+pub mod sockets;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, SkStorage};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_spin_lock, bpf_spin_unlock,
-};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, ROW_WORDS};
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
@@ -21,13 +21,21 @@ use proxy_common::names;
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
-use proxy_common::socket::{PEER_PLACES, TcpPeer, TcpRecord, peer_place};
-use proxy_common::udp::{Pairs, UdpRecord};
+use proxy_common::source::SourceKey;
 
 /// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
 const MMAPABLE: usize = 1 << 10;
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
+
+/// What the ranges of `SOURCES` are matched against: [`SourceKey`] without its length, which aya's key adds.
+#[repr(C)]
+pub struct Client {
+    service: u32,
+    addr: Addr,
+}
+
+const _: () = assert!(size_of::<Key<Client>>() == size_of::<SourceKey>());
 
 type Chunks<T, const ELEMENTS: usize, const MAX: usize> = ArrayOfMaps<Array<T, ELEMENTS, MMAPABLE>, MAX>;
 
@@ -60,17 +68,18 @@ static NODE_ADDRS: HashMap<Addr, NodeAddrFlags, { names::NODE_ADDRS_MAX as usize
 #[btf_map]
 static CIDRS: LpmTrie<Addr, u32, { names::CIDRS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
+static SOURCES: LpmTrie<Client, u32, { names::SOURCES_MAX as usize }> = LpmTrie::new();
+#[btf_map]
 static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static TCP_PEERS: Array<TcpPeer, { PEER_PLACES as usize }> = Array::new();
-#[btf_map]
-static TCP_SOCKETS: SkStorage<TcpRecord> = SkStorage::new();
-#[btf_map]
-static UDP_SOCKETS: SkStorage<UdpRecord> = SkStorage::new();
+static GUARD: Array<u32, 1> = Array::new();
 
 /// Cookie of the agent's network namespace, set before the load: whoever has it is a host process.
 #[unsafe(no_mangle)]
 pub static HOST_NETNS: Global<u64> = Global::new(0);
+/// Not zero: sockets of pods are left alone, since another hook serves them (`--socket-lb host`).
+#[unsafe(no_mangle)]
+pub static HOST_ONLY: Global<u32> = Global::new(0);
 /// Shards of each counter, a power of two, set before the load.
 #[unsafe(no_mangle)]
 pub static COUNTER_SHARDS: Global<u32> = Global::new(1);
@@ -113,6 +122,11 @@ impl Lookup for Kernel {
     }
 
     #[inline(always)]
+    fn is_allowed_source(&self, service: u32, addr: Addr) -> bool {
+        SOURCES.get(&Key::new(SourceKey::CLIENT_BITS, Client { service, addr })).is_some()
+    }
+
+    #[inline(always)]
     fn owned_word(&self, block: u32, word: usize) -> Option<u64> {
         let bits = OWNED.get_value_ptr_mut(names::OWNED.chunk(block), &names::OWNED.offset(block))?;
         // SAFETY: a block is BLOCK_WORDS aligned words and the index is masked below that.
@@ -151,6 +165,15 @@ impl Lookup for Kernel {
             ])
         })
     }
+}
+
+/// Whether the egress guard is in force.
+#[inline(always)]
+pub fn is_guarded() -> bool {
+    GUARD.get_ptr(0).is_some_and(|word| {
+        // SAFETY: the map returned a pointer to a live, aligned u32 element.
+        unsafe { word.read_volatile() != 0 }
+    })
 }
 
 #[inline(always)]
@@ -199,138 +222,6 @@ fn add_one(element: u32) {
         unsafe {
             core::arch::asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
         }
-    }
-}
-
-/// Id of the root of the cgroup tree, where kernel threads are.
-const ROOT_CGROUP: u64 = 1;
-
-/// Remembers what a TCP socket dialled. A failure costs `getpeername` its answer, never the connection.
-#[inline(always)]
-pub fn remember_tcp(ctx: &SockAddrContext, record: &TcpRecord) {
-    if !remember_in_place(ctx, record) {
-        remember_on_socket(ctx, record);
-    }
-}
-
-/// Puts the record into the socket's place, unless another socket has it.
-#[inline(always)]
-fn remember_in_place(ctx: &SockAddrContext, record: &TcpRecord) -> bool {
-    // SAFETY: the helper takes nothing and returns a number.
-    if unsafe { bpf_get_current_cgroup_id() } == ROOT_CGROUP {
-        // Perhaps a socket of the kernel's own, as of NFS: no hook runs when it is closed, and its place would be lost.
-        return false;
-    }
-    // SAFETY: the context is valid; the helper accepts it for every sock_addr program.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let Some(place) = TCP_PEERS.get_ptr_mut(peer_place(cookie)) else { return false };
-    let mut holder = 0_u64;
-    // SAFETY: the map returned a live, aligned element whose first word is the cookie. Whoever finds zero there has it,
-    // also where two CPUs look at once; nobody else writes the record until the owner has given the place back.
-    unsafe {
-        core::arch::asm!(
-            "r0 = cmpxchg_64({place} + 0, r0, {cookie})",
-            place = in(reg) place,
-            cookie = in(reg) cookie,
-            inout("r0") holder,
-        );
-        if holder != 0 && holder != cookie {
-            return false;
-        }
-        (&raw mut (*place).record).write(*record);
-    }
-    true
-}
-
-#[inline(always)]
-fn remember_on_socket(ctx: &SockAddrContext, record: &TcpRecord) {
-    let mut fresh = *record;
-    // SAFETY: the storage belongs to the socket of this context, which is locked for the time of the hook.
-    unsafe {
-        let stored = TCP_SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut fresh));
-        if let Some(stored) = stored.as_mut() {
-            *stored = fresh;
-        }
-    }
-}
-
-/// What this TCP socket dialled, if that was translated. Its place comes first: a record there is never older.
-#[inline(always)]
-pub fn recall_tcp(ctx: &SockAddrContext) -> Option<TcpRecord> {
-    // SAFETY: the context is valid; a place is read by its owner only, and both records are copied at once.
-    unsafe {
-        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
-        match TCP_PEERS.get_ptr_mut(peer_place(cookie)) {
-            Some(place) if cookie_of(place) == cookie => Some((*place).record),
-            _ => TCP_SOCKETS.get_ptr_mut(ctx).as_ref().copied(),
-        }
-    }
-}
-
-/// Gives back the place of a socket that is being closed.
-#[inline(always)]
-pub fn forget_tcp(ctx: &SockContext) {
-    // SAFETY: the context is valid; only the owner of a place clears it.
-    unsafe {
-        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
-        if let Some(place) = TCP_PEERS.get_ptr_mut(peer_place(cookie))
-            && cookie_of(place) == cookie
-        {
-            (&raw mut (*place).cookie).write_volatile(0);
-        }
-    }
-}
-
-/// # Safety
-/// `place` is a live element of `TCP_PEERS`.
-#[inline(always)]
-unsafe fn cookie_of(place: *mut TcpPeer) -> u64 {
-    // SAFETY: as the caller says; volatile, since other sockets' hooks may write meanwhile.
-    unsafe { (&raw const (*place).cookie).read_volatile() }
-}
-
-/// The pairs of a UDP socket, locked. Nothing may be called meanwhile: the verifier would refuse it.
-pub struct LockedPairs(*mut UdpRecord);
-
-impl LockedPairs {
-    /// Those of this socket, if it has any.
-    #[inline(always)]
-    pub fn of(ctx: &SockAddrContext) -> Option<Self> {
-        // SAFETY: the storage belongs to the socket of this context.
-        unsafe { Self::lock(UDP_SOCKETS.get_ptr_mut(ctx)) }
-    }
-
-    /// Those of this socket, made of zeroes if it has none. `None`: there is no memory.
-    #[inline(always)]
-    pub fn of_any(ctx: &SockAddrContext) -> Option<Self> {
-        // SAFETY: the storage belongs to the socket of this context; without a value the kernel makes one of zeroes.
-        unsafe { Self::lock(UDP_SOCKETS.get_or_insert_ptr_mut(ctx, None)) }
-    }
-
-    /// # Safety
-    /// `record` is null or a live element of `UDP_SOCKETS`.
-    #[inline(always)]
-    unsafe fn lock(record: *mut UdpRecord) -> Option<Self> {
-        if record.is_null() {
-            return None;
-        }
-        // SAFETY: the record is live.
-        unsafe { bpf_spin_lock((&raw mut (*record).lock).cast()) };
-        Some(Self(record))
-    }
-
-    /// Reads or writes them.
-    #[inline(always)]
-    pub fn get(&mut self) -> &mut Pairs {
-        // SAFETY: the record is live as long as the program runs, and whoever looks at its pairs holds its lock.
-        unsafe { &mut (*self.0).pairs }
-    }
-
-    /// Lets others look.
-    #[inline(always)]
-    pub fn unlock(self) {
-        // SAFETY: the record is live, and its lock is held.
-        unsafe { bpf_spin_unlock((&raw mut (*self.0).lock).cast()) };
     }
 }
 

@@ -1,6 +1,8 @@
 //! The processes that the kernel proofs look at: a UDP client on a leash, a pod that connects once, and a process in
 //! a private cgroup namespace. The traffic tests have their own peer.
 
+mod calls;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write, stdin, stdout};
 use std::net::{SocketAddr, UdpSocket};
@@ -40,6 +42,13 @@ enum Role {
         #[arg(long, default_value_t = 0)]
         linger: u64,
     },
+    /// Asks a server once, by a way of its own, and prints who answered and whom the socket shows as its peer.
+    Call {
+        /// How.
+        way: calls::Way,
+        /// Whom.
+        target: SocketAddr,
+    },
     /// Hides every cgroup v2 mount, mounts the tree anew (which, in a private cgroup namespace, shows only a part)
     /// and prints what its mount and the true root are. To be run in a mount namespace of its own.
     CgroupRoot {
@@ -50,6 +59,7 @@ enum Role {
 
 fn main() -> Result<()> {
     match Arguments::parse().role {
+        Role::Call { way, target } => calls::run(way, target),
         Role::App => App::default().run(),
         Role::Pod { target, times, linger } => pod(target, times, linger),
         Role::CgroupRoot { mount_point } => cgroup_root(&mount_point),
@@ -98,10 +108,15 @@ impl App {
                 for _ in 0..count.parse::<u32>()? {
                     let socket = open(if to.is_ipv4() { "v4" } else { "v6" })?;
                     socket.connect(to)?;
+                    socket.set_read_timeout(Some(PATIENCE))?;
                     self.crowd.push(socket);
                 }
                 let cookies: std::io::Result<Vec<String>> = self.crowd.iter().map(cookie_text).collect();
                 Ok(cookies?.join(" "))
+            }
+            ["crowd-ask"] => {
+                let names: Result<Vec<String>> = self.crowd.iter().map(ask).collect();
+                Ok(names?.join(" "))
             }
             ["lock"] => {
                 forbid_connect()?;
