@@ -52,7 +52,9 @@ fn established_connections_stay_whatever_becomes_of_their_service() {
     let (inside, outside) = (at(CLUSTER_IPS, PORT)[0], at(LB_IPS, PORT)[0]);
     let mut after = |event: &str, to: SocketAddr, wanted: Result<_, &str>| {
         leads_to(&mut probe, to, wanted);
-        kept.iter_mut().for_each(|kept| kept.stay(event));
+        for one in &mut kept {
+            one.stay(event);
+        }
     };
     let conditions = |serving: bool, terminating: bool| json!({ "conditions": { "ready": false, "serving": serving, "terminating": terminating } });
     list_mirrors(&scenario, &[(1, conditions(false, false))]);

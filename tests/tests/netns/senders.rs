@@ -154,7 +154,7 @@ fn what_a_dead_backend_answers_is_what_the_client_gets() {
         }
     }
     // The control: nobody is refused by Shunt itself, who counts what it refuses.
-    let direct = IpAddr::from(scenario.cluster.pod(2, 2).v4);
+    let direct = scenario.cluster.pod(2, 2).v4;
     let error = ask(&mut app(node, Some(1)), "socket", Way::Tcp, SocketAddr::new(direct, MIRROR_PORT));
     assert!(error.unwrap_err().to_string().ends_with("ECONNREFUSED"));
     let counters = agent.shunt(&["dump", "counters"]).unwrap();

@@ -110,7 +110,7 @@ pub(crate) fn slice((service, family): (&str, usize), ports: &Value, endpoints: 
         },
         "addressType": address_type,
         "ports": ports,
-        "endpoints": endpoints,
+        "endpoints": Value::Array(endpoints),
     })
 }
 
