@@ -1,7 +1,7 @@
 //! What a backend sees of its clients on a node, pods that reach themselves, and what is odd on the wire.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde_json::json;
 
