@@ -88,6 +88,7 @@ fn pods_that_publish_themselves_unready_are_used_until_they_are_gone() {
 fn the_local_set_and_the_cluster_set_fall_back_apart() {
     let scenario = shop(json!({ "internalTrafficPolicy": "Local" }));
     let _agent = agent(&scenario);
+    crate::frontends::route_everything(&scenario);
     for (endpoints, inside, outside) in [
         ([draining(), ready()], "pod-1-2", "pod-2-2"),
         ([ready(), draining()], "pod-1-2", "pod-1-2"),

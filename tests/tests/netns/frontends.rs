@@ -215,7 +215,7 @@ fn with_sockets_off_no_hook_is_left_and_none_comes() {
 }
 
 /// Gives every client a route to everything, as nodes have: what is not dropped on its way leaves.
-fn route_everything(scenario: &Scenario) {
+pub(crate) fn route_everything(scenario: &Scenario) {
     let node = scenario.cluster.node(1);
     for line in ["route add 10.96.0.0/16 dev eth0", "route add fd00:10:96::/112 dev eth0"] {
         node.netns.ip(line).unwrap();

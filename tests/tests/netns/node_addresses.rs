@@ -57,7 +57,7 @@ fn addresses_are_followed_where_the_source_was_opened() {
 
                 // What kube-proxy keeps on its interface is not the node's, unless it is on another one too.
                 for line in [
-                    "link add kube-ipvs0 type dummy",
+                    "link add kube-ipvs0 type bridge",
                     "address add 10.96.0.10/32 dev kube-ipvs0",
                     "address add 10.0.0.1/32 dev kube-ipvs0",
                     "address add 10.3.0.1/32 dev d0",
