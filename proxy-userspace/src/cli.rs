@@ -113,6 +113,19 @@ pub struct AgentArgs {
         value_parser = BoolishValueParser::new()
     )]
     pub health_check_node_ports: bool,
+    /// Whether cluster IPs that are addresses of this node's interfaces are served too, instead of being left to whoever
+    /// put them there (NodeLocal DNSCache)
+    #[arg(
+        long,
+        env = "SHUNT_SERVE_LOCAL_VIPS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_value = "false",
+        default_missing_value = "true",
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub serve_local_vips: bool,
     /// Address of /healthz, /livez and /readyz [default: 0.0.0.0:10256]
     #[arg(long, env = "SHUNT_HEALTHZ_ADDRESS", value_name = "IP:PORT")]
     pub healthz_address: Option<SocketAddr>,
@@ -372,7 +385,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 20, "{seen:?}");
+        assert_eq!(seen.len(), 21, "{seen:?}");
     }
 
     #[test]

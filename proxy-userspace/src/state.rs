@@ -161,6 +161,11 @@ impl State {
         self.entries.get(name)?.service.as_ref().map(|seen| &*seen.object)
     }
 
+    /// All Services, sorted by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.entries.values().filter_map(|entry| entry.service.as_ref()).map(|seen| &*seen.object)
+    }
+
     /// Names of all Services, sorted.
     pub fn service_names(&self) -> impl Iterator<Item = &ObjectName> {
         self.entries.iter().filter(|(_, entry)| entry.service.is_some()).map(|(name, _)| name)

@@ -59,7 +59,7 @@ fn values_reach_the_objects() {
     let Some(helm) = helm() else { return };
     let set = "apiServers={https://192.0.2.1:6443,https://[2001:db8::1]:6443},image.repository=images.example/shunt,\
                image.tag=1.2.3,image.pullSecrets={pull},extraArgs={--bpf-log-level=warn},nodePortAddresses={all},\
-               healthCheckNodePorts=false,\
+               healthCheckNodePorts=false,serveLocalVips=true,\
                healthz.address=::,kubeProxyConfigMap=kube-proxy,serviceAccount.name=agent,serviceAccount.create=false,rbac.create=false";
     let resources = r#"resources={"limits":{"memory":"1Gi"}}"#;
     let objects = render(&helm, &["--set", set, "--set-json", resources]).unwrap();
@@ -73,6 +73,7 @@ fn values_reach_the_objects() {
     assert_eq!(settings["SHUNT_HEALTHZ_ADDRESS"], "[::]:10256");
     assert_eq!(settings["SHUNT_NODEPORT_ADDRESSES"], "all");
     assert_eq!(settings["SHUNT_HEALTH_CHECK_NODE_PORTS"], "false");
+    assert_eq!(settings["SHUNT_SERVE_LOCAL_VIPS"], "true");
     let pod = &of_kind(&objects, "DaemonSet").unwrap()["spec"]["template"]["spec"];
     assert_eq!(pod["serviceAccountName"], "agent");
     assert_eq!(pod["imagePullSecrets"][0]["name"], "pull");

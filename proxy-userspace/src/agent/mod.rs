@@ -32,7 +32,7 @@ use crate::source::{Batch, SourceError};
 use crate::sys::cgroup::CgroupError;
 use follow::Source;
 use pacing::{Ended, Intervals, Pacer, Turn};
-use report::report;
+use report::{report, report_left_alone};
 use start::Node;
 use sync::{AdoptError, Outcome};
 
@@ -239,6 +239,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         if node.answers_health_checks {
             node.health_checks.want(node.sync.health_checks());
         }
+        report_left_alone(&node.reporter, &mut node.left_alone, node.sync.left_alone().cloned().collect());
     }
     Ok(match (outcome.is_settled, outcome.executed.ops) {
         (true, _) => Ended::Settled,

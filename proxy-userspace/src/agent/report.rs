@@ -1,14 +1,15 @@
 //! What a batch has to say of itself: to the log and the status. Events are told from the same.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::sync::Outcome;
 use crate::plan::claims::Conflict;
 use crate::plan::diff::Refused;
-use crate::status::{self, Reporter};
+use crate::plan::local_vips::LeftAlone;
+use crate::status::{self, LocalVip, Reporter};
 
 /// Refusals of one batch that the log names one by one.
 const NAMED: usize = 100;
@@ -59,6 +60,28 @@ pub(super) fn report(
     }
 }
 
+/// Tells log and status which cluster IPs are left alone since they are addresses of this node; `told` is what was said of
+/// that before, so that each is logged once.
+pub(super) fn report_left_alone(
+    reporter: &Reporter,
+    told: &mut BTreeSet<LeftAlone>,
+    left_alone: BTreeSet<LeftAlone>,
+) {
+    if *told == left_alone {
+        return;
+    }
+    for LeftAlone { address, label } in left_alone.difference(told).take(NAMED) {
+        info!(service = %label, %address, "a cluster IP is an address of this node and is left alone");
+    }
+    for LeftAlone { address, label } in told.difference(&left_alone).take(NAMED) {
+        info!(service = %label, %address, "a cluster IP is no address of this node any more");
+    }
+    let vips = left_alone.iter();
+    let vips = vips.map(|one| LocalVip { address: one.address, service: one.label.to_string() });
+    reporter.update(|status| status.local_vips = vips.collect());
+    *told = left_alone;
+}
+
 fn log(outcome: &Outcome, begun: &[&Refused]) {
     for warning in &outcome.warnings {
         warn!(service = %warning.label(), %warning, "planned in part");
@@ -97,10 +120,26 @@ fn conflict(conflict: &Conflict) -> status::Conflict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Identity;
 
     fn refusals(names: &[&str]) -> Vec<Refused> {
         let refused = |name: &&str| Refused { label: format!("shop/{name}:http/tcp").into(), table: "SLOTS" };
         names.iter().map(refused).collect()
+    }
+
+    #[test]
+    fn what_is_left_alone_is_in_the_status_while_it_is() {
+        let reporter = Reporter::new(Identity::default(), &[]);
+        let mut told = BTreeSet::new();
+        let mut vips = |addresses: &[[u8; 4]]| {
+            let left = |ip: &[u8; 4]| LeftAlone { address: (*ip).into(), label: "shop/web:80/tcp".into() };
+            report_left_alone(&reporter, &mut told, addresses.iter().map(left).collect());
+            let vips = reporter.snapshot().local_vips.first.into_iter();
+            vips.map(|vip| format!("{} {}", vip.address, vip.service)).collect::<Vec<_>>()
+        };
+        assert_eq!(vips(&[[10, 96, 0, 1]]), ["10.96.0.1 shop/web:80/tcp"]);
+        assert_eq!(vips(&[[10, 96, 0, 1], [10, 96, 0, 2]]).len(), 2);
+        assert_eq!(vips(&[]).len(), 0);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Brings the datapath up: judge the host, adopt or make the maps, load the programs; attach once the maps are right.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -33,6 +34,7 @@ use crate::maps::reading::MapsReader;
 use crate::maps::store::KernelStore;
 use crate::metrics::Scraper;
 use crate::model::Listing;
+use crate::plan::local_vips::LeftAlone;
 use crate::plan::rules::Rules;
 use crate::source::kube::{Bounds, Connections};
 use crate::status::{CgroupStatus, Identity, Reporter};
@@ -53,6 +55,8 @@ pub(super) struct Node {
     /// What was last said of the way to the API server.
     dependence: Option<String>,
     pub(super) refusals: Refusals,
+    /// Cluster IPs that were said to be left alone.
+    pub(super) left_alone: BTreeSet<LeftAlone>,
     pub(super) expected: Vec<Listing>,
     /// Whether load balancers may choose this node only while the source knows its Node, as with kube-proxy. Manifests
     /// need none.
@@ -121,6 +125,7 @@ impl Node {
             connections: None,
             dependence: None,
             refusals: Refusals::default(),
+            left_alone: BTreeSet::new(),
             expected,
             needs_node_object,
             loaded,
@@ -280,6 +285,7 @@ fn sync_options(config: &AgentConfig, variant: &Variant, expected: &[Listing]) -
     SyncOptions {
         node_name: config.node_name.clone(),
         node_ports: config.nodeport_addresses.clone(),
+        serve_local_vips: config.serve_local_vips,
         expected: expected.to_vec(),
         rules: Rules { limits: variant.limits.unwrap_or(rules.limits), ..rules },
         order: variant.order,

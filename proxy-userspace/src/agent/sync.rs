@@ -15,6 +15,7 @@ use crate::plan::claims::Conflict;
 use crate::plan::desired::{PlanWarning, desired_ports, port_tags};
 use crate::plan::diff::{Changes, Contradiction, Planner, Refused};
 use crate::plan::health_checks::{HealthCheck, Listeners, health_check, listeners};
+use crate::plan::local_vips::{LeftAlone, LocalVips};
 use crate::plan::node::{NodePortAddresses, desired_node};
 use crate::plan::quarantine::Millis;
 use crate::plan::rules::Rules;
@@ -60,6 +61,8 @@ pub struct SyncOptions {
     pub node_name: String,
     /// Which addresses serve NodePorts.
     pub node_ports: NodePortAddresses,
+    /// Whether cluster IPs that are addresses of the node's interfaces are served too.
+    pub serve_local_vips: bool,
     /// Listings that must end before anything is written.
     pub expected: Vec<Listing>,
     /// What the writer goes by.
@@ -84,6 +87,7 @@ pub struct Sync<S> {
     planned: HashMap<ObjectName, Box<[OwnerTag]>>,
     /// As last planned.
     health_checks: BTreeMap<ObjectName, HealthCheck>,
+    local_vips: LocalVips,
 }
 
 /// What one [`Sync::sync`] did.
@@ -171,6 +175,7 @@ impl<S: MapStore> Sync<S> {
             state,
             planner,
             store,
+            local_vips: LocalVips::new(options.serve_local_vips),
             options,
             dirty: Dirty::default(),
             is_pruned: false,
@@ -238,6 +243,11 @@ impl<S: MapStore> Sync<S> {
     /// The mirror of the maps and what goes with it.
     pub fn planner(&self) -> &Planner {
         &self.planner
+    }
+
+    /// Cluster IPs that the last plan left alone, since they are addresses of this node.
+    pub fn left_alone(&self) -> impl Iterator<Item = &LeftAlone> {
+        self.local_vips.left_alone()
     }
 
     /// The sockets that should answer the health checks of Services, by what was planned last: to be told once the maps
@@ -331,8 +341,14 @@ impl<S: MapStore> Sync<S> {
         let dirty = std::mem::take(&mut self.dirty);
         let all = dirty.all || !self.is_pruned;
         let mut names: Vec<ObjectName> = dirty.services.into_iter().collect();
-        if all {
-            names.extend(self.state.service_names().cloned());
+        if dirty.node || all {
+            let moved = self.local_vips.observe(self.state.addresses());
+            let is_moved = |service: &&Service| service.cluster_ips.iter().any(|ip| moved.contains(ip));
+            if all {
+                names.extend(self.state.service_names().cloned());
+            } else if !moved.is_empty() {
+                names.extend(self.state.services().filter(is_moved).map(|service| service.name.clone()));
+            }
             names.sort_unstable();
             names.dedup();
         }
@@ -366,11 +382,13 @@ impl<S: MapStore> Sync<S> {
         let before = self.planned.remove(name).unwrap_or_default();
         let mut after: Box<[OwnerTag]> = Box::default();
         self.health_checks.remove(name);
+        self.local_vips.forget(name);
         if let Some(service) = self.state.service(name) {
             let slices: Vec<_> = self.state.slices(name).collect();
             let check = health_check(service, &slices, self.state.node());
             self.health_checks.extend(check.map(|check| (name.clone(), check)));
-            let plan = desired_ports(service, &slices, self.state.node());
+            let mut plan = desired_ports(service, &slices, self.state.node());
+            self.local_vips.withhold(name, &mut plan);
             after = port_tags(service).into();
             for port in &plan.ports {
                 debug!(service = %port.label, backends = port.backends.len(), "planned");

@@ -72,6 +72,7 @@ fn options(limits: Limits) -> SyncOptions {
     SyncOptions {
         node_name: "node-1".to_owned(),
         node_ports: NodePortAddresses::All,
+        serve_local_vips: false,
         expected: Listing::ALL.to_vec(),
         rules: Rules { limits, ..Rules::for_shards(1) },
         order: StoreOrder::Planned,

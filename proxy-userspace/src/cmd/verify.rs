@@ -78,6 +78,7 @@ impl Wanted {
         let options = SyncOptions {
             node_name: config.node_name.clone(),
             node_ports: config.nodeport_addresses.clone(),
+            serve_local_vips: config.serve_local_vips,
             expected: Listing::ALL.to_vec(),
             rules: Rules::for_shards(1),
             order: StoreOrder::Planned,

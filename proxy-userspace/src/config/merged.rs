@@ -149,6 +149,7 @@ impl Merged {
             cgroup: args.cgroup,
             pin_dir,
             nodeport_addresses: settings.nodeport_addresses,
+            serve_local_vips: args.serve_local_vips,
             health_check_node_ports: args.health_check_node_ports,
             healthz_address,
             metrics_address,

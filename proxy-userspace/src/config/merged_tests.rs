@@ -28,6 +28,7 @@ fn args(manifests: &std::path::Path) -> AgentArgs {
         metrics_address: None,
         log_format: None,
         health_check_node_ports: true,
+        serve_local_vips: false,
         socket_lb: SocketLb::All,
         move_udp: true,
         metrics_services: 1000,

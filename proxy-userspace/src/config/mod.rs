@@ -23,6 +23,7 @@ use crate::source::kube::{Access, AccessError};
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What `shunt agent` runs with.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentConfig {
     /// Name of the own Node, trimmed and in lower case.
@@ -37,6 +38,8 @@ pub struct AgentConfig {
     pub nodeport_addresses: NodePortAddresses,
     /// Whether health checks of Services are answered.
     pub health_check_node_ports: bool,
+    /// Whether cluster IPs that are addresses of the node's interfaces are served too.
+    pub serve_local_vips: bool,
     /// Whose sockets are served where they connect.
     pub socket_lb: SocketLb,
     /// Whether connected UDP sockets are moved.

@@ -71,7 +71,7 @@ fn clients(clients: &ClientStatus) -> [Family; 5] {
     ]
 }
 
-fn state(status: &AgentStatus) -> [Family; 8] {
+fn state(status: &AgentStatus) -> [Family; 9] {
     let gauge = |name, help, value| Family::single(Kind::Gauge, (name, help), Value::Whole(value));
     [
         gauge(
@@ -108,6 +108,11 @@ fn state(status: &AgentStatus) -> [Family; 8] {
             "shunt_health_check_sockets_failed",
             "Sockets for health checks of Services that cannot be opened, and are tried again.",
             status.health_checks.failed.count as u64,
+        ),
+        gauge(
+            "shunt_local_vips",
+            "Cluster IPs that are left alone, since they are addresses of this node.",
+            status.local_vips.count as u64,
         ),
         Family::single(
             Kind::Counter,

@@ -79,3 +79,44 @@ impl Scraper {
 fn seconds(at: Option<jiff::Timestamp>) -> f64 {
     at.map_or(0.0, |at| at.as_millisecond() as f64 / 1e3)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proxy_common::lb::DropReason;
+
+    use super::services::Shown;
+    use super::*;
+    use crate::model::Listing;
+    use crate::status::Identity;
+
+    /// What is between backticks and begins as our metrics do.
+    fn named(text: &str) -> BTreeSet<&str> {
+        let is_ours =
+            |name: &&str| ["shunt_", "kubeproxy_", "process_"].iter().any(|ours| name.starts_with(ours));
+        text.split('`').skip(1).step_by(2).filter(is_ours).collect()
+    }
+
+    #[test]
+    fn every_name_and_no_other_is_in_the_table_of_deploy() {
+        let reporter = Reporter::new(Identity::default(), &Listing::ALL);
+        let mut families = Scraper::new(reporter.clone(), None, 0).families();
+        let reading = Reading::default();
+        families.extend(kube_proxy::families(&reporter.measures(), Some(&reading)));
+        families.extend(reading::families(&reading));
+        families.extend(reading::services(&Shown::default(), &reporter));
+        let text = encode(&families, Form::Text);
+        let told: BTreeSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let (_, section) = readme.split_once("\n## Metrics\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        assert_eq!(named(section), told);
+        assert!(told.len() > 40, "{told:?}");
+        for reason in DropReason::ALL {
+            assert!(section.contains(&format!("`{}`", reason.name())), "{}", reason.name());
+        }
+    }
+}

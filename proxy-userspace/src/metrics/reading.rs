@@ -60,13 +60,13 @@ pub(super) fn services(shown: &Shown, reporter: &Reporter) -> [Family; 2] {
     let mut picked = Family::new(
         Kind::Counter,
         "shunt_service_picked_total",
-        "Connections given a backend, by service port; since the service port was put into the maps. All beyond the \
+        "Connections, and choices for UDP sockets, that were given a backend, by service port; since the service port was put into the maps. All beyond the \
          limit of --metrics-services are service=\"(other)\".",
     );
     let mut refused = Family::new(
         Kind::Counter,
         "shunt_service_refused_total",
-        "Connections refused, by service port; as shunt_service_picked_total.",
+        "Connections, and datagrams of UDP sockets, that were given none, by service port; as shunt_service_picked_total.",
     );
     for cell in &shown.single {
         // One that was just put into the maps is named in a moment.

@@ -10,6 +10,7 @@ pub mod extents;
 pub mod frontends;
 pub mod health_checks;
 pub mod ids;
+pub mod local_vips;
 pub mod node;
 pub mod ops;
 pub mod owned;

@@ -2,7 +2,7 @@
 //!
 //! "This node" is the network namespace of the thread that opens the source: netlink sockets belong for ever to the
 //! namespace they were made in. Every address counts here, loopback and link-local ones too; which of them may carry
-//! what is for `plan`.
+//! what is for `plan`. Only those of kube-proxy's own interface are no addresses of the node.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use super::{Batch, SourceError, Warning};
 use crate::model::{Event, Listing};
 
+/// Where kube-proxy in ipvs mode keeps the addresses of Services, and leaves them when it goes: none is the node's own.
+const IPVS_INTERFACE: &str = "kube-ipvs0";
 /// A listing that takes longer has lost its answer.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts, if the kernel refuses.
@@ -135,10 +137,26 @@ impl Follower {
 /// All addresses, sorted, none twice.
 async fn list(handle: &Handle) -> Result<Vec<IpAddr>, rtnetlink::Error> {
     let messages: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    let mut addresses: Vec<IpAddr> = messages.iter().filter_map(own_address).collect();
+    // Afterwards: an interface that goes in between takes its addresses along, which is the next notice.
+    let others = index_of(handle, IPVS_INTERFACE).await?;
+    let own = messages.iter().filter(|message| Some(message.header.index) != others);
+    let mut addresses: Vec<IpAddr> = own.filter_map(own_address).collect();
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
+}
+
+/// The number of an interface, if there is one of this name.
+async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>, rtnetlink::Error> {
+    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(link) => Ok(link.map(|link| link.header.index)),
+        Err(rtnetlink::Error::NetlinkError(message))
+            if message.raw_code() == -rustix::io::Errno::NODEV.raw_os_error() =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// On a point-to-point link `IFA_ADDRESS` is the peer and `IFA_LOCAL` the own address; elsewhere they are equal, and

@@ -6,7 +6,7 @@ mod measures;
 mod reporter;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub struct AgentStatus {
     pub refused: Sample<Refusal>,
     /// Frontends that two service ports claim.
     pub conflicts: Sample<Conflict>,
+    /// Cluster IPs that are left alone, since they are addresses of this node.
+    #[serde(default)]
+    pub local_vips: Sample<LocalVip>,
     /// Answers to the health checks of Services.
     #[serde(default)]
     pub health_checks: HealthChecksStatus,
@@ -156,6 +159,15 @@ pub struct Conflict {
     pub frontend: String,
     /// Label of the service port that has it.
     pub holder: String,
+}
+
+/// A cluster IP that is an address of this node, and left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalVip {
+    /// The address.
+    pub address: IpAddr,
+    /// Label of a service port that has it.
+    pub service: String,
 }
 
 /// The sockets behind `healthCheckNodePort`.

@@ -82,6 +82,7 @@ impl Reporter {
             sync: SyncStatus::default(),
             refused: Sample::default(),
             conflicts: Sample::default(),
+            local_vips: Sample::default(),
             health_checks: HealthChecksStatus::default(),
             warnings: Warnings::default(),
             clients: ClientStatus::default(),
@@ -152,7 +153,7 @@ impl Reporter {
         status
     }
 
-    /// Changes fields that have no method of their own here: hooks, cgroup, refusals, conflicts, health checks,
+    /// Changes fields that have no method of their own here: hooks, cgroup, refusals, conflicts, local VIPs, health checks,
     /// limitations, eligibility. `change` runs under the lock, so it should only assign.
     pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
         change(&mut self.lock().status);

@@ -42,6 +42,7 @@ impl<S: MapStore, T: Fn(&mut S, u64)> Player<S, T> {
         let options = SyncOptions {
             node_name: NODE.to_owned(),
             node_ports: NodePortAddresses::All,
+            serve_local_vips: false,
             expected: Listing::ALL.to_vec(),
             rules: Rules::for_shards(2),
             order: StoreOrder::Planned,

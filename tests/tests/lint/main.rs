@@ -8,6 +8,7 @@ mod edges;
 mod forms;
 mod hops;
 mod manifest;
+mod semantics;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -98,4 +99,13 @@ fn the_readme_names_every_reason_for_a_drop() {
     let text = std::fs::read_to_string(root().join("README.md")).unwrap();
     let reasons = proxy_common::lb::DropReason::ALL.map(|reason| format!("\n| `{}` |", reason.name()));
     report(&reasons.into_iter().filter(|row| !text.contains(row)).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_table_of_promises_names_tests_that_exist() {
+    let tests = root().join("tests");
+    let table = std::fs::read_to_string(tests.join("SEMANTICS.md")).unwrap();
+    let names = std::fs::read_dir(tests.join("golden")).unwrap();
+    let golden = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    report(&semantics::breaches(&table, &Source::read_all(&root()), &golden));
 }

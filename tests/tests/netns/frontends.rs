@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tests::agent::Agent;
-use tests::load::Place;
 use tests::wait;
 
 use crate::scenario::{PORT, Scenario};
 use crate::shop::{
-    CLUSTER_IPS, EXTERNAL_IPS, KINDS, LB_IPS, NODE_PORT, ask, at, frontends, ingress, list, loopback,
-    meets_both, on_node, settles, write,
+    CLUSTER_IPS, EXTERNAL_IPS, KINDS, LB_IPS, NODE_PORT, ask, at, clients, frontends, ingress, list,
+    loopback, meets_both, on_node, settles, write,
 };
 
 /// The scenario with the Service of every kind and both endpoints, and an agent on node 1.
@@ -24,11 +23,6 @@ fn shop(spec: serde_json::Value) -> Scenario {
 
 fn agent<'a>(scenario: &'a Scenario, arguments: &[&str]) -> Agent<'a> {
     Agent::start_with(scenario.cluster.node(1), scenario.manifests.path(), arguments).unwrap()
-}
-
-/// The pod and the host of node 1.
-fn clients(scenario: &Scenario) -> [Place<'_>; 2] {
-    [scenario.cluster.pod(1, 1).place(), scenario.cluster.node(1).host()]
 }
 
 #[test]
@@ -221,7 +215,7 @@ fn with_sockets_off_no_hook_is_left_and_none_comes() {
 }
 
 /// Gives every client a route to everything, as nodes have: what is not dropped on its way leaves.
-fn route_everything(scenario: &Scenario) {
+pub(crate) fn route_everything(scenario: &Scenario) {
     let node = scenario.cluster.node(1);
     for line in ["route add 10.96.0.0/16 dev eth0", "route add fd00:10:96::/112 dev eth0"] {
         node.netns.ip(line).unwrap();

@@ -5,8 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
+mod affinity;
+mod balance;
 mod calls;
 mod capabilities;
+mod choosing;
 mod chunks;
 mod churn;
 mod cluster;
@@ -20,10 +23,14 @@ mod golden_store;
 mod half_open;
 mod health_checks;
 mod kube_source;
+mod lasting;
+mod local_vips;
 mod metrics;
+mod mirror;
 mod moving;
 mod netfilter;
 mod node_addresses;
+mod overlap;
 mod peers;
 mod preflight;
 mod proofs_cgroup;
@@ -39,11 +46,13 @@ mod real_clients;
 mod restart;
 mod scenario;
 mod scratch;
+mod senders;
 mod shop;
 mod sockets_model;
 mod sticky;
 mod storm;
 mod trace;
+mod turning;
 mod udp;
 mod unfit;
 mod verify;

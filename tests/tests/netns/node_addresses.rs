@@ -55,6 +55,19 @@ fn addresses_are_followed_where_the_source_was_opened() {
                 netns.ip("address add 10.1.0.1 peer 10.1.0.2 dev d0").unwrap();
                 until(&mut batches, &["10.0.0.1", "10.1.0.1", "127.0.0.1", "::1", "fd00::1"]).await;
 
+                // What kube-proxy keeps on its interface is not the node's, unless it is on another one too.
+                for line in [
+                    "link add kube-ipvs0 type bridge",
+                    "address add 10.96.0.10/32 dev kube-ipvs0",
+                    "address add 10.0.0.1/32 dev kube-ipvs0",
+                    "address add 10.3.0.1/32 dev d0",
+                ] {
+                    netns.ip(line).unwrap();
+                }
+                let own = ["10.0.0.1", "10.1.0.1", "10.3.0.1", "127.0.0.1", "::1", "fd00::1"];
+                until(&mut batches, &own).await;
+                netns.ip("link del kube-ipvs0").unwrap();
+
                 // The kernel drops notices when they come too fast; the last state must arrive all the same.
                 let adds =
                     (0..2000).map(|it| format!("address add 10.2.{}.{}/32 dev d0", it / 250, it % 250 + 1));

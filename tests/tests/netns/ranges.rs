@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 use tests::agent::Agent;
 use tests::load::Place;
 
+use crate::proofs_object::{App, Shell};
 use crate::scenario::{PORT, Scenario};
 use crate::shop::{
-    CLUSTER_IPS, EXTERNAL_IPS, KINDS, LB_IPS, ask, at, ingress, list, meets_both, on_node, settles, write,
+    CLUSTER_IPS, EXTERNAL_IPS, KINDS, LB_IPS, ask, at, ingress, list, meets_both, on_node, put, service,
+    settles, write,
 };
 
 /// What a client that is not let in gets, by the way it asks.
@@ -124,8 +126,55 @@ fn ranges_bind_the_short_circuit_too_and_host_processes_by_the_nodes_address() {
 }
 
 #[test]
+fn the_balancers_address_on_a_node_is_let_in_with_the_nodes() {
+    let scenario = Scenario::new();
+    let node = scenario.cluster.node(1);
+    for (ip, bits) in LB_IPS.into_iter().zip([32, 128]) {
+        node.netns.add_address("lo", ip.parse().unwrap(), bits).unwrap();
+    }
+    let write = |ranges: [String; 2]| {
+        let mut service = service(json!({ "loadBalancerSourceRanges": ranges }), &ingress());
+        // The field alone counts, and blanks around an entry do not.
+        let old = "service.beta.kubernetes.io/load-balancer-source-ranges";
+        service["metadata"]["annotations"] = json!({ old: "192.0.2.0/24" });
+        put(&scenario, &service);
+    };
+    write(node.addresses().map(|ip| format!(" {} ", only(ip))));
+    list(&scenario, &[1]);
+    let _agent = agent(&scenario);
+    let mut app = App::start(&node.netns, &node.cgroup, Shell::Bare).unwrap();
+    let mut dial = |target: SocketAddr| {
+        let from = SocketAddr::new(target.ip(), 0);
+        app.tell(&format!("dial by-tcp {target} from {from}")).map_err(|error| error.to_string())
+    };
+    for target in at(LB_IPS, PORT) {
+        assert_eq!(dial(target).unwrap(), target.to_string());
+    }
+    // The control: it is the node's address in the list that lets it in.
+    write(["192.0.2.0/24", "2001:db8:f::/48"].map(str::to_owned));
+    for target in at(LB_IPS, PORT) {
+        settles(node.host(), (target, &[]), "timeout");
+        assert!(dial(target).unwrap_err().ends_with("timeout"));
+    }
+}
+
+#[test]
+fn where_nobody_serves_whoever_is_blocked_is_refused_too() {
+    let scenario = shop(&json!(["192.0.2.0/24", "2001:db8:f::/48"]));
+    let _agent = agent(&scenario);
+    let client = scenario.cluster.pod(1, 1).place();
+    let targets = at(LB_IPS, PORT);
+    is_blocked(client, targets[0]);
+    list(&scenario, &[]);
+    for target in targets {
+        for kind in KINDS {
+            settles(client, (target, kind), "ECONNREFUSED");
+        }
+    }
+}
+
+#[test]
 fn a_connection_that_was_let_in_stays() {
-    use crate::proofs_object::{App, Shell};
     let scenario = Scenario::new();
     let node = scenario.cluster.node(1);
     let pod = scenario.cluster.pod(1, 1);

@@ -184,6 +184,10 @@ fn troubles(text: &mut String, status: &AgentStatus) {
         .map(|conflict| format!("{}: {} is held by {}", conflict.service, conflict.frontend, conflict.holder))
         .collect();
     section(text, "frontends claimed twice", status.conflicts.count as u64, &conflicts);
+    let vips = status.local_vips.first.iter();
+    let vips: Vec<_> = vips.map(|vip| format!("{} of {}", vip.address, vip.service)).collect();
+    let title = "cluster IPs left alone, being addresses of this node";
+    section(text, title, status.local_vips.count as u64, &vips);
     let failed = status.health_checks.failed.first.iter();
     let failed: Vec<_> =
         failed.map(|one| format!("{}: listen on {}: {}", one.service, one.address, one.problem)).collect();

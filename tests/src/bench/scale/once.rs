@@ -104,6 +104,7 @@ impl Run {
         let options = SyncOptions {
             node_name: "bench".to_owned(),
             node_ports: NodePortAddresses::All,
+            serve_local_vips: false,
             expected: LISTINGS.into(),
             rules: Rules::for_shards(counter::shards(processors as u32)),
             order: StoreOrder::Planned,

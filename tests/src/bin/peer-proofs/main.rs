@@ -1,7 +1,9 @@
-//! The processes that the kernel proofs look at: a UDP client on a leash, a pod that connects once, and a process in
-//! a private cgroup namespace. The traffic tests have their own peer.
+//! The processes that the kernel proofs look at: a client on a leash, a pod that connects once, and a process in
+//! a private cgroup namespace; and a server that says how it sees its clients. The traffic tests have their own peer.
 
 mod calls;
+mod mirror;
+mod streams;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write, stdin, stdout};
@@ -42,6 +44,11 @@ enum Role {
         #[arg(long, default_value_t = 0)]
         linger: u64,
     },
+    /// Answers each client with what it looks like from here, by TCP and UDP; ends when standard input does.
+    Mirror {
+        /// Where.
+        addresses: Vec<SocketAddr>,
+    },
     /// Asks a server once, by a way of its own, and prints who answered and whom the socket shows as its peer.
     Call {
         /// How.
@@ -61,6 +68,7 @@ fn main() -> Result<()> {
     match Arguments::parse().role {
         Role::Call { way, target } => calls::run(way, target),
         Role::App => App::default().run(),
+        Role::Mirror { addresses } => mirror::run(&addresses),
         Role::Pod { target, times, linger } => pod(target, times, linger),
         Role::CgroupRoot { mount_point } => cgroup_root(&mount_point),
     }
@@ -70,6 +78,7 @@ fn main() -> Result<()> {
 struct App {
     sockets: HashMap<String, UdpSocket>,
     crowd: Vec<UdpSocket>,
+    streams: streams::Streams,
 }
 
 impl App {
@@ -86,6 +95,9 @@ impl App {
     }
 
     fn obey(&mut self, words: &[&str]) -> Result<String> {
+        if let Some(result) = self.streams.obey(words) {
+            return result;
+        }
         match *words {
             ["open", name, from] => {
                 let socket = open(from)?;
@@ -103,6 +115,7 @@ impl App {
             }
             ["show", name] => show(self.socket(name)?),
             ["ask", name] => ask(self.socket(name)?),
+            ["ask", name, length, "of", to] => ask_long(self.socket(name)?, length.parse()?, to.parse()?),
             ["crowd", count, to] => {
                 let to: SocketAddr = to.parse()?;
                 for _ in 0..count.parse::<u32>()? {
@@ -157,6 +170,20 @@ fn ask(socket: &UdpSocket) -> Result<String> {
     let mut answer = [0; 64];
     let length = socket.recv(&mut answer).context("receive")?;
     Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Sends `length` bytes, to `to` if the socket is not connected, and takes as many back: what they say, and from whom
+/// they come.
+fn ask_long(socket: &UdpSocket, length: usize, to: SocketAddr) -> Result<String> {
+    let question = vec![b'?'; length];
+    let is_connected = socket.peer_addr().is_ok();
+    let sent = if is_connected { socket.send(&question) } else { socket.send_to(&question, to) };
+    sent.context("send")?;
+    let mut answer = vec![0; length + 1];
+    let (received, from) = socket.recv_from(&mut answer).context("receive")?;
+    anyhow::ensure!(received == length, "{received} bytes came back");
+    let text = String::from_utf8_lossy(&answer[..received]).trim_end().to_owned();
+    Ok(format!("{text} {from}"))
 }
 
 /// From now on this process may neither connect nor touch other processes' descriptors.

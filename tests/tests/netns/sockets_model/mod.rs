@@ -42,6 +42,7 @@ impl Kernel {
         let options = SyncOptions {
             node_name: world::HERE.to_owned(),
             node_ports: NodePortAddresses::All,
+            serve_local_vips: false,
             expected: Listing::ALL.to_vec(),
             rules: Rules::for_shards(2),
             order: StoreOrder::Planned,
