@@ -6,6 +6,7 @@
 use crate::addr::{Addr, Port, Proto};
 use crate::affinity::Memory;
 use crate::backend::Backend;
+use crate::filter::{Bits, may_own};
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::node::NodeAddrFlags;
 use crate::owned;
@@ -29,6 +30,13 @@ pub trait Lookup {
     fn head(&self, service: u32) -> Option<Head>;
     /// One view word of a service's cell.
     fn view(&self, service: u32, half: Half, view: View) -> Option<ViewWord>;
+    /// The head, and the view word that is in force by it: a switch in between shows the reader the old whole or the new
+    /// whole.
+    #[inline(always)]
+    fn in_force(&self, service: u32, view: View) -> Option<(Head, ViewWord)> {
+        let head = self.head(service)?;
+        Some((head, self.view(service, head.half(), view)?))
+    }
     /// The backend id in a slot.
     fn slot(&self, slot: u32) -> Option<u32>;
     /// A backend's row.
@@ -64,15 +72,6 @@ pub struct Packet {
     pub tuple: Tuple,
     /// Who sends it.
     pub origin: Origin,
-}
-
-/// What the decision may not make up by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
-    /// 32 uniformly random bits.
-    pub entropy: u32,
-    /// Nanoseconds of the kernel's monotonic clock.
-    pub now: u64,
 }
 
 /// The backend that was picked.
@@ -149,25 +148,33 @@ pub struct Held {
     pub generation: u32,
 }
 
-/// Who asks, as far as finding out takes work: what it was given before.
+/// Who asks, and what the decision may not make up by itself. Each costs something, so it is asked for only where it
+/// matters.
 pub trait Sender {
     /// The backend that it holds for a destination; asked only if that is a frontend.
     fn held(&self, tuple: &Tuple) -> Option<Held>;
-    /// What is remembered of this client by a service port with session affinity, see [`crate::affinity`].
-    fn remembered(&self, service: u32, is_v4: bool) -> Option<Memory>;
+    /// What is remembered of this client, and not older than `seconds`, by a service port with session affinity, see
+    /// [`crate::affinity`].
+    fn remembered(&self, service: u32, is_v4: bool, seconds: u32) -> Option<Memory>;
+    /// 32 uniformly random bits.
+    fn draw(&self) -> u32;
 }
 
-/// A sender that was given nothing before.
+/// A sender that was given nothing before, with what it draws.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Stranger;
+pub struct Stranger(pub u32);
 
 impl Sender for Stranger {
     fn held(&self, _: &Tuple) -> Option<Held> {
         None
     }
 
-    fn remembered(&self, _: u32, _: bool) -> Option<Memory> {
+    fn remembered(&self, _: u32, _: bool, _: u32) -> Option<Memory> {
         None
+    }
+
+    fn draw(&self) -> u32 {
+        self.0
     }
 }
 
@@ -240,11 +247,10 @@ pub enum Verdict {
     Drop(u32, DropReason),
 }
 
-/// Whether `addr` is certainly not ours, whoever sends: the one cheap test that a hook makes before it finds out who
-/// sends and draws entropy.
+/// Whether `addr` is certainly not ours, whoever sends: the one cheap test that a hook makes before anything else.
 #[inline(always)]
-pub fn is_foreign<L: Lookup>(lookup: &L, addr: Addr) -> bool {
-    !is_own_loopback(addr) && !lookup.may_own(addr)
+pub fn is_foreign<B: Bits>(filter: &B, addr: Addr) -> bool {
+    !is_own_loopback(addr) && !may_own(filter, addr)
 }
 
 /// Whether `addr` is the loopback of a sender at `origin` that nobody serves: a pod's own loopback is nobody else's
@@ -256,7 +262,7 @@ pub const fn is_private(addr: Addr, origin: Origin) -> bool {
 
 /// The kernel sends what is addressed to the unspecified address to the sender's own loopback.
 #[inline(always)]
-const fn is_own_loopback(addr: Addr) -> bool {
+pub const fn is_own_loopback(addr: Addr) -> bool {
     addr.is_loopback() || addr.is_unspecified()
 }
 
@@ -266,9 +272,9 @@ const fn is_own_loopback(addr: Addr) -> bool {
 /// owned VIP, whose unknown ports are rejected unless the address is also the node's own; ServiceCIDR ranges,
 /// whose unassigned addresses time out (nftables mode of kube-proxy, KEP-3866).
 #[inline(always)]
-pub fn translate<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, draw: &Draw, sender: &S) -> Verdict {
+pub fn translate<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, sender: &S) -> Verdict {
     match resolve(lookup, packet) {
-        Ok(frontend) => serve(lookup, frontend, (packet, draw), sender),
+        Ok(frontend) => serve(lookup, frontend, packet, sender),
         Err(verdict) => verdict,
     }
 }
@@ -277,7 +283,7 @@ pub fn translate<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, draw: &Draw,
 /// and the endpoint is still listed and serving, whatever policies and hints say by now; else as [`translate`] does.
 /// (kube-proxy keeps the conntrack entry of a UDP flow under the same condition.)
 #[inline(always)]
-pub fn follow<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, draw: &Draw, sender: &S) -> Flow {
+pub fn follow<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, sender: &S) -> Flow {
     let frontend = match resolve(lookup, packet) {
         Ok(frontend) => frontend,
         Err(verdict) => return Flow::New(verdict),
@@ -289,7 +295,7 @@ pub fn follow<L: Lookup, S: Sender>(lookup: &L, packet: &Packet, draw: &Draw, se
     {
         return Flow::Held(row.addr, row.port);
     }
-    Flow::New(serve(lookup, frontend, (packet, draw), sender))
+    Flow::New(serve(lookup, frontend, packet, sender))
 }
 
 /// What becomes of a socket that is connected through a frontend, after the tables have changed.
@@ -317,9 +323,8 @@ pub fn fate<L: Lookup>(lookup: &L, packet: &Packet, held: Option<&Held>) -> Fate
     let is_served = frontend.is_some_and(|frontend| {
         let view = view_for(frontend.kind, packet.origin);
         lookup
-            .head(frontend.service)
-            .and_then(|head| lookup.view(frontend.service, head.half(), view))
-            .is_some_and(|word| matches!(word.kind(), ViewKind::Random))
+            .in_force(frontend.service, view)
+            .is_some_and(|(_, word)| matches!(word.kind(), ViewKind::Random))
     });
     match (is_served, held) {
         (true, _) => Fate::Moves,
@@ -339,10 +344,10 @@ pub fn row_of<L: Lookup>(lookup: &L, held: &Held) -> Option<Backend> {
 #[inline(always)]
 fn resolve<L: Lookup>(lookup: &L, packet: &Packet) -> Result<FrontendValue, Verdict> {
     let Tuple { addr, port, proto } = packet.tuple;
-    if is_foreign(lookup, addr) || is_private(addr, packet.origin) {
+    let loopback = is_own_loopback(addr);
+    if !loopback && !lookup.may_own(addr) || is_private(addr, packet.origin) {
         return Err(Verdict::Pass);
     }
-    let loopback = is_own_loopback(addr);
     let mut node = None;
     let mut frontend = lookup.frontend(&FrontendKey::new(addr, port, proto));
     if frontend.is_none() {
@@ -389,21 +394,11 @@ pub const fn view_for(kind: u8, origin: Origin) -> View {
 }
 
 #[inline(always)]
-fn serve<L: Lookup, S: Sender>(
-    lookup: &L,
-    frontend: FrontendValue,
-    (packet, draw): (&Packet, &Draw),
-    sender: &S,
-) -> Verdict {
+fn serve<L: Lookup, S: Sender>(lookup: &L, frontend: FrontendValue, packet: &Packet, sender: &S) -> Verdict {
     let service = frontend.service;
     let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
     let view = view_for(frontend.kind, packet.origin);
-    // The head is loaded once, then exactly one word of the half that it names: a switch in between shows this
-    // reader the old whole or the new whole.
-    let Some(head) = lookup.head(service) else {
-        return inconsistent;
-    };
-    let Some(word) = lookup.view(service, head.half(), view) else {
+    let Some((head, word)) = lookup.in_force(service, view) else {
         return inconsistent;
     };
     match word.kind() {
@@ -420,8 +415,7 @@ fn serve<L: Lookup, S: Sender>(
     let mut id = 0;
     if seconds != 0 {
         flags |= Pick::STICKY;
-        if let Some(memory) = sender.remembered(service, packet.tuple.addr.is_v4())
-            && memory.is_fresh(draw.now, seconds)
+        if let Some(memory) = sender.remembered(service, packet.tuple.addr.is_v4(), seconds)
             && row_of(lookup, &Held { service, backend: memory.backend(), generation: memory.generation() })
                 .is_some_and(|row| row.state().in_view(view))
         {
@@ -429,7 +423,7 @@ fn serve<L: Lookup, S: Sender>(
         }
     }
     if id == 0 {
-        id = slot(lookup, word, draw).unwrap_or(0);
+        id = slot(lookup, word, sender.draw()).unwrap_or(0);
     }
     // Read here, whichever way the id came: two rows to go on with would be two programs to the verifier.
     match lookup.backend(id) {
@@ -450,9 +444,8 @@ pub fn admits<L: Lookup>(lookup: &L, pick: &Pick, client: Addr) -> bool {
 /// Another draw from the view that a pick came from, for a sender that cannot use the first; `None` if that view picks
 /// nobody any more.
 #[inline(always)]
-pub fn pick_again<L: Lookup>(lookup: &L, first: &Pick, draw: &Draw) -> Option<Pick> {
-    let head = lookup.head(first.service)?;
-    let word = lookup.view(first.service, head.half(), first.view)?;
+pub fn pick_again<L: Lookup>(lookup: &L, first: &Pick, draw: u32) -> Option<Pick> {
+    let (_, word) = lookup.in_force(first.service, first.view)?;
     if !matches!(word.kind(), ViewKind::Random) {
         return None;
     }
@@ -467,9 +460,9 @@ pub fn pick_again<L: Lookup>(lookup: &L, first: &Pick, draw: &Draw) -> Option<Pi
 
 /// The backend id in a slot of the view, uniformly.
 #[inline(always)]
-fn slot<L: Lookup>(lookup: &L, word: ViewWord, draw: &Draw) -> Option<u32> {
+fn slot<L: Lookup>(lookup: &L, word: ViewWord, draw: u32) -> Option<u32> {
     // Multiply and shift instead of a remainder: no division by a maybe-zero value for the verifier to refuse.
-    let index = ((draw.entropy as u64 * word.count() as u64) >> 32) as u32;
+    let index = ((draw as u64 * word.count() as u64) >> 32) as u32;
     lookup.slot(word.base().wrapping_add(index))
 }
 

@@ -120,7 +120,7 @@ impl Tables {
 
     fn ask(&self, dst: &str, port: u16, origin: Origin, entropy: u32) -> Verdict {
         let tuple = Tuple { addr: addr(dst), port: Port::new(port), proto: Proto::TCP };
-        translate(self, &Packet { tuple, origin }, &Draw { entropy, now: 0 }, &Stranger)
+        translate(self, &Packet { tuple, origin }, &Stranger(entropy))
     }
 }
 
@@ -277,8 +277,11 @@ impl Sender for Known {
     fn held(&self, _: &Tuple) -> Option<Held> {
         self.held
     }
-    fn remembered(&self, service: u32, _: bool) -> Option<Memory> {
-        (service == SERVICE).then_some(self.memory).flatten()
+    fn remembered(&self, service: u32, _: bool, seconds: u32) -> Option<Memory> {
+        self.memory.filter(|memory| service == SERVICE && memory.is_fresh(100 * SECOND, seconds))
+    }
+    fn draw(&self) -> u32 {
+        0
     }
 }
 
@@ -287,9 +290,8 @@ const SECOND: u64 = 1_000_000_000;
 /// What a client gets from a service port with an affinity timeout of ten seconds, 100 s after the boot.
 fn ask_again(tables: &Tables, dst: &str, memory: Memory) -> Pick {
     let tuple = Tuple { addr: addr(dst), port: Port::new(80), proto: Proto::TCP };
-    let draw = Draw { entropy: 0, now: 100 * SECOND };
     let sender = Known { held: None, memory: Some(memory) };
-    match translate(tables, &Packet { tuple, origin: Origin::Pod }, &draw, &sender) {
+    match translate(tables, &Packet { tuple, origin: Origin::Pod }, &sender) {
         Verdict::Forward(pick) => pick,
         other => panic!("{other:?}"),
     }
@@ -344,7 +346,7 @@ fn source_ranges_bind_the_frontends_that_say_so() {
     let nothing = Memory::new(0, 0, 0);
     let pick = ask_again(&tables, "192.0.2.1", nothing);
     assert!(admits(&tables, &pick, addr("10.0.0.7")) && !admits(&tables, &pick, addr("10.0.0.8")));
-    assert!(pick_again(&tables, &pick, &Draw { entropy: 0, now: 0 }).unwrap().must_check_source());
+    assert!(pick_again(&tables, &pick, 0).unwrap().must_check_source());
     let free = ask_again(&tables, "10.96.0.1", nothing);
     assert!(admits(&tables, &free, addr("10.0.0.8")));
 }

@@ -14,6 +14,7 @@ pub mod addr;
 pub mod affinity;
 pub mod backend;
 pub mod counter;
+pub mod draw;
 pub mod filter;
 pub mod frontend;
 pub mod lb;

@@ -30,41 +30,49 @@ mod entry {
     use crate::{guard, list, sock, udp};
 
     #[cgroup_sock_addr(connect4)]
+    #[inline(always)]
     pub fn shunt_connect4(ctx: SockAddrContext) -> i32 {
         sock::connect(&ctx, Family::V4)
     }
 
     #[cgroup_sock_addr(connect6)]
+    #[inline(always)]
     pub fn shunt_connect6(ctx: SockAddrContext) -> i32 {
         sock::connect(&ctx, Family::V6)
     }
 
     #[cgroup_sock_addr(sendmsg4)]
+    #[inline(always)]
     pub fn shunt_sendmsg4(ctx: SockAddrContext) -> i32 {
         udp::send(&ctx, Family::V4)
     }
 
     #[cgroup_sock_addr(sendmsg6)]
+    #[inline(always)]
     pub fn shunt_sendmsg6(ctx: SockAddrContext) -> i32 {
         udp::send(&ctx, Family::V6)
     }
 
     #[cgroup_sock_addr(recvmsg4)]
+    #[inline(always)]
     pub fn shunt_recvmsg4(ctx: SockAddrContext) -> i32 {
         udp::receive(&ctx, Family::V4)
     }
 
     #[cgroup_sock_addr(recvmsg6)]
+    #[inline(always)]
     pub fn shunt_recvmsg6(ctx: SockAddrContext) -> i32 {
         udp::receive(&ctx, Family::V6)
     }
 
     #[cgroup_sock_addr(getpeername4)]
+    #[inline(always)]
     pub fn shunt_getpeername4(ctx: SockAddrContext) -> i32 {
         sock::getpeername(&ctx, Family::V4)
     }
 
     #[cgroup_sock_addr(getpeername6)]
+    #[inline(always)]
     pub fn shunt_getpeername6(ctx: SockAddrContext) -> i32 {
         sock::getpeername(&ctx, Family::V6)
     }

@@ -1,18 +1,19 @@
 //! Socket hooks: a context becomes a tuple, the verdict becomes a rewritten context.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_set_retval};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_set_retval};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use proxy_common::addr::{Addr, Proto};
 use proxy_common::affinity::Memory;
+use proxy_common::draw::mix;
 use proxy_common::lb::{
-    Draw, Held, Origin, Packet, Pick, Sender, Tuple, Verdict, is_foreign, is_private, translate,
+    Held, Origin, Packet, Pick, Sender, Tuple, Verdict, is_foreign, is_own_loopback, is_private, translate,
 };
 use proxy_common::registry::Event;
 use proxy_common::socket::TcpRecord;
 
 use crate::context::{self, ALLOW, Family, REFUSE, read_destination, write_destination};
-use crate::maps::{self, HOST_NETNS, HOST_ONLY, Kernel, clients, sockets};
+use crate::maps::{self, HOST_NETNS, HOST_ONLY, Kernel, SEED, clients, sockets};
 use crate::{udp, verdict};
 
 /// IP protocol of TCP.
@@ -34,14 +35,14 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let (addr, port) = read_destination(ctx, family);
     let Some(origin) = concerned(ctx, addr) else { return ALLOW };
     let packet = Packet { tuple: Tuple { addr, port, proto: Proto::TCP }, origin };
-    let draw = draw();
-    match translate(&Kernel, &packet, &draw, &Dialler(ctx)) {
-        Verdict::Forward(pick) => forward(ctx, family, (&packet.tuple, draw.now), &pick),
+    let dialler = Dialler { ctx, cookie: sockets::cookie(ctx) };
+    match translate(&Kernel, &packet, &dialler) {
+        Verdict::Forward(pick) => forward(&dialler, family, &packet.tuple, &pick),
         Verdict::Drop(service, reason) => {
             verdict::note_drop(ctx, service, reason);
             let (frontend, frontend_port) = (addr, port);
             time_out(
-                ctx,
+                &dialler,
                 &TcpRecord {
                     frontend,
                     backend: frontend,
@@ -58,17 +59,27 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
 /// Lets a connection begin whose packets the egress guard drops. Where there is no guard yet, the caller is told at once
 /// what it would have been told later, and the agent puts the guard in force.
 #[inline(always)]
-fn time_out(ctx: &SockAddrContext, record: &TcpRecord) -> i32 {
-    if maps::is_guarded() && sockets::remember_tcp(ctx, record) {
+fn time_out(dialler: &Dialler<'_>, record: &TcpRecord) -> i32 {
+    if maps::is_guarded() && dialler.remember(record) {
         return ALLOW;
     }
-    clients::report(context::netns(ctx), Event::GUARD_WANTED);
+    clients::report(context::netns(dialler.ctx), Event::GUARD_WANTED);
     set_errno(ETIMEDOUT);
     REFUSE
 }
 
-/// The owner of a TCP socket.
-struct Dialler<'a>(&'a SockAddrContext);
+/// The owner of a TCP socket, with the socket's cookie.
+struct Dialler<'a> {
+    ctx: &'a SockAddrContext,
+    cookie: u64,
+}
+
+impl Dialler<'_> {
+    #[inline(always)]
+    fn remember(&self, record: &TcpRecord) -> bool {
+        sockets::remember_tcp(self.ctx, self.cookie, record)
+    }
+}
 
 impl Sender for Dialler<'_> {
     #[inline(always)]
@@ -77,17 +88,25 @@ impl Sender for Dialler<'_> {
     }
 
     #[inline(always)]
-    fn remembered(&self, service: u32, is_v4: bool) -> Option<Memory> {
-        clients::remembered(context::netns(self.0), service, is_v4)
+    fn remembered(&self, service: u32, is_v4: bool, seconds: u32) -> Option<Memory> {
+        clients::remembered(context::netns(self.ctx), (service, is_v4), seconds)
+    }
+
+    #[inline(always)]
+    fn draw(&self) -> u32 {
+        // SAFETY: the helper takes nothing and returns a number.
+        let instant = unsafe { bpf_jiffies64() };
+        // A socket that connects again draws again, as soon as the clock has ticked.
+        mix(SEED.load() ^ instant << 32, self.cookie)
     }
 }
 
 /// Remembers a pick for the client's next connection, if the service port has affinity.
 #[inline(always)]
-pub fn stick(ctx: &SockAddrContext, pick: &Pick, (frontend, now): (Addr, u64)) {
+pub fn stick(ctx: &SockAddrContext, pick: &Pick, frontend: Addr) {
     if pick.is_sticky() {
-        let memory = Memory::new(pick.backend, pick.generation, now);
-        clients::remember(context::netns(ctx), (pick.service, frontend.is_v4()), memory);
+        let row = (pick.backend, pick.generation);
+        clients::remember(context::netns(ctx), (pick.service, frontend.is_v4()), row);
         clients::meet(context::netns(ctx));
     }
 }
@@ -125,7 +144,8 @@ pub fn release(ctx: &SockContext) -> i32 {
 }
 
 #[inline(always)]
-fn forward(ctx: &SockAddrContext, family: Family, (tuple, now): (&Tuple, u64), pick: &Pick) -> i32 {
+fn forward(dialler: &Dialler<'_>, family: Family, tuple: &Tuple, pick: &Pick) -> i32 {
+    let ctx = dialler.ctx;
     if matches!(family, Family::V4) && !pick.addr.is_v4() {
         return ALLOW;
     }
@@ -139,23 +159,23 @@ fn forward(ctx: &SockAddrContext, family: Family, (tuple, now): (&Tuple, u64), p
     };
     if must_check && !maps::is_guarded() {
         // Nobody would look at the address that the connection comes from.
-        return time_out(ctx, &record);
+        return time_out(dialler, &record);
     }
     // Without a record `getpeername` shows the backend; where the guard needs one, there is no connection without.
-    if !sockets::remember_tcp(ctx, &record) && must_check {
+    if !dialler.remember(&record) && must_check {
         return verdict::no_record();
     }
     write_destination(ctx, family, pick.addr, pick.port);
     verdict::note(ctx, pick);
-    stick(ctx, pick, (tuple.addr, now));
+    stick(ctx, pick, tuple.addr);
     ALLOW
 }
 
-/// What the next decision may not make up by itself.
+/// 32 uniformly random bits.
 #[inline(always)]
-pub fn draw() -> Draw {
-    // SAFETY: the helpers take nothing and return a number.
-    unsafe { Draw { entropy: bpf_get_prandom_u32(), now: bpf_ktime_get_coarse_ns() } }
+pub fn draw() -> u32 {
+    // SAFETY: the helper takes nothing and returns a number.
+    unsafe { bpf_get_prandom_u32() }
 }
 
 /// Who sends to `addr`, if that may be ours to serve.
@@ -165,15 +185,16 @@ pub fn concerned(ctx: &SockAddrContext, addr: Addr) -> Option<Origin> {
     if is_foreign(&Kernel, addr) || maps::is_device_bound(ctx) {
         return None;
     }
-    let origin = origin(ctx);
-    if matches!(origin, Origin::Pod) && HOST_ONLY.load() != 0 {
-        return None;
+    let is_host_only = HOST_ONLY.load() != 0;
+    if !is_host_only && !is_own_loopback(addr) {
+        // Only the loopback of the host is another than that of a pod: who it is would be asked for nothing.
+        return Some(Origin::Pod);
     }
+    let origin = if context::netns(ctx) == HOST_NETNS.load() { Origin::Host } else { Origin::Pod };
     // What `translate` would say too, but pods connect to their own loopback a lot: a sidecar, a local cache.
-    if is_private(addr, origin) { None } else { Some(origin) }
-}
-
-#[inline(always)]
-fn origin(ctx: &SockAddrContext) -> Origin {
-    if context::netns(ctx) == HOST_NETNS.load() { Origin::Host } else { Origin::Pod }
+    if matches!(origin, Origin::Pod) && is_host_only || is_private(addr, origin) {
+        None
+    } else {
+        Some(origin)
+    }
 }

@@ -105,8 +105,13 @@ impl Sender for SocketOf<'_> {
     }
 
     #[inline(always)]
-    fn remembered(&self, service: u32, is_v4: bool) -> Option<Memory> {
-        clients::remembered(context::netns(self.0), service, is_v4)
+    fn remembered(&self, service: u32, is_v4: bool, seconds: u32) -> Option<Memory> {
+        clients::remembered(context::netns(self.0), (service, is_v4), seconds)
+    }
+
+    #[inline(always)]
+    fn draw(&self) -> u32 {
+        sock::draw()
     }
 }
 
@@ -132,8 +137,7 @@ impl Dial<'_> {
     fn direct(&self, origin: Origin, is_mover: bool) -> i32 {
         let tuple = Tuple { addr: self.to.0, port: self.to.1, proto: Proto::UDP };
         let packet = Packet { tuple, origin };
-        let draw = sock::draw();
-        let mut pick = match follow(&Kernel, &packet, &draw, &SocketOf(self.ctx)) {
+        let mut pick = match follow(&Kernel, &packet, &SocketOf(self.ctx)) {
             Flow::Held(addr, port) => return self.go_on(addr, port),
             Flow::New(Verdict::Forward(pick)) => pick,
             Flow::New(verdict) => return self.stop(verdict, is_mover),
@@ -143,7 +147,7 @@ impl Dial<'_> {
             if pick.is_sticky() || !is_taken(self.ctx, (pick.addr, pick.port), self.to) {
                 break;
             }
-            let Some(other) = pick_again(&Kernel, &pick, &sock::draw()) else { break };
+            let Some(other) = pick_again(&Kernel, &pick, sock::draw()) else { break };
             pick = other;
         }
         if pick.must_check_source() && !maps::is_guarded() {
@@ -154,7 +158,7 @@ impl Dial<'_> {
         // Last: what comes after them is verified once for every way through them.
         if answer == ALLOW {
             verdict::note(self.ctx, &pick);
-            sock::stick(self.ctx, &pick, (self.to.0, draw.now));
+            sock::stick(self.ctx, &pick, self.to.0);
             clients::meet(context::netns(self.ctx));
         }
         answer

@@ -3,6 +3,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{ArrayOfMaps, HashMap, LruHashMap, RingBuf};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
 use proxy_common::addr::Addr;
 use proxy_common::affinity::{AffinityKey, Memory};
@@ -65,14 +66,23 @@ fn address(netns: u64, is_v4: bool) -> Option<Addr> {
     namespace.address(is_v4)
 }
 
-/// What is remembered of a client. One that has become known since is remembered under what stood for it.
+/// What is remembered of a client, and not older than `seconds`. One that has become known since is remembered under what
+/// stood for it.
 #[inline(always)]
-pub fn remembered(netns: u64, service: u32, is_v4: bool) -> Option<Memory> {
+pub fn remembered(netns: u64, (service, is_v4): (u32, bool), seconds: u32) -> Option<Memory> {
     let known = address(netns, is_v4).unwrap_or(stand_in(netns));
-    if let Some(memory) = memory(AffinityKey { service, client: known }) {
-        return Some(memory);
+    let mut found = memory(AffinityKey { service, client: known });
+    if found.is_none() {
+        found = memory(AffinityKey { service, client: stand_in(netns) });
     }
-    memory(AffinityKey { service, client: stand_in(netns) })
+    found.filter(|memory| memory.is_fresh(now(), seconds))
+}
+
+/// Nanoseconds of the kernel's monotonic clock, as of its last tick.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes nothing and returns a number.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 #[inline(always)]
@@ -82,9 +92,10 @@ fn memory(key: AffinityKey) -> Option<Memory> {
     Some(Memory::from_words(unsafe { [words.read_volatile(), words.add(1).read_volatile()] }))
 }
 
-/// Remembers what a client was given.
+/// Remembers the row, with its generation, that a client was given.
 #[inline(always)]
-pub fn remember(netns: u64, (service, is_v4): (u32, bool), memory: Memory) {
+pub fn remember(netns: u64, (service, is_v4): (u32, bool), (backend, generation): (u32, u32)) {
+    let memory = Memory::new(backend, generation, now());
     let client = address(netns, is_v4).unwrap_or(stand_in(netns));
     let key = AffinityKey { service, client };
     let Some(table) = AFFINITY.get(0) else { return };

@@ -80,6 +80,9 @@ pub static HOST_NETNS: Global<u64> = Global::new(0);
 /// Not zero: sockets of pods are left alone, since another hook serves them (`--socket-lb host`).
 #[unsafe(no_mangle)]
 pub static HOST_ONLY: Global<u32> = Global::new(0);
+/// What no other node draws from, set before the load, see `proxy_common::draw`.
+#[unsafe(no_mangle)]
+pub static SEED: Global<u64> = Global::new(0);
 /// Shards of each counter, a power of two, set before the load.
 #[unsafe(no_mangle)]
 pub static COUNTER_SHARDS: Global<u32> = Global::new(1);
@@ -100,8 +103,9 @@ impl filter::Bits for Kernel {
 
 impl Lookup for Kernel {
     #[inline(always)]
-    fn may_own(&self, addr: Addr) -> bool {
-        filter::may_own(self, addr)
+    fn may_own(&self, _: Addr) -> bool {
+        // Every hook asks before it decides, see `sock::concerned`; without that a decision takes longer, and is the same.
+        true
     }
 
     #[inline(always)]
@@ -135,12 +139,19 @@ impl Lookup for Kernel {
 
     #[inline(always)]
     fn head(&self, service: u32) -> Option<Head> {
-        cell_word(service, 0).map(Head)
+        cell(service).map(|cell| Head(word_of(cell, 0)))
     }
 
     #[inline(always)]
     fn view(&self, service: u32, half: Half, view: View) -> Option<ViewWord> {
-        cell_word(service, half.word(view)).map(ViewWord)
+        cell(service).map(|cell| ViewWord(word_of(cell, half.word(view))))
+    }
+
+    #[inline(always)]
+    fn in_force(&self, service: u32, view: View) -> Option<(Head, ViewWord)> {
+        let cell = cell(service)?;
+        let head = Head(word_of(cell, 0));
+        Some((head, ViewWord(word_of(cell, head.half().word(view)))))
     }
 
     #[inline(always)]
@@ -177,11 +188,15 @@ pub fn is_guarded() -> bool {
 }
 
 #[inline(always)]
-fn cell_word(service: u32, word: usize) -> Option<u64> {
-    let cell =
-        SERVICES.get_value_ptr_mut(names::SERVICES.chunk(service), &names::SERVICES.offset(service))?;
+fn cell(service: u32) -> Option<*mut [u64; CELL_WORDS]> {
+    SERVICES.get_value_ptr_mut(names::SERVICES.chunk(service), &names::SERVICES.offset(service))
+}
+
+/// A word of a cell that [`cell`] found.
+#[inline(always)]
+fn word_of(cell: *mut [u64; CELL_WORDS], word: usize) -> u64 {
     // SAFETY: a cell is CELL_WORDS aligned words and every caller's index is below that.
-    Some(unsafe { cell.cast::<u64>().add(word).read_volatile() })
+    unsafe { cell.cast::<u64>().add(word).read_volatile() }
 }
 
 /// Counts something that happened to a service.

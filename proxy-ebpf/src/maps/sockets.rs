@@ -21,22 +21,27 @@ static UDP_SOCKETS: SkStorage<UdpRecord> = SkStorage::new();
 /// Id of the root of the cgroup tree, where kernel threads are.
 const ROOT_CGROUP: u64 = 1;
 
-/// Remembers what a TCP socket dialled; says whether that was possible.
+/// The cookie of a socket: never zero, and never another's.
 #[inline(always)]
-pub fn remember_tcp(ctx: &SockAddrContext, record: &TcpRecord) -> bool {
-    remember_in_place(ctx, record) || remember_on_socket(ctx, record)
+pub fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is valid; the helper accepts it for every sock_addr program.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// Remembers what the TCP socket with this cookie dialled; says whether that was possible.
+#[inline(always)]
+pub fn remember_tcp(ctx: &SockAddrContext, cookie: u64, record: &TcpRecord) -> bool {
+    remember_in_place(cookie, record) || remember_on_socket(ctx, record)
 }
 
 /// Puts the record into the socket's place, unless another socket has it.
 #[inline(always)]
-fn remember_in_place(ctx: &SockAddrContext, record: &TcpRecord) -> bool {
+fn remember_in_place(cookie: u64, record: &TcpRecord) -> bool {
     // SAFETY: the helper takes nothing and returns a number.
     if unsafe { bpf_get_current_cgroup_id() } == ROOT_CGROUP {
         // Perhaps a socket of the kernel's own, as of NFS: no hook runs when it is closed, and its place would be lost.
         return false;
     }
-    // SAFETY: the context is valid; the helper accepts it for every sock_addr program.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let Some(place) = TCP_PEERS.get_ptr_mut(peer_place(cookie)) else { return false };
     let mut holder = 0_u64;
     // SAFETY: the map returned a live, aligned element whose first word is the cookie. Whoever finds zero there has it,
@@ -73,9 +78,9 @@ fn remember_on_socket(ctx: &SockAddrContext, record: &TcpRecord) -> bool {
 /// What this TCP socket dialled, if that was translated. Its place comes first: a record there is never older.
 #[inline(always)]
 pub fn recall_tcp(ctx: &SockAddrContext) -> Option<TcpRecord> {
-    // SAFETY: the context is valid; a place is read by its owner only, and both records are copied at once.
+    let cookie = cookie(ctx);
+    // SAFETY: a place is read by its owner only, and both records are copied at once.
     unsafe {
-        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
         match TCP_PEERS.get_ptr_mut(peer_place(cookie)) {
             Some(place) if cookie_of(place) == cookie => Some((*place).record),
             _ => TCP_SOCKETS.get_ptr_mut(ctx).as_ref().copied(),

@@ -7,7 +7,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 
 /// Helpers that the programs at sockets call; the last three only where they log.
-const HELPERS: [BpfHelper; 18] = [
+const HELPERS: [BpfHelper; 19] = [
     BpfHelper::BPF_FUNC_map_lookup_elem,
     BpfHelper::BPF_FUNC_map_update_elem,
     BpfHelper::BPF_FUNC_map_delete_elem,
@@ -15,6 +15,7 @@ const HELPERS: [BpfHelper; 18] = [
     BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
     BpfHelper::BPF_FUNC_ringbuf_output,
     BpfHelper::BPF_FUNC_get_prandom_u32,
+    BpfHelper::BPF_FUNC_jiffies64,
     BpfHelper::BPF_FUNC_get_smp_processor_id,
     BpfHelper::BPF_FUNC_get_socket_cookie,
     BpfHelper::BPF_FUNC_get_current_cgroup_id,

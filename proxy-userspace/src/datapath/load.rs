@@ -1,5 +1,6 @@
 //! Loads the object: checks pins, makes or adopts maps, runs every program through the verifier.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -46,6 +47,11 @@ pub struct Loaded {
     ebpf: Ebpf,
 }
 
+/// Each hasher has random keys of its own: enough that no two nodes draw alike.
+fn seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
 impl Loaded {
     /// Loads every program.
     pub fn new(options: &LoadOptions<'_>) -> Result<Self, DatapathError> {
@@ -54,6 +60,8 @@ impl Loaded {
         let host_only = u32::from(options.host_only);
         loader.override_global("HOST_ONLY", &host_only, true);
         loader.override_global("MOVER", &options.mover, true);
+        let seed = seed();
+        loader.override_global("SEED", &seed, true);
         loader.override_global("COUNTER_SHARDS", &options.counter_shards, true);
         loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(pin_dir) = options.pin_dir {

@@ -13,7 +13,7 @@ use proxy_common::owned;
 use proxy_common::service::{Half, Head, View, ViewKind, ViewWord};
 use serde::Serialize;
 
-use super::client::Client;
+use super::Question;
 use crate::maps::known::stands_for;
 use crate::maps::render::{kind_name, view_name};
 
@@ -147,10 +147,8 @@ pub type Memories<'a> = &'a dyn Fn(AffinityKey) -> Option<Memory>;
 pub(super) struct Asker<'a, L> {
     /// Where looks are noted.
     pub(super) recorder: &'a Recorder<'a, L>,
-    /// Who it is.
-    pub(super) client: &'a Client,
-    /// What is remembered.
-    pub(super) memories: Memories<'a>,
+    /// Who it is, and what is remembered of it.
+    pub(super) question: &'a Question<'a>,
 }
 
 impl<L: Lookup> Sender for Asker<'_, L> {
@@ -158,11 +156,16 @@ impl<L: Lookup> Sender for Asker<'_, L> {
         None
     }
 
-    fn remembered(&self, service: u32, is_v4: bool) -> Option<Memory> {
-        let look = |client| Some((client, (self.memories)(AffinityKey { service, client })?));
-        let found = self.client.keys(is_v4).find_map(look);
+    fn remembered(&self, service: u32, is_v4: bool, seconds: u32) -> Option<Memory> {
+        let look = |client| Some((client, (self.question.memories)(AffinityKey { service, client })?));
+        let found = self.question.client.keys(is_v4).find_map(look);
         self.recorder.note(Look::Remembered(found));
-        found.map(|(_, memory)| memory)
+        found.map(|(_, memory)| memory).filter(|memory| memory.is_fresh(self.question.now, seconds))
+    }
+
+    fn draw(&self) -> u32 {
+        // Which slot is drawn nobody knows before.
+        0
     }
 }
 

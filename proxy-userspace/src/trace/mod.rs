@@ -17,7 +17,7 @@ use proxy_common::addr::Addr;
 use proxy_common::affinity::Memory;
 use proxy_common::backend::Backend;
 use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
-use proxy_common::lb::{Draw, Lookup, Origin, Packet, Verdict, translate};
+use proxy_common::lb::{Lookup, Origin, Packet, Verdict, translate};
 use proxy_common::service::{Head, View, ViewKind, ViewWord};
 use serde::Serialize;
 
@@ -198,9 +198,7 @@ impl Found {
 /// Decides, and tells how.
 pub fn trace<S: Words + Elements>(live: &Live<'_, S>, question: &Question<'_>) -> Trace {
     let recorder = Recorder::new(live);
-    let asker = Asker { recorder: &recorder, client: question.client, memories: question.memories };
-    let draw = Draw { entropy: 0, now: question.now };
-    let verdict = translate(&recorder, &question.packet, &draw, &asker);
+    let verdict = translate(&recorder, &question.packet, &Asker { recorder: &recorder, question });
     let found = Found::of(&recorder.looks());
     let frontend = found.frontend.as_ref().map(|(_, value)| value);
     let admission = outcome::admission(&recorder, live, (frontend, &verdict), question);

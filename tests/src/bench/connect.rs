@@ -20,7 +20,7 @@ pub(super) struct ConnectArguments {
     #[arg(long, default_value_t = 100_000)]
     pub(super) runs: u32,
     /// Pairs of each comparison.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 3_000)]
     pub(super) pairs: u32,
     /// Connects of each half of a pair.
     #[arg(long, default_value_t = 300)]

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::affinity::Memory as Remembered;
-use proxy_common::lb::{Draw, Held, Lookup, Origin, Packet, Sender, Tuple, Verdict, translate};
+use proxy_common::lb::{Held, Lookup, Origin, Packet, Sender, Tuple, Verdict, translate};
 
-use super::cases::{PORTS, addr, any_steps, cluster_ip, node_addr};
+use super::cases::{PORTS, addr, any_steps, cluster_ip, config, node_addr};
 use super::world::{RULES, World};
 use crate::maps::live::Live;
 use crate::maps::memory::Memory;
@@ -18,8 +18,12 @@ impl Sender for Known {
         None
     }
 
-    fn remembered(&self, _: u32, _: bool) -> Option<Remembered> {
+    fn remembered(&self, _: u32, _: bool, _: u32) -> Option<Remembered> {
         Some(Remembered::new(self.0, 1, 0))
+    }
+
+    fn draw(&self) -> u32 {
+        self.0 * (u32::MAX / 5)
     }
 }
 
@@ -37,8 +41,7 @@ fn verdicts(lookup: &impl Lookup) -> Vec<Verdict> {
             for origin in [Origin::Host, Origin::Pod, Origin::External] {
                 let tuple = Tuple { addr, port: Port::new(port), proto: Proto::TCP };
                 for step in 0..5_u32 {
-                    let draw = Draw { entropy: step * (u32::MAX / 5), now: 1 };
-                    verdicts.push(translate(lookup, &Packet { tuple, origin }, &draw, &Known(step)));
+                    verdicts.push(translate(lookup, &Packet { tuple, origin }, &Known(step)));
                 }
             }
         }
@@ -57,7 +60,7 @@ fn owners_agree(memory: &Memory, world: &World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(config())]
 
     #[test]
     fn a_look_from_outside_agrees_with_the_store(steps in any_steps(6)) {

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::Backend;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{
-    Draw, DropReason, Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate, view_for,
-};
+use proxy_common::lb::{DropReason, Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate, view_for};
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::service::{Half, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
@@ -207,14 +205,11 @@ pub(super) fn outcomes(lookup: &impl Lookup, key: &FrontendKey, origin: Origin) 
     };
     let packet = Packet { tuple: Tuple { addr: dst, port: key.port, proto: key.proto }, origin };
     (0..DRAWS)
-        .map(|step| {
-            match translate(lookup, &packet, &Draw { entropy: step * (u32::MAX / DRAWS), now: 0 }, &Stranger)
-            {
-                Verdict::Pass => Outcome::Pass,
-                Verdict::Reject(_, reason) => Outcome::Reject(reason),
-                Verdict::Drop(_, reason) => Outcome::Drop(reason),
-                Verdict::Forward(pick) => Outcome::To(pick.addr, pick.port),
-            }
+        .map(|step| match translate(lookup, &packet, &Stranger(step * (u32::MAX / DRAWS))) {
+            Verdict::Pass => Outcome::Pass,
+            Verdict::Reject(_, reason) => Outcome::Reject(reason),
+            Verdict::Drop(_, reason) => Outcome::Drop(reason),
+            Verdict::Forward(pick) => Outcome::To(pick.addr, pick.port),
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::backend::{Backend, ROW_WORDS, split};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{Draw, Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate};
+use proxy_common::lb::{Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate};
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
@@ -35,21 +35,21 @@ pub(super) fn decide(
     random: &mut fastrand::Rng,
 ) -> Result<f64> {
     let tables = Tables { store, frontends: store.frontends()?.into_iter().collect() };
-    let packets: Vec<(u32, Packet, Draw)> = (0..DECISIONS)
+    let packets: Vec<(u32, Packet, Stranger)> = (0..DECISIONS)
         .map(|_| {
             let service = random.u32(..world.services);
-            (service, packet(dialled(service)), Draw { entropy: random.u32(..), now: 0 })
+            (service, packet(dialled(service)), Stranger(random.u32(..)))
         })
         .collect();
-    for (service, packet, draw) in packets.iter().take(10_000) {
-        let verdict = translate(&tables, packet, draw, &Stranger);
+    for (service, packet, sender) in packets.iter().take(10_000) {
+        let verdict = translate(&tables, packet, sender);
         let Verdict::Forward(pick) = verdict else { anyhow::bail!("service {service}: {verdict:?}") };
         let at = SocketAddr::new(pick.addr.to_ip(), pick.port.get());
         ensure!(world.is_endpoint(*service, at), "service {service} leads to {at}");
     }
     let start = Instant::now();
-    for (_, packet, draw) in &packets {
-        black_box(translate(&tables, black_box(packet), draw, &Stranger));
+    for (_, packet, sender) in &packets {
+        black_box(translate(&tables, black_box(packet), sender));
     }
     Ok(start.elapsed().as_secs_f64() * 1e9 / float(u64::from(DECISIONS)))
 }
