@@ -314,8 +314,15 @@ pub enum Fate {
 #[inline(always)]
 pub fn fate<L: Lookup>(lookup: &L, packet: &Packet, held: Option<&Held>) -> Fate {
     let frontend = resolve(lookup, packet).ok();
+    // An address that has become the node's own, as with a DNS cache on the node, is served by its sockets from the next
+    // connect on; who is connected through it is left where it is well.
+    let is_its = match (&frontend, held) {
+        (Some(frontend), Some(held)) => frontend.service == held.service,
+        (None, Some(_)) => lookup.node_addr(packet.tuple.addr).is_some(),
+        (_, None) => false,
+    };
     if let Some(held) = held
-        && frontend.is_some_and(|frontend| frontend.service == held.service)
+        && is_its
         && row_of(lookup, held).is_some_and(|row| row.state().is_serving())
     {
         return Fate::Stays;

@@ -373,4 +373,9 @@ fn a_connected_socket_stays_moves_or_waits() {
     assert_eq!(fate(&empty, &Packet { tuple, ..packet }, Some(&held)), Fate::Waits, "the port has gone");
     let other = Held { service: SERVICE + 1, ..held };
     assert_eq!(fate(&sticky(), &packet, Some(&other)), Fate::Moves, "the address is another service's");
+    let mut own = sticky().node_at("192.0.2.1", NodeAddrFlags::LOCAL);
+    own.frontends.remove(&vip("192.0.2.1", 80));
+    assert_eq!(fate(&own, &packet, Some(&held)), Fate::Stays, "the address is the node's own by now");
+    own.backends.get_mut(&held.backend).unwrap().state = 0;
+    assert_eq!(fate(&own, &packet, Some(&held)), Fate::Waits, "and its backend is gone");
 }

@@ -7,7 +7,7 @@ use proxy_common::addr::{Addr, Proto};
 use proxy_common::affinity::Memory;
 use proxy_common::draw::mix;
 use proxy_common::lb::{
-    Held, Origin, Packet, Pick, Sender, Tuple, Verdict, is_foreign, is_own_loopback, is_private, translate,
+    Held, Origin, Packet, Pick, Sender, Tuple, Verdict, is_foreign, is_own_loopback, translate,
 };
 use proxy_common::registry::Event;
 use proxy_common::socket::TcpRecord;
@@ -185,16 +185,10 @@ pub fn concerned(ctx: &SockAddrContext, addr: Addr) -> Option<Origin> {
     if is_foreign(&Kernel, addr) || maps::is_device_bound(ctx) {
         return None;
     }
-    let is_host_only = HOST_ONLY.load() != 0;
-    if !is_host_only && !is_own_loopback(addr) {
+    if !is_own_loopback(addr) && HOST_ONLY.load() == 0 {
         // Only the loopback of the host is another than that of a pod: who it is would be asked for nothing.
         return Some(Origin::Pod);
     }
-    let origin = if context::netns(ctx) == HOST_NETNS.load() { Origin::Host } else { Origin::Pod };
     // What `translate` would say too, but pods connect to their own loopback a lot: a sidecar, a local cache.
-    if matches!(origin, Origin::Pod) && is_host_only || is_private(addr, origin) {
-        None
-    } else {
-        Some(origin)
-    }
+    if context::netns(ctx) == HOST_NETNS.load() { Some(Origin::Host) } else { None }
 }
