@@ -26,7 +26,7 @@ use crate::netns::{Netns, address_line};
 /// First address of a pod on its node, less one.
 const POD: u8 = 10;
 /// First of the further addresses, less one.
-const FURTHER: u8 = 100;
+const FURTHER: u8 = 120;
 
 /// Settings of each namespace. Refusals are sent at any rate, and queues of listeners are as long as they ask.
 const SYSCTLS: [(&str, &str); 6] = [
