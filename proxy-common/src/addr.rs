@@ -171,6 +171,10 @@ impl Proto {
     pub const UDP: Self = Self(17);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+    /// ICMP, which only quotes what has frontends.
+    pub const ICMP: Self = Self(1);
+    /// ICMPv6, likewise.
+    pub const ICMPV6: Self = Self(58);
 }
 
 impl fmt::Display for Proto {

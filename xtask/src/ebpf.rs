@@ -18,7 +18,7 @@ use crate::tree::Tree;
 use crate::wrapper;
 
 /// The shipped programs, and the programs that only prove something in the tests.
-const OBJECTS: [&str; 2] = ["shunt", "proofs"];
+const OBJECTS: [&str; 3] = ["shunt", "proofs", "packet"];
 
 /// What `check` found, beyond failures.
 pub(crate) enum Check {

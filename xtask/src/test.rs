@@ -189,6 +189,7 @@ impl Run<'_> {
             tests.envs(object.map(|path| ("SHUNT_TEST_OBJECT", path)));
             tests.envs(peers.as_ref().map(|path| (peers::DIRECTORIES, path)));
             tests.env("SHUNT_PROOFS_OBJECT", self.tree.fresh_object("proofs"));
+            tests.env("SHUNT_PACKET_OBJECT", self.tree.fresh_object("packet"));
             self.tally.tests(self.tree, &title, &mut tests)?;
         }
         Ok(())

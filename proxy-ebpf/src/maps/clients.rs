@@ -20,7 +20,7 @@ static NETNS: HashMap<u64, Namespace, { names::NETNS_MAX as usize }, NO_PREALLOC
 #[btf_map]
 static EVENTS: RingBuf<Event, { names::EVENTS_BYTES as usize }> = RingBuf::new();
 #[btf_map]
-static AFFINITY: ArrayOfMaps<LruHashMap<AffinityKey, Memory, { names::AFFINITY_INITIAL as usize }>, 1> =
+pub static AFFINITY: ArrayOfMaps<LruHashMap<AffinityKey, Memory, { names::AFFINITY_INITIAL as usize }>, 1> =
     ArrayOfMaps::new();
 
 /// Process that moves connected UDP sockets, as the initial PID namespace numbers it; set before the load.

@@ -5,14 +5,13 @@ use proc_macro2::{Delimiter, TokenTree};
 use crate::source::{Source, is_sign, is_word, walk};
 
 /// The files and folders that may hold unsafe code.
-const UNSAFE: [&str; 11] = [
+const UNSAFE: [&str; 10] = [
     "proxy-common/src/pod.rs",
     "proxy-ebpf/src/egress.rs",
     "proxy-ebpf/src/list.rs",
     "proxy-ebpf/src/maps/",
-    "proxy-ebpf/src/packet.rs",
+    "proxy-ebpf/src/packet/",
     "proxy-ebpf/src/proofs/",
-    "proxy-ebpf/src/rewrite.rs",
     "proxy-ebpf/src/context.rs",
     "proxy-ebpf/src/sock.rs",
     "proxy-userspace/src/maps/store.rs",

@@ -1,0 +1,119 @@
+//! The first packet of a flow: a backend is picked, and the flow gets its records.
+
+use super::{Action, Change, Claim, Flows, Passage, TRIES, Why, Work, is_alive};
+use crate::addr::{Addr, Proto};
+use crate::affinity::Memory;
+use crate::flow::{End, Flow, Part};
+use crate::lb::{DropReason, Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
+use crate::packet::Side;
+
+/// The sender of a packet, of which its address is known.
+struct Client<'a, F> {
+    flows: &'a F,
+    addr: Addr,
+}
+
+impl<F: Flows> Sender for Client<'_, F> {
+    #[inline(always)]
+    fn held(&self, _: &Tuple) -> Option<Held> {
+        None
+    }
+
+    #[inline(always)]
+    fn remembered(&self, service: u32, _: bool, seconds: u32) -> Option<Memory> {
+        self.flows.remembered(service, self.addr, seconds)
+    }
+
+    #[inline(always)]
+    fn draw(&self) -> u32 {
+        self.flows.draw()
+    }
+}
+
+/// Decides about a packet that may begin a flow, where [`super::arrive`] says so.
+#[inline(always)]
+pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    let headers = passage.headers;
+    let tuple = Tuple { addr: headers.dst, port: headers.dst_port, proto: headers.proto };
+    let packet = Packet { tuple, origin: passage.origin };
+    let client = Client { flows, addr: headers.src };
+    let pick = match translate(lookup, &packet, &client) {
+        Verdict::Pass => return Action::Pass,
+        Verdict::Reject(service, reason) => return Action::Refuse(service, reason),
+        Verdict::Drop(service, reason) => return Action::Drop(service, Why::Decided(reason)),
+        Verdict::Forward(pick) => pick,
+    };
+    if !admits(lookup, &pick, headers.src) {
+        return Action::Drop(pick.service, Why::Decided(DropReason::SourceNotAllowed));
+    }
+    if !flows.admit() {
+        return Action::Drop(pick.service, Why::Flood);
+    }
+    if headers.proto == Proto::SCTP && pick.port != headers.dst_port {
+        return Action::Drop(pick.service, Why::Sctp);
+    }
+    draft(passage, &pick, work);
+    work.whole.flags = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
+    if let Err(why) = record(flows, passage, work) {
+        return Action::Drop(pick.service, why);
+    }
+    if pick.is_sticky() {
+        flows.remember(&pick, headers.src);
+    }
+    Action::Change(Change { side: Side::Destination, to: work.whole.backend, far_port: work.whole.inside })
+}
+
+/// The flow as it is to be, if nobody else is in its way.
+#[inline(always)]
+fn draft(passage: &Passage<'_>, pick: &Pick, work: &mut Work) {
+    work.whole.client = passage.src();
+    work.whole.inside = passage.headers.src_port;
+    work.whole.vip = passage.dst();
+    work.whole.backend = End::new(pick.addr, pick.port);
+    work.whole.snat = End::NONE;
+    work.whole.proto = passage.headers.proto;
+    work.whole.held = Held { service: pick.service, backend: pick.backend, generation: pick.generation };
+}
+
+/// Makes the records of a flow, which may get another port of the client inside of the node.
+#[inline(always)]
+fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
+    work.whole.record(Part::Reply, passage.now, &mut work.flow);
+    for _ in 0..TRIES {
+        work.whole.key(Part::Reply, &mut work.key);
+        match flows.claim(&work.key, &work.flow, &mut work.twin) {
+            Claim::Made => return finish(flows, passage, work),
+            Claim::Full => return Err(Why::Full),
+            Claim::Taken if is_free(flows, passage, work) => {
+                flows.remove(&work.key);
+                flows.put(&work.key, &work.flow);
+                return finish(flows, passage, work);
+            }
+            // Another client's port, or the same client through another frontend: the backend would mistake one for the
+            // other.
+            Claim::Taken if work.whole.proto == Proto::SCTP => return Err(Why::NoPort),
+            Claim::Taken => work.whole.inside = flows.ports().pick(flows.draw()),
+        }
+    }
+    Err(Why::NoPort)
+}
+
+/// Whether a record of replies that is there is the same client's through the same frontend, or is over.
+#[inline(always)]
+fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
+    let is_ours = work.twin.becomes == work.whole.vip && work.twin.port == work.whole.client.port;
+    is_ours || !is_alive(&work.twin, work.whole.proto, &flows.timeouts(), passage.now)
+}
+
+#[inline(always)]
+fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
+    work.whole.key(Part::Forward, &mut work.twin_key);
+    work.whole.record(Part::Forward, passage.now, &mut work.twin);
+    // What was there is over, or it would have gone on.
+    flows.remove(&work.twin_key);
+    if flows.put(&work.twin_key, &work.twin) {
+        return Ok(());
+    }
+    flows.remove(&work.key);
+    Err(Why::Full)
+}

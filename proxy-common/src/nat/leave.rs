@@ -1,0 +1,117 @@
+//! A packet leaves the node: the VIP instead of the backend, and SNAT towards remote backends.
+
+use super::arrive::{refresh, seen};
+use super::{Action, Change, Claim, Flows, Passage, TRIES, Why, Work, is_alive};
+use crate::addr::Proto;
+use crate::flow::{End, Flow, Part};
+use crate::packet::Side;
+
+/// Decides about a packet that leaves the node: a reply gets its VIP as source, and what goes to a backend on another node
+/// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself.
+///
+/// Where something else has given the packet another source on the way, as a CNI that masquerades, no flow is found, and
+/// there is nothing to do: whoever did that undoes it.
+#[inline(always)]
+pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    passage.key(Part::Reply, false, &mut work.key);
+    if finds(flows, passage, work) {
+        return Action::Change(back(flows, passage, work));
+    }
+    passage.key(Part::Reply, true, &mut work.key);
+    if !finds(flows, passage, work) || !needs_snat(flows, passage, &work.flow) {
+        return Action::Pass;
+    }
+    work.whole.recall(Part::Reply, &work.key, &work.flow);
+    if !work.whole.has_snat() {
+        return Action::Reserve;
+    }
+    work.whole.key(Part::Return, &mut work.twin_key);
+    if flows.find(&work.twin_key, &mut work.twin) {
+        refresh(flows, passage, (&work.twin_key, &mut work.twin));
+    } else {
+        work.whole.record(Part::Return, passage.now, &mut work.twin);
+        flows.put(&work.twin_key, &work.twin);
+    }
+    Action::Change(Change { side: Side::Source, to: work.whole.snat, far_port: passage.headers.dst_port })
+}
+
+#[inline(always)]
+fn finds<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
+    flows.find(&work.key, &mut work.flow)
+        && is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now)
+}
+
+#[inline(always)]
+fn needs_snat<F: Flows>(flows: &F, passage: &Passage<'_>, flow: &Flow) -> bool {
+    let is_hairpin = passage.headers.src == passage.headers.dst;
+    is_hairpin || flow.has(Flow::FROM_AFAR) && !flows.leads_to_pods()
+}
+
+/// A reply of the backend.
+#[inline(always)]
+fn back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Change {
+    work.whole.recall(Part::Reply, &work.key, &work.flow);
+    work.whole.key(Part::Forward, &mut work.twin_key);
+    if !flows.find(&work.twin_key, &mut work.twin) {
+        work.whole.record(Part::Forward, passage.now, &mut work.twin);
+        flows.put(&work.twin_key, &work.twin);
+    }
+    if work.flow.has(Flow::ANSWERED) {
+        refresh(flows, passage, (&work.key, &mut work.flow));
+    } else {
+        work.flow.flags = seen(work.flow.flags, passage.tcp) | Flow::ANSWERED;
+        work.flow.used = passage.now;
+        flows.put(&work.key, &work.flow);
+    }
+    Change { side: Side::Source, to: work.whole.vip, far_port: work.whole.client.port }
+}
+
+/// Gives a flow another source, where [`leave`] says that it needs one.
+#[inline(always)]
+pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    passage.key(Part::Reply, true, &mut work.key);
+    if !finds(flows, passage, work) {
+        return Action::Pass;
+    }
+    work.whole.recall(Part::Reply, &work.key, &work.flow);
+    if let Err(why) = find_source(flows, passage, work) {
+        return Action::Drop(work.whole.held.service, why);
+    }
+    work.flow.other = work.whole.snat;
+    flows.put(&work.key, &work.flow);
+    work.whole.key(Part::Forward, &mut work.twin_key);
+    if !flows.find(&work.twin_key, &mut work.twin) {
+        work.whole.record(Part::Forward, passage.now, &mut work.twin);
+    }
+    work.twin.other = work.whole.snat;
+    flows.put(&work.twin_key, &work.twin);
+    Action::Change(Change { side: Side::Source, to: work.whole.snat, far_port: passage.headers.dst_port })
+}
+
+/// Finds a source that no other flow has towards this backend: the client's port if it is of the range, else any of it.
+#[inline(always)]
+fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
+    let Some(addr) = flows.snat_address(passage.headers.is_v4) else { return Err(Why::NoAddress) };
+    let ports = flows.ports();
+    let must_keep = work.whole.proto == Proto::SCTP;
+    let inside = work.whole.inside;
+    work.whole.snat =
+        End::new(addr, if must_keep || ports.has(inside) { inside } else { ports.pick(flows.draw()) });
+    for _ in 0..TRIES {
+        work.whole.key(Part::Return, &mut work.twin_key);
+        work.whole.record(Part::Return, passage.now, &mut work.twin);
+        let mut other = Flow::EMPTY;
+        match flows.claim(&work.twin_key, &work.twin, &mut other) {
+            Claim::Made => return Ok(()),
+            Claim::Full => return Err(Why::Full),
+            Claim::Taken if !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) => {
+                flows.remove(&work.twin_key);
+                flows.put(&work.twin_key, &work.twin);
+                return Ok(());
+            }
+            Claim::Taken if must_keep => return Err(Why::NoPort),
+            Claim::Taken => work.whole.snat.port = ports.pick(flows.draw()),
+        }
+    }
+    Err(Why::NoPort)
+}

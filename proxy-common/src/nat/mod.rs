@@ -1,0 +1,192 @@
+//! The packet path: what becomes of a packet where it enters a node, and where it leaves it.
+//!
+//! Everything between the two, routing, netfilter and whatever a CNI does there, sees client and backend in both directions
+//! and never a VIP. So DNAT is done as a packet enters, and undone as the reply leaves; the source is changed for a backend on
+//! another node as the packet leaves, and changed back as the reply enters. [`arrive`] and [`leave`] decide by the tables of
+//! [`Lookup`] and the flows of [`Flows`]; they change records, and say how the packet is to be changed. That is
+//! [`crate::packet`]'s work. What only the first packet of a flow takes has functions of its own, [`begin`] and [`reserve`]: they
+//! are programs of their own in the kernel, where a stack has 512 bytes.
+
+mod arrive;
+mod begin;
+mod leave;
+mod life;
+mod ports;
+mod settings;
+
+pub use arrive::arrive;
+pub use begin::begin;
+pub use leave::{leave, reserve};
+pub use life::{Timeouts, is_alive};
+pub use ports::{Ports, TRIES};
+pub use settings::{Device, Settings};
+
+use crate::addr::Addr;
+use crate::flow::{End, Flow, FlowKey, Part, Whole};
+use crate::lb::{DropReason, Origin};
+use crate::packet::{Headers, Side};
+
+/// FIN, SYN, RST and ACK, as in the flags of a TCP header.
+pub const FIN: u8 = 1;
+/// See [`FIN`].
+pub const SYN: u8 = 2;
+/// See [`FIN`].
+pub const RST: u8 = 4;
+/// See [`FIN`].
+pub const ACK: u8 = 16;
+
+/// Room for what a decision looks at: memory of the program's CPU, since it is too much for a stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Key of the part that the packet shows.
+    pub key: FlowKey,
+    /// Its record.
+    pub flow: Flow,
+    /// Key of another part.
+    pub twin_key: FlowKey,
+    /// Its record.
+    pub twin: Flow,
+    /// The flow.
+    pub whole: Whole,
+}
+
+impl Work {
+    /// Nothing yet.
+    pub const EMPTY: Self = Self {
+        key: FlowKey::EMPTY,
+        flow: Flow::EMPTY,
+        twin_key: FlowKey::EMPTY,
+        twin: Flow::EMPTY,
+        whole: Whole::EMPTY,
+    };
+}
+
+/// A packet at one of the two places.
+#[derive(Clone, Copy, Debug)]
+pub struct Passage<'a> {
+    /// Its headers, with ports.
+    pub headers: &'a Headers,
+    /// Flags of its TCP header; zero for anything else.
+    pub tcp: u8,
+    /// Who sends, for a packet that enters.
+    pub origin: Origin,
+    /// Nanoseconds of the kernel's monotonic clock.
+    pub now: u64,
+}
+
+impl Passage<'_> {
+    /// Writes the key of a part that the packet shows, or of one that it shows when turned round.
+    #[inline(always)]
+    const fn key(&self, part: Part, is_turned: bool, key: &mut FlowKey) {
+        (key.src, key.dst) = if is_turned { (self.dst(), self.src()) } else { (self.src(), self.dst()) };
+        key.proto = self.headers.proto;
+        key.part = part as u8;
+        key.pad = 0;
+    }
+
+    #[inline(always)]
+    const fn src(&self) -> End {
+        End::new(self.headers.src, self.headers.src_port)
+    }
+
+    #[inline(always)]
+    const fn dst(&self) -> End {
+        End::new(self.headers.dst, self.headers.dst_port)
+    }
+
+    /// Whether it asks for a new connection.
+    #[inline(always)]
+    const fn is_syn(&self) -> bool {
+        self.tcp & (SYN | ACK | RST) == SYN
+    }
+}
+
+/// How a packet is to be changed: one end, and the port of the other, where that is another than it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The end that gets another address and port.
+    pub side: Side,
+    /// What it gets.
+    pub to: End,
+    /// What the port of the other end is to be.
+    pub far_port: crate::addr::Port,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes on as it is.
+    Pass,
+    /// It goes on, changed.
+    Change(Change),
+    /// It may begin a flow: [`begin`] decides.
+    Begin,
+    /// It needs another source: [`reserve`] finds one.
+    Reserve,
+    /// Its sender is told that nobody is there; the service is zero where none is involved.
+    Refuse(u32, DropReason),
+    /// It is dropped without a word.
+    Drop(u32, Why),
+}
+
+/// Why a packet is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The tables say so.
+    Decided(DropReason),
+    /// The table of flows is full.
+    Full,
+    /// No port could be found with which the backend can tell the flow from others.
+    NoPort,
+    /// The device has no address that could be the source.
+    NoAddress,
+    /// More flows begin than the node takes.
+    Flood,
+    /// SCTP to a backend on another port: its checksum covers the ports.
+    Sctp,
+}
+
+/// What became of a record that was to be inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is there.
+    Made,
+    /// Another flow has the key; its record has been read.
+    Taken,
+    /// There is no room.
+    Full,
+}
+
+/// The records of flows, and what the packet path knows besides. Records of flows that nobody has answered yet lie apart,
+/// where a flood of them pushes out its like only; which of the two tables has a record its flag [`Flow::SETTLED`] says.
+pub trait Flows {
+    /// Reads the record under a key, in either table; says whether there is one.
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool;
+    /// Inserts a record, unless the key has one, which is then read into `other`.
+    fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim;
+    /// Writes a record, whatever was there; false: there is no room.
+    fn put(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Removes a record from both tables.
+    fn remove(&self, key: &FlowKey);
+    /// Moves a record, as it is now to be, into the main table; false: there is no room, and it stays where it is.
+    fn settle(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// What a client is remembered by, and given, for affinity: see [`crate::lb::Sender::remembered`].
+    fn remembered(&self, service: u32, client: Addr, seconds: u32) -> Option<crate::affinity::Memory>;
+    /// Remembers a pick of a service port with affinity.
+    fn remember(&self, pick: &crate::lb::Pick, client: Addr);
+    /// 32 uniformly random bits.
+    fn draw(&self) -> u32;
+    /// The address that a packet gets which leaves by this device with another source.
+    fn snat_address(&self, is_v4: bool) -> Option<Addr>;
+    /// Whether this device leads to pods of this node.
+    fn leads_to_pods(&self) -> bool;
+    /// How long records live.
+    fn timeouts(&self) -> Timeouts;
+    /// The ports set aside.
+    fn ports(&self) -> Ports;
+    /// Whether one more flow may begin now.
+    fn admit(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! What the agent tells the packet path.
+
+use super::{Ports, Timeouts};
+use crate::addr::Addr;
+
+/// The one value of `SETTINGS`.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long records live.
+    pub timeouts: Timeouts,
+    /// Ports set aside.
+    pub ports: Ports,
+    /// Flows that may begin on one CPU in a second, which is 2^30 ns here.
+    pub flows_per_second: u32,
+}
+
+/// Value of `DEVICES`, whose key is the index of a device.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// What IPv4 packets get as source that need another, or the unspecified address.
+    pub v4: Addr,
+    /// The same for IPv6.
+    pub v6: Addr,
+    /// Not zero: the device leads to pods of this node.
+    pub leads_to_pods: u32,
+}

@@ -1,0 +1,269 @@
+//! Packets enter and leave a node, and whoever answers must be answered as by the VIP.
+
+mod model;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::addr::{Port, Proto};
+use crate::service::ViewWord;
+use model::{Node, PORTS, Records, SECOND, SERVICE, Tables, Trip, backend, end, is_local, node_addr, vip};
+
+/// What happens to one of the connections.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The client sends, and the backend answers.
+    Ask(u8),
+    /// The backend sends by itself, which makes a lost record anew that the client's packets need.
+    Tell(u8),
+    /// A record is lost: of which connection, and which part; then its other side sends first.
+    Lose(u8, Part),
+    /// Time passes, in seconds.
+    Pause(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let part = prop_oneof![Just(Part::Forward), Just(Part::Reply), Just(Part::Return)];
+    prop_oneof![
+        4 => any::<u8>().prop_map(Step::Ask),
+        2 => any::<u8>().prop_map(Step::Tell),
+        1 => (any::<u8>(), part).prop_map(|(which, part)| Step::Lose(which, part)),
+        1 => (0_u64..20).prop_map(Step::Pause),
+    ]
+}
+
+/// Clients that share ports, so that flows want the same tuples.
+fn connections() -> Vec<(End, End)> {
+    let clients = (0..4).flat_map(|host| [(host, 40_000), (host, 61_007)]);
+    clients.flat_map(|(host, port)| [0, 1].map(|index| (end(200, host, port), vip(index)))).collect()
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_mistaken_for_another_whatever_record_is_lost(
+        steps in prop::collection::vec(any_step(), 1..60),
+        backends in 1_u8..4,
+        is_tcp in any::<bool>(),
+    ) {
+        let mut node = Node::new(backends, if is_tcp { Proto::TCP } else { Proto::UDP });
+        let all = connections();
+        let mut open: BTreeMap<usize, Trip> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Pause(seconds) => node.now += seconds * SECOND,
+                Step::Ask(which) | Step::Tell(which) | Step::Lose(which, _) => {
+                    let which = usize::from(which) % all.len();
+                    let (client, vip) = all[which];
+                    let home = Trip { src: vip, dst: client };
+                    match (step, open.get(&which).copied()) {
+                        (_, None) => {
+                            let seen = node.sends(client, vip, SYN).unwrap();
+                            prop_assert_eq!(node.answers(seen, SYN | ACK), home);
+                            prop_assert_eq!(node.sends(client, vip, ACK), Ok(seen));
+                            open.insert(which, seen);
+                        }
+                        (Step::Tell(_), Some(seen)) => prop_assert_eq!(node.answers(seen, ACK), home),
+                        (Step::Lose(_, part), Some(seen)) => {
+                            lose(&node, (client, vip, seen), part);
+                            if part == Part::Forward {
+                                prop_assert_eq!(node.answers(seen, ACK), home);
+                            }
+                            prop_assert_eq!(node.sends(client, vip, ACK), Ok(seen), "without {:?}", part);
+                            prop_assert_eq!(node.answers(seen, ACK), home, "without {:?}", part);
+                        }
+                        (_, Some(seen)) => {
+                            prop_assert_eq!(node.sends(client, vip, ACK), Ok(seen));
+                            prop_assert_eq!(node.answers(seen, ACK), home);
+                        }
+                    }
+                }
+            }
+            if !is_tcp {
+                // Flows of datagrams may have been forgotten, and be led elsewhere: pauses add up.
+                open.retain(|which, _| {
+                    let (client, vip) = all[*which];
+                    let key = FlowKey::new(Part::Forward, client, vip, Proto::UDP);
+                    let limit = node.now.saturating_sub(29 * SECOND);
+                    node.records.get(&key).is_some_and(|flow| flow.used > limit)
+                });
+            }
+            let mut seen: Vec<Trip> = open.values().copied().collect();
+            seen.sort();
+            prop_assert!(seen.windows(2).all(|pair| pair[0] != pair[1]), "two flows look alike: {:?}", seen);
+        }
+    }
+}
+
+/// Removes one record of a flow.
+fn lose(node: &Node, (client, vip, seen): (End, End, Trip), part: Part) {
+    let key = FlowKey::new(Part::Forward, client, vip, node.proto);
+    let Some(flow) = node.records.get(&key) else { return };
+    let mut whole = Whole::EMPTY;
+    whole.recall(Part::Forward, &key, &flow);
+    assert_eq!(whole.has_snat(), !is_local(seen.dst), "{whole:?}");
+    let mut lost = key;
+    whole.key(part, &mut lost);
+    node.records.remove(&lost);
+}
+
+#[test]
+fn a_local_backend_sees_the_client_and_a_remote_one_the_node() {
+    let node = Node::new(2, Proto::TCP);
+    let mut met = [false; 2];
+    for port in 1_000..1_100 {
+        let client = end(200, 0, port);
+        let seen = node.sends(client, vip(0), SYN).unwrap();
+        let expected = if seen.dst == backend(0) { client.addr } else { node_addr() };
+        assert_eq!(seen.src.addr, expected);
+        met[usize::from(seen.dst == backend(1))] = true;
+        if seen.dst == backend(1) {
+            assert!(PORTS.has(seen.src.port), "{seen:?}");
+        } else {
+            assert_eq!(seen.src, client);
+        }
+    }
+    assert_eq!(met, [true; 2]);
+}
+
+#[test]
+fn one_client_port_through_two_frontends_to_one_backend_stays_two_flows() {
+    let node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    let first = node.sends(client, vip(0), SYN).unwrap();
+    let second = node.sends(client, vip(1), SYN).unwrap();
+    assert_eq!(first.src, client);
+    assert!(second.src.addr == client.addr && PORTS.has(second.src.port));
+    assert_eq!(node.answers(first, SYN | ACK), Trip { src: vip(0), dst: client });
+    assert_eq!(node.answers(second, SYN | ACK), Trip { src: vip(1), dst: client });
+}
+
+#[test]
+fn what_nobody_knows_goes_on_to_the_stack() {
+    let node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    assert_eq!(node.sends(client, vip(0), ACK), Err(Action::Pass), "in the middle of a connection");
+    assert_eq!(node.sends(client, end(5, 5, 80), SYN), Err(Action::Pass), "not for an owned address");
+    assert_eq!(node.sends(backend(1), End::new(node_addr(), Port::new(61_007)), ACK), Err(Action::Pass));
+    let reply = Trip { src: backend(0), dst: client };
+    assert_eq!(node.leaves(reply, ACK, false), reply);
+    assert!(node.records.keys().is_empty());
+}
+
+#[test]
+fn tcp_drains_and_udp_is_led_elsewhere_when_a_backend_goes() {
+    for (proto, stays) in [(Proto::TCP, true), (Proto::UDP, false)] {
+        let node = Node::new(2, proto);
+        let client = end(200, 0, 40_000);
+        let seen = node.sends(client, vip(0), SYN).unwrap();
+        node.answers(seen, SYN | ACK);
+        let gone = u8::from(seen.dst == backend(1));
+        node.tables.gone.borrow_mut().push(gone);
+        // The view has the other alone by now.
+        let word = Some(ViewWord::random(u32::from(1 - gone), 1));
+        let tables = Tables { word, gone: RefCell::new(vec![gone]), backends: 2, affinity: 0 };
+        let node = Node { tables, ..node };
+        let again = node.sends(client, vip(0), ACK).unwrap();
+        assert_eq!(again.dst == seen.dst, stays, "{proto}");
+        assert_eq!(node.answers(again, ACK), Trip { src: vip(0), dst: client });
+        // Who dials again is led elsewhere in any case.
+        assert_ne!(node.sends(client, vip(0), SYN).unwrap().dst, seen.dst);
+    }
+}
+
+#[test]
+fn a_port_that_is_used_again_begins_a_flow() {
+    let node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    let seen = node.sends(client, vip(0), SYN).unwrap();
+    node.answers(seen, SYN | ACK);
+    node.sends(client, vip(0), ACK).unwrap();
+    node.sends(client, vip(0), ACK | FIN).unwrap();
+    let key = FlowKey::new(Part::Forward, client, vip(0), Proto::TCP);
+    assert!(node.records.get(&key).unwrap().has(Flow::FINISHED));
+    node.sends(client, vip(0), SYN).unwrap();
+    let flow = node.records.get(&key).unwrap();
+    assert!(!flow.has(Flow::FINISHED) && !flow.has(Flow::SETTLED), "{flow:?}");
+}
+
+#[test]
+fn only_clients_that_answer_get_into_the_main_table() {
+    let node = Node::new(1, Proto::TCP);
+    for host in 0..100 {
+        let seen = node.sends(end(200, host, 40_000), vip(0), SYN).unwrap();
+        node.answers(seen, SYN | ACK);
+    }
+    assert_eq!((node.records.settled.borrow().len(), node.records.opening.borrow().len()), (0, 200));
+    node.sends(end(200, 7, 40_000), vip(0), ACK).unwrap();
+    assert_eq!((node.records.settled.borrow().len(), node.records.opening.borrow().len()), (2, 198));
+}
+
+#[test]
+fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
+    let mut node = Node::new(1, Proto::TCP);
+    node.records = Records::new(3);
+    let seen = node.sends(end(200, 0, 1), vip(0), SYN).unwrap();
+    let full = Action::Drop(SERVICE, Why::Full);
+    assert_eq!(node.sends(end(200, 1, 1), vip(0), SYN), Err(full));
+    assert_eq!(node.records.keys().len(), 2, "half a flow would be worse than none");
+    assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
+    node.records.is_flooded.set(true);
+    assert_eq!(node.sends(end(200, 2, 1), vip(0), SYN), Err(Action::Drop(SERVICE, Why::Flood)));
+    assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
+}
+
+#[test]
+fn when_all_ports_are_taken_a_flow_is_turned_away() {
+    let mut node = Node::new(1, Proto::SCTP);
+    let client = end(200, 0, 40_000);
+    assert_eq!(node.sends(client, vip(0), 0), Err(Action::Drop(SERVICE, Why::Sctp)), "80 is not 8080");
+    node.proto = Proto::UDP;
+    node.sends(client, vip(0), 0).unwrap();
+    // The second frontend needs another port of the client, and all are in use.
+    let taken = Whole {
+        client: end(200, 0, 1),
+        inside: Port::new(0),
+        vip: vip(1),
+        backend: backend(0),
+        snat: End::NONE,
+        proto: Proto::UDP,
+        held: crate::lb::Held { service: SERVICE, backend: 1, generation: 3 },
+        flags: 0,
+    };
+    for port in PORTS.first..PORTS.first + PORTS.count {
+        let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
+        let taken = Whole { inside: Port::new(port), ..taken };
+        taken.key(Part::Reply, &mut key);
+        taken.record(Part::Reply, node.now, &mut flow);
+        node.records.put(&key, &flow);
+    }
+    assert_eq!(node.sends(client, vip(1), 0), Err(Action::Drop(SERVICE, Why::NoPort)));
+    node.now += 31 * SECOND;
+    assert!(node.sends(client, vip(1), 0).is_ok(), "those that are over are taken");
+}
+
+#[test]
+fn a_pod_that_meets_itself_sees_another_sender() {
+    let node = Node::new(1, Proto::TCP);
+    let pod = End::new(backend(0).addr, Port::new(40_000));
+    let inside = node.arrives(Trip { src: pod, dst: vip(0) }, SYN).unwrap();
+    assert_eq!(inside, Trip { src: pod, dst: backend(0) });
+    let seen = node.leaves(inside, SYN, true);
+    assert_eq!((seen.src.addr, seen.dst), (node_addr(), backend(0)));
+    let reply = node.arrives(Trip { src: seen.dst, dst: seen.src }, SYN | ACK).unwrap();
+    assert_eq!(node.leaves(reply, SYN | ACK, true), Trip { src: vip(0), dst: pod });
+}
+
+#[test]
+fn a_client_comes_back_to_its_backend_where_the_service_asks_for_it() {
+    let mut node = Node::new(3, Proto::TCP);
+    node.tables.affinity = 10;
+    let first = node.sends(end(200, 0, 1), vip(0), SYN).unwrap().dst;
+    for port in 2..40 {
+        assert_eq!(node.sends(end(200, 0, port), vip(u8::from(port % 2 == 0)), SYN).unwrap().dst, first);
+    }
+    let others = (1..40).map(|host| node.sends(end(200, host, 1), vip(0), SYN).unwrap().dst);
+    assert!(others.collect::<std::collections::BTreeSet<_>>().len() == 3);
+}

@@ -1,0 +1,272 @@
+//! A node of nothing but tables and records, as the packets that pass it find it.
+
+use crate::addr::{Port, Proto};
+use crate::affinity::Memory;
+use crate::backend::{Backend, BackendState};
+use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
+use crate::lb::{Lookup, Pick};
+use crate::nat::*;
+use crate::node::NodeAddrFlags;
+use crate::service::{Half, Head, View, ViewWord};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+pub(super) const SECOND: u64 = 1_000_000_000;
+pub(super) const PORTS: Ports = Ports { first: 61_000, count: 4_000 };
+pub(super) const SERVICE: u32 = 9;
+
+pub(super) fn end(a: u8, b: u8, port: u16) -> End {
+    End::new(Ipv4Addr::new(10, a, b, 1).into(), Port::new(port))
+}
+
+/// The two frontends of the one service; it has as many backends as its view word says.
+pub(super) fn vip(index: u8) -> End {
+    end(96, index, 80)
+}
+
+/// Backends with an even index are on this node.
+pub(super) fn backend(index: u8) -> End {
+    end(1, index, 8080)
+}
+
+pub(super) fn node_addr() -> Addr {
+    end(0, 0, 0).addr
+}
+
+pub(super) struct Tables {
+    pub(super) backends: u8,
+    pub(super) gone: RefCell<Vec<u8>>,
+    pub(super) word: Option<ViewWord>,
+    pub(super) affinity: u32,
+}
+
+impl Lookup for Tables {
+    fn may_own(&self, addr: Addr) -> bool {
+        addr == node_addr() || (0..2).any(|index| addr == vip(index).addr)
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        let is_vip = (0..2).any(|index| (key.addr, key.port) == (vip(index).addr, vip(index).port));
+        is_vip.then(|| FrontendValue::new(SERVICE, FrontendKind::LoadBalancer, 0))
+    }
+    fn node_addr(&self, addr: Addr) -> Option<NodeAddrFlags> {
+        (addr == node_addr()).then_some(NodeAddrFlags::LOCAL)
+    }
+    fn in_service_cidr(&self, _: Addr) -> bool {
+        false
+    }
+    fn is_allowed_source(&self, _: u32, _: Addr) -> bool {
+        true
+    }
+    fn owned_word(&self, _: u32, _: usize) -> Option<u64> {
+        None
+    }
+    fn head(&self, service: u32) -> Option<Head> {
+        (service == SERVICE).then(|| Head::new(Half::A, self.affinity, 1))
+    }
+    fn view(&self, _: u32, _: Half, _: View) -> Option<ViewWord> {
+        Some(self.word.unwrap_or(ViewWord::random(0, u32::from(self.backends))))
+    }
+    fn slot(&self, slot: u32) -> Option<u32> {
+        Some(slot + 1)
+    }
+    fn backend(&self, id: u32) -> Option<Backend> {
+        let index = u8::try_from(id.checked_sub(1)?).ok()?;
+        let is_gone = self.gone.borrow().contains(&index);
+        let serving = View::ALL.into_iter().fold(BackendState::SERVING, BackendState::with_view);
+        let state = if is_gone { BackendState::FREE } else { serving };
+        let End { addr, port, .. } = backend(index);
+        Some(Backend { addr, state: state.0, generation: 3, service: SERVICE, port, pad: 0 })
+    }
+}
+
+/// Records in two tables of a limited size.
+pub(super) struct Records {
+    pub(super) settled: RefCell<HashMap<FlowKey, Flow>>,
+    pub(super) opening: RefCell<HashMap<FlowKey, Flow>>,
+    pub(super) capacity: usize,
+    pub(super) random: Cell<u64>,
+    pub(super) memories: RefCell<HashMap<Addr, Memory>>,
+    pub(super) is_flooded: Cell<bool>,
+    pub(super) leads_to_pods: Cell<bool>,
+}
+
+impl Records {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            settled: RefCell::default(),
+            opening: RefCell::default(),
+            capacity,
+            random: Cell::new(1),
+            memories: RefCell::default(),
+            is_flooded: Cell::new(false),
+            leads_to_pods: Cell::new(false),
+        }
+    }
+
+    pub(super) fn get(&self, key: &FlowKey) -> Option<Flow> {
+        self.settled.borrow().get(key).or(self.opening.borrow().get(key)).copied()
+    }
+
+    pub(super) fn keys(&self) -> Vec<FlowKey> {
+        let mut keys: Vec<FlowKey> =
+            self.settled.borrow().keys().chain(self.opening.borrow().keys()).copied().collect();
+        keys.sort();
+        keys
+    }
+}
+
+impl Flows for Records {
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
+        self.get(key).map(|found| *flow = found).is_some()
+    }
+    fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
+        if self.find(key, other) {
+            return Claim::Taken;
+        }
+        if self.put(key, flow) { Claim::Made } else { Claim::Full }
+    }
+    fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let table = if flow.has(Flow::SETTLED) { &self.settled } else { &self.opening };
+        let mut table = table.borrow_mut();
+        if !table.contains_key(key) && table.len() >= self.capacity {
+            return false;
+        }
+        table.insert(*key, *flow);
+        true
+    }
+    fn remove(&self, key: &FlowKey) {
+        self.settled.borrow_mut().remove(key);
+        self.opening.borrow_mut().remove(key);
+    }
+    fn settle(&self, key: &FlowKey, flow: &Flow) -> bool {
+        assert!(flow.has(Flow::SETTLED));
+        let done = self.put(key, flow);
+        if done {
+            self.opening.borrow_mut().remove(key);
+        }
+        done
+    }
+    fn remembered(&self, _: u32, client: Addr, _: u32) -> Option<Memory> {
+        self.memories.borrow().get(&client).copied()
+    }
+    fn remember(&self, pick: &Pick, client: Addr) {
+        self.memories.borrow_mut().insert(client, Memory::new(pick.backend, pick.generation, 0));
+    }
+    fn draw(&self) -> u32 {
+        self.random.set(self.random.get() + 1);
+        crate::draw::mix(7, self.random.get())
+    }
+    fn snat_address(&self, _: bool) -> Option<Addr> {
+        Some(node_addr())
+    }
+    fn leads_to_pods(&self) -> bool {
+        self.leads_to_pods.get()
+    }
+    fn timeouts(&self) -> Timeouts {
+        Timeouts::KERNEL
+    }
+    fn ports(&self) -> Ports {
+        PORTS
+    }
+    fn admit(&self) -> bool {
+        !self.is_flooded.get()
+    }
+}
+
+/// A packet on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Trip {
+    pub(super) src: End,
+    pub(super) dst: End,
+}
+
+impl Trip {
+    pub(super) fn change(self, change: Change) -> Self {
+        match change.side {
+            Side::Source => Self { src: change.to, dst: End::new(self.dst.addr, change.far_port) },
+            Side::Destination => Self { src: End::new(self.src.addr, change.far_port), dst: change.to },
+        }
+    }
+}
+
+pub(super) struct Node {
+    pub(super) tables: Tables,
+    pub(super) records: Records,
+    pub(super) now: u64,
+    pub(super) proto: Proto,
+}
+
+impl Node {
+    pub(super) fn new(backends: u8, proto: Proto) -> Self {
+        let tables = Tables { backends, gone: RefCell::default(), word: None, affinity: 0 };
+        Self { tables, records: Records::new(100_000), now: 1_000 * SECOND, proto }
+    }
+
+    pub(super) fn headers(&self, trip: Trip) -> Headers {
+        Headers {
+            ip: 14,
+            segment: 34,
+            src: trip.src.addr,
+            dst: trip.dst.addr,
+            src_port: trip.src.port,
+            dst_port: trip.dst.port,
+            proto: self.proto,
+            is_v4: true,
+            fragment: 0,
+            fragment_id: 0,
+        }
+    }
+
+    /// A packet enters from outside; what becomes of it, or why nothing does.
+    pub(super) fn arrives(&self, trip: Trip, tcp: u8) -> Result<Trip, Action> {
+        let headers = self.headers(trip);
+        let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
+        let passage = Passage { headers: &headers, tcp, origin: Origin::External, now: self.now };
+        self.records.leads_to_pods.set(false);
+        let mut work = Work::EMPTY;
+        let mut action = arrive(&self.tables, &self.records, &passage, &mut work);
+        if action == Action::Begin {
+            action = begin(&self.tables, &self.records, &passage, &mut work);
+        }
+        match action {
+            Action::Change(change) => Ok(trip.change(change)),
+            other => Err(other),
+        }
+    }
+
+    /// A packet leaves, by a device of pods or another.
+    pub(super) fn leaves(&self, trip: Trip, tcp: u8, is_pods: bool) -> Trip {
+        let headers = self.headers(trip);
+        let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
+        let passage = Passage { headers: &headers, tcp, origin: Origin::External, now: self.now };
+        self.records.leads_to_pods.set(is_pods);
+        let mut work = Work::EMPTY;
+        let mut action = leave(&self.records, &passage, &mut work);
+        if action == Action::Reserve {
+            action = reserve(&self.records, &passage, &mut work);
+        }
+        match action {
+            Action::Change(change) => trip.change(change),
+            Action::Pass => trip,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// From a client to a frontend; what the backend sees.
+    pub(super) fn sends(&self, client: End, vip: End, tcp: u8) -> Result<Trip, Action> {
+        let inside = self.arrives(Trip { src: client, dst: vip }, tcp)?;
+        Ok(self.leaves(inside, tcp, is_local(inside.dst)))
+    }
+
+    /// The backend answers what it has seen; what the client sees.
+    pub(super) fn answers(&self, seen: Trip, tcp: u8) -> Trip {
+        let reply = Trip { src: seen.dst, dst: seen.src };
+        let inside = if is_local(seen.dst) { reply } else { self.arrives(reply, tcp).unwrap_or(reply) };
+        self.leaves(inside, tcp, false)
+    }
+}
+
+pub(super) fn is_local(backend_end: End) -> bool {
+    (0..=254).step_by(2).any(|index| backend(index) == backend_end)
+}

@@ -1,0 +1,189 @@
+//! The records of flows, and what the agent tells the packet path.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::TcContext;
+use proxy_common::addr::Addr;
+use proxy_common::affinity::{AffinityKey, Memory};
+use proxy_common::flow::{Flow, FlowKey};
+use proxy_common::lb::Pick;
+use proxy_common::nat::{Claim, Device, Flows, Ports, Settings, Timeouts, Work};
+use proxy_common::packet::Headers;
+
+use crate::affinity;
+
+/// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
+const NO_PREALLOC: usize = 1;
+/// `BPF_NOEXIST`.
+const NO_EXIST: u64 = 1;
+
+/// Index of the program that begins flows.
+pub const BEGIN: u32 = 0;
+/// Index of the program that finds sources.
+pub const RESERVE: u32 = 1;
+
+/// Flows whose client has answered an answer.
+#[btf_map]
+static FLOWS: HashMap<FlowKey, Flow, 524_288, NO_PREALLOC> = HashMap::new();
+/// All others: what is used least makes room.
+#[btf_map]
+static OPENING: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+#[btf_map]
+static DEVICES: HashMap<u32, Device, 4_096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static ROOM: PerCpuArray<Room, 1> = PerCpuArray::new();
+#[btf_map]
+static BEGUN: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+#[btf_map]
+static SLOW: ProgramArray<2> = ProgramArray::new();
+
+/// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the
+/// program join again.
+pub struct Room {
+    pub headers: Headers,
+    pub work: Work,
+}
+
+/// The room of this CPU. Nothing else runs on it in the middle of a program at TC.
+#[inline(always)]
+pub fn room() -> Option<&'static mut Room> {
+    // SAFETY: the element is this CPU's alone.
+    ROOM.get_ptr_mut(0).map(|room| unsafe { &mut *room })
+}
+
+/// Goes on in another program, and comes back only if there is none.
+#[inline(always)]
+pub fn go_on(ctx: &TcContext, index: u32) {
+    // SAFETY: the map holds programs of this type.
+    let _ = unsafe { SLOW.tail_call(ctx, index) };
+}
+
+/// The records, for packets of a device.
+pub struct Tables<'a>(pub &'a TcContext);
+
+impl Tables<'_> {
+    #[inline(always)]
+    fn settings(&self) -> Option<&'static Settings> {
+        // SAFETY: the map returned a live element, of which single words are read.
+        SETTINGS.get_ptr(0).map(|settings| unsafe { &*settings })
+    }
+
+    #[inline(always)]
+    fn device(&self) -> Option<&'static Device> {
+        // SAFETY: the context is valid; the agent replaces entries whole.
+        unsafe { DEVICES.get((&raw const (*self.0.skb.skb).ifindex).read_volatile()) }
+    }
+}
+
+impl Flows for Tables<'_> {
+    #[inline(always)]
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
+        // SAFETY: the value is copied at once.
+        let found = unsafe { FLOWS.get(key).or_else(|| OPENING.get(key)) };
+        found.map(|found| copy(found, flow)).is_some()
+    }
+
+    #[inline(always)]
+    fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
+        if self.find(key, other) {
+            return Claim::Taken;
+        }
+        if OPENING.insert(key, flow, NO_EXIST).is_ok() { Claim::Made } else { Claim::Full }
+    }
+
+    #[inline(always)]
+    fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if flow.has(Flow::SETTLED) {
+            FLOWS.insert(key, flow, 0).is_ok()
+        } else {
+            OPENING.insert(key, flow, 0).is_ok()
+        }
+    }
+
+    #[inline(always)]
+    fn remove(&self, key: &FlowKey) {
+        let _ = FLOWS.remove(key);
+        let _ = OPENING.remove(key);
+    }
+
+    #[inline(always)]
+    fn settle(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let is_settled = FLOWS.insert(key, flow, 0).is_ok();
+        if is_settled {
+            let _ = OPENING.remove(key);
+        }
+        is_settled
+    }
+
+    #[inline(always)]
+    fn remembered(&self, service: u32, client: Addr, seconds: u32) -> Option<Memory> {
+        affinity::remembered(AffinityKey { service, client }, seconds)
+    }
+
+    #[inline(always)]
+    fn remember(&self, pick: &Pick, client: Addr) {
+        let key = AffinityKey { service: pick.service, client };
+        affinity::remember(key, (pick.backend, pick.generation));
+    }
+
+    #[inline(always)]
+    fn draw(&self) -> u32 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn snat_address(&self, is_v4: bool) -> Option<Addr> {
+        let device = self.device()?;
+        let addr = if is_v4 { device.v4 } else { device.v6 };
+        if addr.is_unspecified() { None } else { Some(addr) }
+    }
+
+    #[inline(always)]
+    fn leads_to_pods(&self) -> bool {
+        self.device().is_some_and(|device| device.leads_to_pods != 0)
+    }
+
+    #[inline(always)]
+    fn timeouts(&self) -> Timeouts {
+        self.settings().map_or(Timeouts::KERNEL, |settings| settings.timeouts)
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> Ports {
+        self.settings().map_or(Ports { first: 0, count: 0 }, |settings| settings.ports)
+    }
+
+    #[inline(always)]
+    fn admit(&self) -> bool {
+        let (Some(settings), Some(begun)) = (self.settings(), BEGUN.get_ptr_mut(0)) else { return false };
+        // SAFETY: the helper takes nothing; the element is this CPU's alone.
+        unsafe {
+            let second = bpf_ktime_get_coarse_ns() >> 30;
+            let [since, count] = *begun;
+            if since != second {
+                *begun = [second, 1];
+                return true;
+            }
+            *begun = [since, count + 1];
+            count < settings.flows_per_second as u64
+        }
+    }
+}
+
+/// Copies a record by words: the compiler would call a function that copies bytes.
+#[inline(always)]
+fn copy(from: &Flow, to: &mut Flow) {
+    const WORDS: usize = size_of::<Flow>() / 8;
+    let (from, to) = ((&raw const *from).cast::<u64>(), (&raw mut *to).cast::<u64>());
+    let mut index = 0;
+    while index < WORDS {
+        // SAFETY: a record is so many aligned words.
+        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
+        index += 1;
+    }
+}
