@@ -15,7 +15,7 @@ use crate::toolchain;
 use crate::tree::Tree;
 
 /// What the netns tier needs of these.
-pub(crate) const PIECES: [Piece; 8] = [
+pub(crate) const PIECES: [Piece; 9] = [
     installed("curl", &["curl"], |tree| has_program(tree, "curl")),
     installed("wget", &["wget"], |tree| has_program(tree, "wget")),
     installed("dig (package bind9-dnsutils)", &["bind9-dnsutils"], |tree| has_program(tree, "dig")),
@@ -29,6 +29,7 @@ pub(crate) const PIECES: [Piece; 8] = [
         |tree| ["nghttp", "h2load", "nghttpd"].iter().all(|program| has_program(tree, program)),
     ),
     installed("socat", &["socat"], |tree| has_program(tree, "socat")),
+    installed("traceroute", &["traceroute"], |tree| has_program(tree, "traceroute")),
     Piece {
         name: "nginx, iperf3 and redis: unpacked and not installed, as their packages would start services",
         purpose: Purpose::Local,

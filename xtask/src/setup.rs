@@ -51,7 +51,7 @@ pub(crate) struct Piece {
     pub(crate) build: fn(&Tree) -> Result<()>,
 }
 
-const PIECES: [Piece; 10] = [
+const PIECES: [Piece; 11] = [
     Piece {
         name: "ip (package iproute2)",
         purpose: Purpose::Demo,
@@ -78,6 +78,13 @@ const PIECES: [Piece; 10] = [
         purpose: Purpose::Local,
         is_present: |tree| has_program(tree, "nft"),
         packages: &["nftables"],
+        build: |_| Ok(()),
+    },
+    Piece {
+        name: "conntrack, to see what the kernel's connection tracking sees",
+        purpose: Purpose::Local,
+        is_present: |tree| has_program(tree, "conntrack"),
+        packages: &["conntrack"],
         build: |_| Ok(()),
     },
     Piece {

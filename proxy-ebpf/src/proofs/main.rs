@@ -12,6 +12,8 @@ mod layout;
 #[cfg(target_arch = "bpf")]
 mod moving;
 #[cfg(target_arch = "bpf")]
+mod nat;
+#[cfg(target_arch = "bpf")]
 mod registry;
 
 #[cfg(target_arch = "bpf")]

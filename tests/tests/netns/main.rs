@@ -36,6 +36,7 @@ mod preflight;
 mod proofs_cgroup;
 mod proofs_maps;
 mod proofs_moving;
+mod proofs_nat;
 mod proofs_object;
 mod proofs_registry;
 mod proofs_rig;
