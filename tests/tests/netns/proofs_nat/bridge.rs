@@ -119,6 +119,7 @@ fn check(case: Case, expected: Expected) {
         scene.exchange(vip, Way::Udp).unwrap_or_else(|error| panic!("{case:?}: {error:#}"));
     }
     let invalid = witness.invalid_forwarded().unwrap();
+    println!("{case:?}: {invalid} invalid packets");
     assert_eq!(invalid > 0, expected.is_invalid, "{case:?}: {invalid} invalid packets");
     let listed = witness.listed().unwrap();
     for (client, backend) in CLIENTS.into_iter().zip(BACKENDS) {

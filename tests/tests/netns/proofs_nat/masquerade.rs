@@ -109,7 +109,9 @@ fn overlay(cluster: &Cluster) -> Result<()> {
         node.netns.run("bridge", &["fdb", "append", &mac, "dev", OVERLAY, "dst", &underlay.to_string()])?;
         for (range, gateway) in other.pod_ranges().into_iter().zip(OVERLAY_ADDRESSES[far]) {
             node.netns.ip(&format!("neighbour add {gateway} lladdr {mac} dev {OVERLAY}"))?;
-            node.netns.ip(&format!("route replace {range} via {gateway} dev {OVERLAY} onlink"))?;
+            // For IPv6 a gateway is refused that is reached through another device, as it is by the old route.
+            node.netns.ip(&format!("route delete {range}"))?;
+            node.netns.add_route(&format!("{range} via {gateway} dev {OVERLAY} onlink"))?;
         }
     }
     Ok(())

@@ -156,7 +156,9 @@ fn check(backend: Backend, sends_redirects: bool) -> [Vec<Redirect>; 2] {
     }
     assert_eq!(witness.invalid_forwarded().unwrap(), 0);
     assert_eq!(scene.nat.count(counter::FAILED), 0);
-    listener.redirects()
+    let redirects = listener.redirects();
+    println!("{backend:?}, send_redirects {sends_redirects}: {redirects:?}");
+    redirects
 }
 
 /// The addresses of node 2.

@@ -157,5 +157,26 @@ fn a_source_that_is_changed_on_the_way_in_is_a_martian_for_ipv4() {
     }
     assert!(scene.nat.count(counter::SNAT) > 0 && scene.nat.count(counter::UN_SNAT) == 0);
     let dropped = martians().unwrap() - before;
+    println!("{dropped} martians");
     assert!(dropped >= 2, "{dropped} martians");
+}
+
+/// The control: IPv6 knows no martians. The packet comes through, and connection tracking has the node for the client,
+/// so that the answer, which is given back its client before that, is of no connection.
+#[test]
+fn a_source_that_is_changed_on_the_way_in_makes_answers_invalid_for_ipv6() {
+    let scene = Scene::new(Source::AtIngress).unwrap();
+    let witness = Witness::start(scene.node(), Rules::Watch).unwrap();
+    for way in Way::BOTH {
+        scene.exchange(vips()[1], way).unwrap();
+    }
+    let (node, pod) = (scene.cluster.node(1).addresses()[1], scene.pods[1]);
+    let listed = witness.listed().unwrap();
+    for (from, to) in [(node, pod), (pod, outside::clients()[1])] {
+        let is_one_sided = |flow: &Flow| flow.is_between(from, to) && !flow.is_replied;
+        assert!(listed.iter().any(is_one_sided), "{listed:?}");
+    }
+    let invalid = witness.invalid_forwarded().unwrap();
+    println!("{invalid} invalid packets");
+    assert!(invalid > 0);
 }

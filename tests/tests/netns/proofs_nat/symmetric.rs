@@ -13,7 +13,7 @@ use tests::topology::{Cluster, Node};
 use super::nat::layout::counter;
 use super::nat::{Hook, Nat};
 use super::traffic::{Server, Way, exchange};
-use super::witness::{Flow, Rules, Witness};
+use super::witness::{Flow, Rules, Witness, number};
 use super::{PORT, listening, vips};
 
 /// Number of the client among the hosts on the switch.
@@ -117,7 +117,9 @@ fn check_symmetric(vip: Vip, rules: Rules) {
     assert_eq!(witness.invalid_forwarded().unwrap(), 0);
     assert_eq!(witness.invalid_tracked().unwrap(), 0);
     assert_eq!(scene.nat.count(counter::FAILED), 0);
+    assert!(scene.nat.count(counter::DNAT) > 0 && scene.nat.count(counter::UN_DNAT) > 0);
     let largest = scene.nat.count(counter::LARGEST);
+    println!("largest packet: {largest} bytes");
     assert!(largest > 20_000, "no packet was larger than {largest} bytes: none was left to segmentation");
 }
 
@@ -145,6 +147,7 @@ fn a_reply_that_is_rewritten_before_netfilter_is_invalid() {
         outcome.unwrap();
     }
     let invalid = witness.invalid_forwarded().unwrap();
+    println!("{invalid} invalid packets");
     assert!(invalid > 0);
     let listed = witness.listed().unwrap();
     for (client, vip) in scene.clients.into_iter().zip(scene.vips) {
@@ -161,4 +164,31 @@ fn a_reply_that_is_rewritten_before_netfilter_is_dropped_by_rules_about_pods() {
     for outcome in scene.exchanges() {
         assert!(outcome.is_err());
     }
+}
+
+/// The control, of a NodePort: the reply comes in from the pod with an address of the node's own. IPv6 knows no martians.
+#[test]
+fn a_reply_that_is_given_an_address_of_the_node_before_netfilter_is_a_martian_for_ipv4() {
+    let scene = Scene::new(Vip::OfNode, Reverse::AtIngress).unwrap();
+    let witness = Witness::start(&scene.node().netns, Rules::Watch).unwrap();
+    let outcomes: Vec<bool> = scene.exchanges().iter().map(Result::is_ok).collect();
+    assert_eq!(outcomes, [false, false, true, true]);
+    assert!(witness.invalid_forwarded().unwrap() > 0);
+}
+
+/// A sum of zero says "none": were it changed, the pod would drop the datagram.
+#[test]
+fn a_datagram_without_a_checksum_stays_without() {
+    let scene = Scene::new(Vip::Foreign, Reverse::AtEgress).unwrap();
+    let pod = &scene.cluster.pod(1, 1).netns;
+    let rules = "table ip sums { counter none { }; chain input { type filter hook input priority 0; \
+                 udp checksum 0 counter name none; }; }";
+    pod.run("nft", &[rules]).unwrap();
+    // SO_NO_CHECK of SOL_SOCKET.
+    let question =
+        format!("echo question | socat -t 1 - UDP4:{}:{PORT},setsockopt-int=1:11:1", scene.vips[0]);
+    let said = scene.client.run("sh", &["-c", &question]).unwrap();
+    assert!(said.ends_with("question\n"), "{said:?}");
+    let counted = pod.run("nft", &["list", "counter", "ip", "sums", "none"]).unwrap();
+    assert_eq!(number(&counted, "packets ").unwrap(), 1);
 }

@@ -148,7 +148,7 @@ impl<'a> Witness<'a> {
 }
 
 /// The number behind the first `key`.
-fn number(text: &str, key: &str) -> Result<u64> {
+pub(crate) fn number(text: &str, key: &str) -> Result<u64> {
     let rest = text.split_once(key).with_context(|| format!("no {key} in {text}"))?.1;
     let digits = rest.split(|sign: char| !sign.is_ascii_digit()).next().unwrap_or_default();
     digits.parse().with_context(|| text.to_owned())
