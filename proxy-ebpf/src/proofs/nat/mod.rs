@@ -8,6 +8,7 @@ mod layout;
 mod packet;
 
 use aya_ebpf::btf_maps::{Array, HashMap};
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::{Addr, Port};
@@ -41,6 +42,9 @@ static PROOF_NAT_SOURCES: HashMap<Device, Addr, 64> = HashMap::new();
 static PROOF_NAT_INBOUND: HashMap<Tuple, Rewrite, 1024> = HashMap::new();
 #[btf_map]
 static PROOF_NAT_OUTBOUND: HashMap<Tuple, Rewrite, 1024> = HashMap::new();
+/// Index of the bridge's port that the backend is behind.
+#[btf_map]
+static PROOF_NAT_PORT: Array<u32, 1> = Array::new();
 #[btf_map]
 static PROOF_NAT_COUNTERS: Array<u64, 8> = Array::new();
 
@@ -91,6 +95,22 @@ pub fn proof_nat_switch(ctx: TcContext) -> i32 {
         && done.has_mac != 0
     {
         count(if readdress(&ctx, done.mac).is_ok() { counter::SWITCHED } else { counter::FAILED });
+    }
+    NEXT
+}
+
+/// The same by a redirect to the port of the backend, past the bridge and its netfilter.
+#[classifier]
+pub fn proof_nat_wrong_redirect(ctx: TcContext) -> i32 {
+    if let Some(packet) = Packet::parse(&ctx)
+        && let Some(done) = arrive(&ctx, packet)
+        && done.has_mac != 0
+        && let Some(port) = PROOF_NAT_PORT.get(0)
+        && readdress(&ctx, done.mac).is_ok()
+    {
+        count(counter::SWITCHED);
+        // SAFETY: the helper takes numbers.
+        return unsafe { bpf_redirect(*port, 0) } as i32;
     }
     NEXT
 }

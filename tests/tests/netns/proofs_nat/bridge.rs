@@ -68,6 +68,7 @@ impl Scene {
         for (vip, backend) in vips().into_iter().zip(backends) {
             nat.serve(SocketAddr::new(vip, PORT), backend)?;
         }
+        nat.redirect(&node, PORTS[1])?;
         for port in PORTS {
             nat.attach(&node, port, &[case.ingress, Hook::Egress])?;
         }
@@ -134,7 +135,7 @@ fn check(case: Case, expected: Expected) {
     }
     assert_eq!(scene.nat.count(counter::FAILED), 0);
     let moved = match case.ingress {
-        Hook::Switch => counter::SWITCHED,
+        Hook::Switch | Hook::WrongRedirect => counter::SWITCHED,
         Hook::Climb => counter::CLIMBED,
         _ => return,
     };
@@ -169,5 +170,16 @@ fn replies_that_climb_to_the_stack_as_requests_do_work_in_all_cases() {
     for (sees_bridged, rules) in CASES {
         let expected = Expected { tcp: true, is_invalid: false, tracked: Tracked::Whole };
         check(Case { sees_bridged, rules, ingress: Hook::Climb }, expected);
+    }
+}
+
+/// The control: a redirect takes requests past a netfilter that sees replies.
+#[test]
+fn requests_that_are_redirected_past_the_bridge_break_tcp_where_netfilter_sees_replies_and_drops_them() {
+    for (sees_bridged, rules) in CASES {
+        let tracked = if sees_bridged { Tracked::Whole } else { Tracked::Half };
+        let tcp = !sees_bridged || rules == Rules::Watch;
+        let expected = Expected { tcp, is_invalid: sees_bridged, tracked };
+        check(Case { sees_bridged, rules, ingress: Hook::WrongRedirect }, expected);
     }
 }

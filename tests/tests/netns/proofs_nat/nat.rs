@@ -31,6 +31,8 @@ pub(crate) enum Hook {
     WrongSource,
     /// DNAT at a bridge's port; requests are switched once replies are.
     Switch,
+    /// The same past the bridge, to the port of the backend.
+    WrongRedirect,
     /// DNAT at a bridge's port; replies climb to the stack as requests do.
     Climb,
 }
@@ -43,6 +45,7 @@ impl Hook {
             Self::WrongReverse => ("proof_nat_wrong_reverse", TcAttachType::Ingress),
             Self::WrongSource => ("proof_nat_wrong_source", TcAttachType::Ingress),
             Self::Switch => ("proof_nat_switch", TcAttachType::Ingress),
+            Self::WrongRedirect => ("proof_nat_wrong_redirect", TcAttachType::Ingress),
             Self::Climb => ("proof_nat_climb", TcAttachType::Ingress),
         }
     }
@@ -53,6 +56,7 @@ pub(crate) struct Nat {
     ebpf: Ebpf,
     services: Map,
     sources: Map,
+    port: Map,
     counters: Map,
 }
 
@@ -63,6 +67,7 @@ impl Nat {
         Ok(Self {
             services: map(&ebpf, "PROOF_NAT_SERVICES")?,
             sources: map(&ebpf, "PROOF_NAT_SOURCES")?,
+            port: map(&ebpf, "PROOF_NAT_PORT")?,
             counters: map(&ebpf, "PROOF_NAT_COUNTERS")?,
             ebpf,
         })
@@ -90,11 +95,14 @@ impl Nat {
 
     /// From now on flows to VIPs that leave by the device come from `address`.
     pub(crate) fn masquerade(&self, netns: &Netns, device: &str, address: IpAddr) -> Result<()> {
-        let line = netns.ip(&format!("-o link show dev {device}"))?;
-        let index = line.split(':').next().unwrap_or_default().parse().context(line.clone())?;
-        let key = Device { index, version: if address.is_ipv4() { 4 } else { 6 } };
+        let key = Device { index: index(netns, device)?, version: if address.is_ipv4() { 4 } else { 6 } };
         let address = proxy_common::addr::Addr::from(address);
         Ok(self.sources.update(key.as_bytes(), address.as_bytes())?)
+    }
+
+    /// From now on [`Hook::WrongRedirect`] redirects to the device.
+    pub(crate) fn redirect(&self, netns: &Netns, device: &str) -> Result<()> {
+        Ok(self.port.update(&0_u32.to_ne_bytes(), &index(netns, device)?.to_ne_bytes())?)
     }
 
     /// One of [`layout::counter`].
@@ -106,4 +114,10 @@ impl Nat {
 
 fn end(at: SocketAddr) -> End {
     End { addr: at.ip().into(), port: Port::new(at.port()), pad: 0 }
+}
+
+/// Index of a device in its namespace.
+fn index(netns: &Netns, device: &str) -> Result<u32> {
+    let line = netns.ip(&format!("-o link show dev {device}"))?;
+    line.split(':').next().unwrap_or_default().parse().context(line.clone())
 }
