@@ -32,7 +32,8 @@ pub struct Rewrite {
     has_mac: u32,
 }
 
-const _: () = assert!(size_of::<Tuple>() == 44 && size_of::<Rewrite>() == 32, "keys and values have no padding");
+const _: () =
+    assert!(size_of::<Tuple>() == 44 && size_of::<Rewrite>() == 32, "keys and values have no padding");
 
 #[btf_map]
 static PROOF_NAT_SERVICES: HashMap<End, End, 64> = HashMap::new();
