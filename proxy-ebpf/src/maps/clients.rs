@@ -20,7 +20,7 @@ static NETNS: HashMap<u64, Namespace, { names::NETNS_MAX as usize }, NO_PREALLOC
 #[btf_map]
 static EVENTS: RingBuf<Event, { names::EVENTS_BYTES as usize }> = RingBuf::new();
 #[btf_map]
-pub static AFFINITY: ArrayOfMaps<LruHashMap<AffinityKey, Memory, { names::AFFINITY_INITIAL as usize }>, 1> =
+static AFFINITY: ArrayOfMaps<LruHashMap<AffinityKey, Memory, { names::AFFINITY_INITIAL as usize }>, 1> =
     ArrayOfMaps::new();
 
 /// Process that moves connected UDP sockets, as the initial PID namespace numbers it; set before the load.
@@ -80,13 +80,14 @@ pub fn remembered(netns: u64, (service, is_v4): (u32, bool), seconds: u32) -> Op
 
 /// Nanoseconds of the kernel's monotonic clock, as of its last tick.
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: the helper takes nothing and returns a number.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
+/// What is remembered under a key, however old it is.
 #[inline(always)]
-fn memory(key: AffinityKey) -> Option<Memory> {
+pub fn memory(key: AffinityKey) -> Option<Memory> {
     let words = AFFINITY.get(0)?.get_ptr(key)?.cast::<u64>();
     // SAFETY: the map returned a pointer to a live element of two aligned words.
     Some(Memory::from_words(unsafe { [words.read_volatile(), words.add(1).read_volatile()] }))
@@ -97,7 +98,12 @@ fn memory(key: AffinityKey) -> Option<Memory> {
 pub fn remember(netns: u64, (service, is_v4): (u32, bool), (backend, generation): (u32, u32)) {
     let memory = Memory::new(backend, generation, now());
     let client = address(netns, is_v4).unwrap_or(stand_in(netns));
-    let key = AffinityKey { service, client };
+    keep(AffinityKey { service, client }, memory);
+}
+
+/// Remembers something under a key.
+#[inline(always)]
+pub fn keep(key: AffinityKey, memory: Memory) {
     let Some(table) = AFFINITY.get(0) else { return };
     if let Some(element) = table.get_ptr_mut(key) {
         let (words, element) = (memory.to_words(), element.cast::<u64>());

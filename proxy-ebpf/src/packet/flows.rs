@@ -2,7 +2,6 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Addr;
@@ -12,7 +11,7 @@ use proxy_common::lb::Pick;
 use proxy_common::nat::{Claim, Device, Flows, Ports, Settings, Timeouts, Work};
 use proxy_common::packet::Headers;
 
-use crate::affinity;
+use crate::maps::clients;
 
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
@@ -121,13 +120,14 @@ impl Flows for Tables<'_> {
 
     #[inline(always)]
     fn remembered(&self, service: u32, client: Addr, seconds: u32) -> Option<Memory> {
-        affinity::remembered(AffinityKey { service, client }, seconds)
+        clients::memory(AffinityKey { service, client })
+            .filter(|memory| memory.is_fresh(clients::now(), seconds))
     }
 
     #[inline(always)]
     fn remember(&self, pick: &Pick, client: Addr) {
         let key = AffinityKey { service: pick.service, client };
-        affinity::remember(key, (pick.backend, pick.generation));
+        clients::keep(key, Memory::new(pick.backend, pick.generation, clients::now()));
     }
 
     #[inline(always)]
@@ -161,9 +161,9 @@ impl Flows for Tables<'_> {
     #[inline(always)]
     fn admit(&self) -> bool {
         let (Some(settings), Some(begun)) = (self.settings(), BEGUN.get_ptr_mut(0)) else { return false };
-        // SAFETY: the helper takes nothing; the element is this CPU's alone.
+        let second = clients::now() >> 30;
+        // SAFETY: the element is this CPU's alone.
         unsafe {
-            let second = bpf_ktime_get_coarse_ns() >> 30;
             let [since, count] = *begun;
             if since != second {
                 *begun = [second, 1];

@@ -1,6 +1,5 @@
 //! A packet passes: it is read, decided about, and changed.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Proto;
 use proxy_common::flow::End;
@@ -9,7 +8,7 @@ use proxy_common::nat::{Action, Change, Passage, arrive, begin, leave, reserve};
 use proxy_common::packet::{Bytes, Headers, Side, parse, rewrite};
 
 use crate::flows::{self, BEGIN, RESERVE, Room, Tables};
-use crate::maps::Kernel;
+use crate::maps::{Kernel, clients};
 use crate::skb::Skb;
 
 /// `TCX_NEXT`: the chain goes on.
@@ -75,9 +74,7 @@ fn read(skb: &Skb<'_>) -> Option<&'static mut Room> {
 #[inline(always)]
 fn passage<'a>(skb: &Skb<'_>, headers: &'a Headers) -> Option<Passage<'a>> {
     let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + 13)? } else { 0 };
-    // SAFETY: the helper takes nothing and returns a number.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    Some(Passage { headers, tcp, origin: Origin::External, now })
+    Some(Passage { headers, tcp, origin: Origin::External, now: clients::now() })
 }
 
 #[inline(always)]
