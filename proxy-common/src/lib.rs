@@ -19,6 +19,7 @@ pub mod filter;
 pub mod flow;
 pub mod frontend;
 pub mod lb;
+pub mod mark;
 pub mod names;
 pub mod nat;
 pub mod node;

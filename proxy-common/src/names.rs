@@ -9,6 +9,10 @@ pub const SCHEMA: u32 = 4;
 /// open: it stays when [`SCHEMA`] changes.
 pub const SOCKETS_VERSION: u32 = 2;
 
+/// Version of the records of flows ([`FLOWS`], [`OPENING`], [`FRAGMENTS`], [`MARKS`]); part of their directory's name
+/// (`<pin-dir>/flows<VERSION>`). They have their own for the same reason: a connection through a NodePort outlives an upgrade.
+pub const FLOWS_VERSION: u32 = 1;
+
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
 
@@ -107,3 +111,34 @@ pub const NODE_ADDRS_MAX: u32 = 4096;
 pub const CIDRS_MAX: u32 = 1024;
 /// Ranges of all service ports together at most.
 pub const SOURCES_MAX: u32 = 65_536;
+
+/// Flows of the packet path whose client has answered an answer, see [`crate::flow`]. Its size is set at the load.
+pub const FLOWS: &str = "FLOWS";
+/// All other flows: what was used least makes room.
+pub const OPENING: &str = "OPENING";
+/// What became of the first fragments of datagrams.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Marks of flows by hash, see [`crate::mark`].
+pub const MARKS: &str = "MARKS";
+/// Devices whose packets pass through the programs, by index; see [`crate::nat::Device`].
+pub const DEVICES: &str = "DEVICES";
+/// One value: what the packet path is told, see [`crate::nat::Settings`].
+pub const SETTINGS: &str = "SETTINGS";
+/// Ranges of addresses that count as inside the cluster; the value is [`INSIDE_POD`].
+pub const INSIDE: &str = "INSIDE";
+/// Programs that go on where others have begun. Each load has its own, which must be held open or pinned: the kernel empties
+/// it when the last descriptor or pin goes, whoever runs them.
+pub const SLOW: &str = "SLOW";
+
+/// Elements of [`DEVICES`] at most.
+pub const DEVICES_MAX: u32 = 4_096;
+/// Ranges of [`INSIDE`] at most.
+pub const INSIDE_MAX: u32 = 1_024;
+/// Value of a range of [`INSIDE`]: whoever sends from it is a pod.
+pub const INSIDE_POD: u32 = 1;
+/// Elements of [`FLOWS`] where nobody says otherwise.
+pub const FLOWS_MAX: u32 = 524_288;
+/// Elements of [`OPENING`].
+pub const OPENING_MAX: u32 = 65_536;
+/// Elements of [`FRAGMENTS`].
+pub const FRAGMENTS_MAX: u32 = 8_192;

@@ -14,6 +14,8 @@ pub struct Settings {
     pub ports: Ports,
     /// Flows that may begin on one CPU in a second, which is 2^30 ns here.
     pub flows_per_second: u32,
+    /// Refusals that one CPU sends in a second at most (RST, ICMP unreachable); beyond that packets are dropped.
+    pub refusals_per_second: u32,
 }
 
 /// Value of `DEVICES`, whose key is the index of a device.

@@ -56,7 +56,12 @@ impl Rig {
 
     /// Lets so many flows begin in a second.
     pub(crate) fn set_flows_per_second(&mut self, flows_per_second: u32) -> Result<()> {
-        let settings = Settings { timeouts: Timeouts::KERNEL, ports: PORTS, flows_per_second };
+        let settings = Settings {
+            timeouts: Timeouts::KERNEL,
+            ports: PORTS,
+            flows_per_second,
+            refusals_per_second: 1_000,
+        };
         let bytes: [u8; size_of::<Settings>()] = settings.as_bytes().try_into()?;
         let mut map = Array::<_, [u8; size_of::<Settings>()]>::try_from(self.map("SETTINGS")?)?;
         Ok(map.set(0, bytes, 0)?)

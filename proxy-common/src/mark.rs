@@ -1,0 +1,94 @@
+//! Marks of flows: most packets that leave a node belong to no flow, and one byte says so before any table is asked.
+//!
+//! Client and backend give a place among the marks, whichever of the two sends. Whoever makes a record of replies leaves the
+//! number of the sweep's round there, and each round of the sweep leaves its own for every record that lives. So a mark that is
+//! older than the round before proves that there is no flow, and nobody ever has to clear one. Two flows may share a place: a
+//! fresh mark proves nothing.
+
+use crate::flow::End;
+
+/// Marks, a power of two; one byte each.
+pub const MARKS: u32 = 1 << 20;
+
+/// The one value of `MARKS`, memory-mapped: the agent counts the rounds.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Marks {
+    /// Number of the last round of the sweep that has begun.
+    pub round: u32,
+    /// Zero.
+    pub pad: u32,
+    /// One mark a place.
+    pub marks: [u8; MARKS as usize],
+}
+
+/// The place of a pair of ends, in either order.
+#[inline(always)]
+pub const fn place(one: &End, other: &End) -> u32 {
+    let sum = mixed(one).wrapping_add(mixed(other));
+    (sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44) as u32 & (MARKS - 1)
+}
+
+#[inline(always)]
+const fn mixed(end: &End) -> u64 {
+    let [a, b, c, d] = end.addr.words();
+    let high = (a as u64) << 32 | b as u64;
+    let low = (c as u64) << 32 | d as u64;
+    let mixed = (high ^ end.port.to_be() as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ low;
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 32
+}
+
+/// The mark of a round: never zero, which is no round's.
+#[inline(always)]
+pub const fn of_round(round: u32) -> u8 {
+    (round % 255) as u8 + 1
+}
+
+/// Whether a mark is of this round or the one before.
+#[inline(always)]
+pub const fn is_fresh(mark: u8, round: u32) -> bool {
+    mark == of_round(round) || mark == of_round(round.wrapping_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Port;
+    use std::collections::HashSet;
+    use std::net::Ipv4Addr;
+
+    fn end(address: u32, port: u16) -> End {
+        End::new(Ipv4Addr::from(address).into(), Port::new(port))
+    }
+
+    #[test]
+    fn both_directions_have_one_place() {
+        let (one, other) = (end(0x0a00_0001, 80), end(0xc000_0201, 40_000));
+        assert_eq!(place(&one, &other), place(&other, &one));
+        assert_ne!(place(&one, &other), place(&one, &end(0xc000_0201, 40_001)));
+    }
+
+    #[test]
+    fn places_spread_over_ports_and_addresses() {
+        let backend = end(0x0af4_0102, 8080);
+        let ports: HashSet<u32> =
+            (0..50_000_u16).map(|port| place(&backend, &end(0xcb00_7107, port))).collect();
+        // Of 50 000 thrown into 2^20 places, about 1 170 share one.
+        assert!((48_000..50_000).contains(&ports.len()), "{}", ports.len());
+        let clients: HashSet<u32> =
+            (0..50_000).map(|host| place(&backend, &end(0xcb00_0000 + host, 40_000))).collect();
+        assert!((48_000..50_000).contains(&clients.len()), "{}", clients.len());
+        assert!(ports.iter().chain(&clients).all(|place| *place < MARKS));
+    }
+
+    #[test]
+    fn a_mark_lasts_for_its_round_and_the_next() {
+        for round in [0, 1, 2, 253, 254, 255, 256, 1_000_000] {
+            let mark = of_round(round);
+            assert!(is_fresh(mark, round) && is_fresh(mark, round + 1));
+            assert!(!is_fresh(mark, round + 2) && !is_fresh(mark, round + 200));
+            assert!(!is_fresh(0, round));
+        }
+    }
+}
