@@ -10,9 +10,12 @@ use crate::packet::Side;
 /// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself.
 ///
 /// Where something else has given the packet another source on the way, as a CNI that masquerades, no flow is found, and
-/// there is nothing to do: whoever did that undoes it.
+/// there is nothing to do: whoever did that undoes it. One mark lets go of most packets that are of no flow.
 #[inline(always)]
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    if !flows.may_know(&passage.src(), &passage.dst()) {
+        return Action::Pass;
+    }
     passage.key(Part::Reply, false, &mut work.key);
     if finds(flows, passage, work) {
         return Action::Change(back(flows, passage, work));

@@ -160,6 +160,9 @@ pub enum Claim {
 /// The records of flows, and what the packet path knows besides. Records of flows that nobody has answered yet lie apart,
 /// where a flood of them pushes out its like only; which of the two tables has a record its flag [`Flow::SETTLED`] says.
 pub trait Flows {
+    /// Whether some flow may have these two as backend and client, in either order; `false` is certain (see
+    /// [`crate::mark`]).
+    fn may_know(&self, one: &End, other: &End) -> bool;
     /// Reads the record under a key, in either table; says whether there is one.
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool;
     /// Inserts a record, unless the key has one, which is then read into `other`.

@@ -6,8 +6,9 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Addr;
 use proxy_common::affinity::{AffinityKey, Memory};
-use proxy_common::flow::{Flow, FlowKey};
+use proxy_common::flow::{End, Flow, FlowKey, Part};
 use proxy_common::lb::Pick;
+use proxy_common::mark::{self, Marks};
 use proxy_common::nat::{Claim, Device, Flows, Ports, Settings, Timeouts, Work};
 use proxy_common::packet::Headers;
 
@@ -15,6 +16,8 @@ use crate::maps::clients;
 
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
+/// `BPF_F_MMAPABLE`: the agent counts rounds through a mapping.
+const MMAPABLE: usize = 1 << 10;
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
 
@@ -29,6 +32,8 @@ static FLOWS: HashMap<FlowKey, Flow, 524_288, NO_PREALLOC> = HashMap::new();
 /// All others: what is used least makes room.
 #[btf_map]
 static OPENING: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+#[btf_map]
+static MARKS: Array<Marks, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static DEVICES: HashMap<u32, Device, 4_096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -78,7 +83,34 @@ impl Tables<'_> {
     }
 }
 
+/// Leaves the mark of this round for a record of replies.
+#[inline(always)]
+fn mark(key: &FlowKey) {
+    if key.part == Part::Reply as u8
+        && let Some(marks) = MARKS.get_ptr_mut(0)
+    {
+        // SAFETY: the map returned a live element, and a place is below the number of marks.
+        unsafe {
+            let round = (&raw const (*marks).round).read_volatile();
+            let place = mark::place(&key.src, &key.dst) as usize;
+            (&raw mut (*marks).marks).cast::<u8>().add(place).write_volatile(mark::of_round(round));
+        }
+    }
+}
+
 impl Flows for Tables<'_> {
+    #[inline(always)]
+    fn may_know(&self, one: &End, other: &End) -> bool {
+        MARKS.get_ptr(0).is_some_and(|marks| {
+            // SAFETY: as in `mark`.
+            unsafe {
+                let round = (&raw const (*marks).round).read_volatile();
+                let place = mark::place(one, other) as usize;
+                mark::is_fresh((&raw const (*marks).marks).cast::<u8>().add(place).read_volatile(), round)
+            }
+        })
+    }
+
     #[inline(always)]
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
         // SAFETY: the value is copied at once.
@@ -91,11 +123,13 @@ impl Flows for Tables<'_> {
         if self.find(key, other) {
             return Claim::Taken;
         }
+        mark(key);
         if OPENING.insert(key, flow, NO_EXIST).is_ok() { Claim::Made } else { Claim::Full }
     }
 
     #[inline(always)]
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
+        mark(key);
         if flow.has(Flow::SETTLED) {
             FLOWS.insert(key, flow, 0).is_ok()
         } else {

@@ -84,6 +84,11 @@ impl Rig {
         self.hand.free_row(1)
     }
 
+    /// The service has another frontend.
+    pub(crate) fn insert_frontend(&mut self, frontend: SocketAddr) -> Result<()> {
+        self.hand.insert_frontend(frontend)
+    }
+
     /// Makes an address owned, without a frontend that anybody asks for.
     pub(crate) fn own(&mut self, ip: IpAddr) -> Result<()> {
         self.hand.insert_frontend(SocketAddr::new(ip, 1))

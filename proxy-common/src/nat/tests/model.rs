@@ -5,11 +5,12 @@ use crate::affinity::Memory;
 use crate::backend::{Backend, BackendState};
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::lb::{Lookup, Pick};
+use crate::mark;
 use crate::nat::*;
 use crate::node::NodeAddrFlags;
 use crate::service::{Half, Head, View, ViewWord};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -89,6 +90,8 @@ pub(super) struct Records {
     pub(super) memories: RefCell<HashMap<Addr, Memory>>,
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
+    /// Places of pairs that have had a record of replies.
+    marks: RefCell<HashSet<u32>>,
 }
 
 impl Records {
@@ -101,6 +104,7 @@ impl Records {
             memories: RefCell::default(),
             is_flooded: Cell::new(false),
             leads_to_pods: Cell::new(false),
+            marks: RefCell::default(),
         }
     }
 
@@ -117,6 +121,9 @@ impl Records {
 }
 
 impl Flows for Records {
+    fn may_know(&self, one: &End, other: &End) -> bool {
+        self.marks.borrow().contains(&mark::place(one, other))
+    }
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
         self.get(key).map(|found| *flow = found).is_some()
     }
@@ -127,6 +134,9 @@ impl Flows for Records {
         if self.put(key, flow) { Claim::Made } else { Claim::Full }
     }
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if key.part == Part::Reply as u8 {
+            self.marks.borrow_mut().insert(mark::place(&key.src, &key.dst));
+        }
         let table = if flow.has(Flow::SETTLED) { &self.settled } else { &self.opening };
         let mut table = table.borrow_mut();
         if !table.contains_key(key) && table.len() >= self.capacity {
