@@ -1,9 +1,10 @@
 //! A packet leaves the node: the VIP instead of the backend, and SNAT towards remote backends.
 
 use super::arrive::{refresh, seen};
-use super::{Action, Change, Claim, Flows, Passage, TRIES, Why, Work, is_alive};
+use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, Part};
+use crate::lb::DropReason;
 use crate::packet::Side;
 
 /// Decides about a packet that leaves the node: a reply gets its VIP as source, and what goes to a backend on another node
@@ -93,8 +94,8 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
 
 /// Finds a source that no other flow has towards this backend: the client's port if it is of the range, else any of it.
 #[inline(always)]
-fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
-    let Some(addr) = flows.snat_address(passage.headers.is_v4) else { return Err(Why::NoAddress) };
+fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
+    let Some(addr) = flows.snat_address(passage.headers.is_v4) else { return Err(DropReason::NoAddress) };
     let ports = flows.ports();
     let must_keep = work.whole.proto == Proto::SCTP;
     let inside = work.whole.inside;
@@ -106,15 +107,15 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
         let mut other = Flow::EMPTY;
         match flows.claim(&work.twin_key, &work.twin, &mut other) {
             Claim::Made => return Ok(()),
-            Claim::Full => return Err(Why::Full),
+            Claim::Full => return Err(DropReason::FlowTableFull),
             Claim::Taken if !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) => {
                 flows.remove(&work.twin_key);
                 flows.put(&work.twin_key, &work.twin);
                 return Ok(());
             }
-            Claim::Taken if must_keep => return Err(Why::NoPort),
+            Claim::Taken if must_keep => return Err(DropReason::NoPort),
             Claim::Taken => work.whole.snat.port = ports.pick(flows.draw()),
         }
     }
-    Err(Why::NoPort)
+    Err(DropReason::NoPort)
 }

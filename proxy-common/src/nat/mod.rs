@@ -9,6 +9,8 @@
 
 mod arrive;
 mod begin;
+mod error;
+pub mod fragment;
 mod leave;
 mod life;
 mod ports;
@@ -16,6 +18,7 @@ mod settings;
 
 pub use arrive::arrive;
 pub use begin::begin;
+pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
 pub use leave::{leave, reserve};
 pub use life::{Timeouts, is_alive};
 pub use ports::{Ports, TRIES};
@@ -126,24 +129,7 @@ pub enum Action {
     /// Its sender is told that nobody is there; the service is zero where none is involved.
     Refuse(u32, DropReason),
     /// It is dropped without a word.
-    Drop(u32, Why),
-}
-
-/// Why a packet is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The tables say so.
-    Decided(DropReason),
-    /// The table of flows is full.
-    Full,
-    /// No port could be found with which the backend can tell the flow from others.
-    NoPort,
-    /// The device has no address that could be the source.
-    NoAddress,
-    /// More flows begin than the node takes.
-    Flood,
-    /// SCTP to a backend on another port: its checksum covers the ports.
-    Sctp,
+    Drop(u32, DropReason),
 }
 
 /// What became of a record that was to be inserted.

@@ -205,12 +205,12 @@ fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
     let mut node = Node::new(1, Proto::TCP);
     node.records = Records::new(3);
     let seen = node.sends(end(200, 0, 1), vip(0), SYN).unwrap();
-    let full = Action::Drop(SERVICE, Why::Full);
+    let full = Action::Drop(SERVICE, DropReason::FlowTableFull);
     assert_eq!(node.sends(end(200, 1, 1), vip(0), SYN), Err(full));
     assert_eq!(node.records.keys().len(), 2, "half a flow would be worse than none");
     assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
     node.records.is_flooded.set(true);
-    assert_eq!(node.sends(end(200, 2, 1), vip(0), SYN), Err(Action::Drop(SERVICE, Why::Flood)));
+    assert_eq!(node.sends(end(200, 2, 1), vip(0), SYN), Err(Action::Drop(SERVICE, DropReason::Flood)));
     assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
 }
 
@@ -218,7 +218,11 @@ fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
 fn when_all_ports_are_taken_a_flow_is_turned_away() {
     let mut node = Node::new(1, Proto::SCTP);
     let client = end(200, 0, 40_000);
-    assert_eq!(node.sends(client, vip(0), 0), Err(Action::Drop(SERVICE, Why::Sctp)), "80 is not 8080");
+    assert_eq!(
+        node.sends(client, vip(0), 0),
+        Err(Action::Drop(SERVICE, DropReason::SctpPort)),
+        "80 is not 8080"
+    );
     node.proto = Proto::UDP;
     node.sends(client, vip(0), 0).unwrap();
     // The second frontend needs another port of the client, and all are in use.
@@ -239,7 +243,7 @@ fn when_all_ports_are_taken_a_flow_is_turned_away() {
         taken.record(Part::Reply, node.now, &mut flow);
         node.records.put(&key, &flow);
     }
-    assert_eq!(node.sends(client, vip(1), 0), Err(Action::Drop(SERVICE, Why::NoPort)));
+    assert_eq!(node.sends(client, vip(1), 0), Err(Action::Drop(SERVICE, DropReason::NoPort)));
     node.now += 31 * SECOND;
     assert!(node.sends(client, vip(1), 0).is_ok(), "those that are over are taken");
 }
