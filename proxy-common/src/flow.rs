@@ -159,6 +159,17 @@ impl Flow {
     }
 }
 
+/// Bit of what the sweep says of a record: it lives.
+pub const SWEPT_LIVES: u8 = 0x80;
+/// Bit of what the sweep says of a record: it is in the main table.
+pub const SWEPT_SETTLED: u8 = 0x40;
+
+/// What the sweep says of a record: its part, as a number, and bits.
+#[inline(always)]
+pub const fn swept(part: u8, lives: bool, is_settled: bool) -> u8 {
+    part & 3 | if lives { SWEPT_LIVES } else { 0 } | if is_settled { SWEPT_SETTLED } else { 0 }
+}
+
 /// A flow with all its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Whole {

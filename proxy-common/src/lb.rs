@@ -10,7 +10,7 @@ use crate::filter::{Bits, may_own};
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::node::NodeAddrFlags;
 use crate::owned;
-pub use crate::reason::DropReason;
+use crate::reason::DropReason;
 use crate::service::{Half, Head, View, ViewKind, ViewWord};
 
 /// Read access to the tables. Every method returns a small copy; a missing element is `None`, never a panic.

@@ -4,8 +4,9 @@ use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
 use crate::flow::{End, Flow, Part};
-use crate::lb::{DropReason, Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
+use crate::lb::{Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
 use crate::packet::Side;
+use crate::reason::DropReason;
 
 /// The sender of a packet, of which its address is known.
 struct Client<'a, F> {

@@ -4,8 +4,8 @@ use super::arrive::{refresh, seen};
 use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, Part};
-use crate::lb::DropReason;
 use crate::packet::Side;
+use crate::reason::DropReason;
 
 /// Decides about a packet that leaves the node: a reply gets its VIP as source, and what goes to a backend on another node
 /// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself.

@@ -26,8 +26,9 @@ pub use settings::{Device, Settings};
 
 use crate::addr::Addr;
 use crate::flow::{End, Flow, FlowKey, Part, Whole};
-use crate::lb::{DropReason, Origin};
+use crate::lb::Origin;
 use crate::packet::{Headers, Side};
+use crate::reason::DropReason;
 
 /// FIN, SYN, RST and ACK, as in the flags of a TCP header.
 pub const FIN: u8 = 1;

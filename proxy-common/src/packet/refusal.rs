@@ -58,16 +58,16 @@ impl Answer {
         let (src, dst) = (headers.dst.words(), headers.src.words());
         if headers.is_v4 {
             self.length = 5 + segment;
-            self.set(0, 0x4500_0000 | self.length * 4);
+            self.set(0, 0x4500_0000 + self.length * 4);
             self.set(1, 0x4000);
-            self.set(2, TTL << 24 | (proto.0 as u32) << 16);
+            self.set(2, (TTL << 24) | ((proto.0 as u32) << 16));
             (self.words[3], self.words[4]) = (src[3], dst[3]);
             self.words[2] |= at_second_half(of_sum(self.sum::<0>()));
             return 5;
         }
         self.length = 10 + segment;
         self.set(0, 0x6000_0000);
-        self.set(1, (segment * 4) << 16 | (proto.0 as u32) << 8 | TTL);
+        self.set(1, ((segment * 4) << 16) | ((proto.0 as u32) << 8) | TTL);
         let mut index = 0;
         while index < 4 {
             self.words[2 + index] = src[index];
@@ -136,17 +136,17 @@ fn reset<B: Bytes>(bytes: &B, headers: &Headers, answer: &mut Answer) -> Option<
     }
     let data = total(bytes, headers)?.saturating_sub(at - headers.ip).saturating_sub((flags >> 12) * 4);
     let segment = answer.header(headers, Proto::TCP, 5);
-    answer.set(segment, (headers.dst_port.get() as u32) << 16 | headers.src_port.get() as u32);
+    answer.set(segment, ((headers.dst_port.get() as u32) << 16) | headers.src_port.get() as u32);
     let offset = 5 << 28;
     if flags & ACK != 0 {
         answer.set(segment + 1, acknowledged);
         answer.set(segment + 2, 0);
-        answer.set(segment + 3, offset | RST << 16);
+        answer.set(segment + 3, offset | (RST << 16));
     } else {
         let end = sequence.wrapping_add(data).wrapping_add((flags & SYN) >> 1).wrapping_add(flags & FIN);
         answer.set(segment + 1, 0);
         answer.set(segment + 2, end);
-        answer.set(segment + 3, offset | (RST | ACK) << 16);
+        answer.set(segment + 3, offset | ((RST | ACK) << 16));
     }
     let checksum = answer.with_pseudo(headers.is_v4, Proto::TCP, 5);
     answer.put(segment + 4, at_first_half(checksum));

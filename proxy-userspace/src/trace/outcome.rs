@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 
 use proxy_common::addr::{Addr, Proto};
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{
-    DropReason, Fate, Held, Lookup, Origin, Packet, Pick, Verdict, admits, fate, is_private,
-};
+use proxy_common::lb::{Fate, Held, Lookup, Origin, Packet, Pick, Verdict, admits, fate, is_private};
+use proxy_common::reason::DropReason;
 use proxy_common::service::ViewKind;
 use serde::Serialize;
 

@@ -1,11 +1,15 @@
 //! Packet tier: a packet's life by test run. What comes out is compared, byte by byte, with a packet that etherparse
 //! builds.
 
+mod build;
+mod lives;
 mod rig;
+mod strays;
 
 use std::net::SocketAddr;
 
-use rig::{Answer, PORTS, Rig, Tcp, packet};
+use build::{Tcp, packet};
+use rig::{Answer, PORTS, Rig};
 
 /// The kernel gives up at a million; a program that nears a tenth of it has grown beyond its purpose.
 const INSTRUCTIONS_AT_MOST: u32 = 100_000;
@@ -206,7 +210,7 @@ fn settle(rig: &mut Rig, client: SocketAddr, (vip, backend): (SocketAddr, Socket
         (Tcp::SynAck, "shunt_leave", (backend, client), (vip, client)),
         (Tcp::Ack, "shunt_arrive", (client, vip), (client, backend)),
     ] {
-        let answer = rig.run(program, &packet(pair, Some(tcp))).unwrap();
+        let answer = rig.run(program, &packet(pair, Some(tcp))).expect("a run");
         assert_eq!(answer, next(packet(changed, Some(tcp))));
     }
 }

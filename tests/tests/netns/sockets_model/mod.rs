@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
-use proxy_common::lb::DropReason;
+use proxy_common::reason::DropReason;
 use shunt::agent::sync::{Sync, SyncOptions};
 use shunt::maps::apply::StoreOrder;
 use shunt::maps::store::KernelStore;

@@ -1,0 +1,66 @@
+//! How long records live, and what becomes of a flow that has lost one.
+
+use proxy_common::flow::{Part, swept};
+use proxy_common::nat::{Settings, Timeouts};
+
+use super::build::{Tcp, packet};
+use super::rig::SETTINGS;
+use super::{Ends, families, next, settle};
+
+const LIVE: [u8; 2] = [swept(Part::Forward as u8, true, true), swept(Part::Reply as u8, true, true)];
+const OVER: [u8; 2] = [swept(Part::Forward as u8, false, true), swept(Part::Reply as u8, false, true)];
+
+#[test]
+fn the_sweep_keeps_what_lives_and_removes_what_is_over() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        assert_eq!(rig.sweep().unwrap(), LIVE);
+        // It has not been removed while it lives.
+        assert_eq!(rig.sweep().unwrap(), LIVE);
+        let timeouts = Timeouts { tcp_open: 0, ..Timeouts::KERNEL };
+        rig.write_settings(Settings { timeouts, ..SETTINGS }).unwrap();
+        assert_eq!(rig.sweep().unwrap(), OVER);
+        assert_eq!(rig.sweep().unwrap(), [0; 0]);
+    }
+}
+
+#[test]
+fn a_mark_lasts_as_long_as_the_sweep_renews_it() {
+    let [ends, _] = families();
+    let Ends { client, vip, backend, .. } = ends;
+    let mut rig = ends.rig();
+    settle(&mut rig, client, (vip, backend));
+    let reply = packet((backend, client), Some(Tcp::Ack));
+    let known = next(packet((vip, client), Some(Tcp::Ack)));
+    for _ in 0..5 {
+        rig.pass_rounds(1).unwrap();
+        assert_eq!(rig.run("shunt_leave", &reply).unwrap(), known);
+        rig.sweep().unwrap();
+    }
+    // The control: without a sweep it is forgotten, although its record is there.
+    rig.pass_rounds(2).unwrap();
+    assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(reply.clone()));
+    rig.sweep().unwrap();
+    assert_eq!(rig.run("shunt_leave", &reply).unwrap(), known);
+}
+
+#[test]
+fn a_lost_record_is_made_anew_by_the_other() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        let ack = Some(Tcp::Ack);
+        let (request, inside) = (packet((client, vip), ack), packet((client, backend), ack));
+        let (reply, outside) = (packet((backend, client), ack), packet((vip, client), ack));
+        assert!(rig.forget(Part::Reply, backend, client).unwrap());
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside.clone()));
+        assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(outside.clone()));
+        assert!(rig.forget(Part::Forward, client, vip).unwrap());
+        assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(outside));
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside));
+        assert!(!rig.forget(Part::Return, backend, client).unwrap(), "no other source was needed");
+    }
+}
