@@ -1,7 +1,6 @@
-//! Marks of flows: most packets that leave a node belong to no flow, and one byte says so before any table is asked.
+//! Marks of flows: most packets belong to no flow, and one byte says so before any table is asked.
 //!
-//! Client and backend give a place among the marks, whichever of the two sends. Whoever makes a record of replies leaves the
-//! number of the sweep's round there, and each round of the sweep leaves its own for every record that lives. So a mark that is
+//! Both ends of a packet give a place among the marks, whichever of the two sends. Whoever makes a record leaves the number of the sweep's round there, and each round of the sweep leaves its own for every record that lives. So a mark that is
 //! older than the round before proves that there is no flow, and nobody ever has to clear one. Two flows may share a place: a
 //! fresh mark proves nothing.
 

@@ -3,7 +3,7 @@
 use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
-use crate::flow::{End, Flow, Part};
+use crate::flow::{End, Flow, NO_MAC, Part, Whole};
 use crate::lb::{Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
 use crate::packet::Side;
 use crate::reason::DropReason;
@@ -61,7 +61,8 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     if pick.is_sticky() {
         flows.remember(&pick, headers.src);
     }
-    Action::Change(Change { side: Side::Destination, to: work.whole.backend, far_port: work.whole.inside })
+    let Whole { backend: to, inside: far_port, .. } = work.whole;
+    Action::Change(Change { side: Side::Destination, to, far_port, mac: NO_MAC })
 }
 
 /// The flow as it is to be, if nobody else is in its way.
@@ -80,6 +81,7 @@ fn draft(passage: &Passage<'_>, pick: &Pick, work: &mut Work) {
 #[inline(always)]
 fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
     work.whole.record(Part::Reply, passage.now, &mut work.flow);
+    work.flow.mac = passage.mac;
     for _ in 0..TRIES {
         work.whole.key(Part::Reply, &mut work.key);
         match flows.claim(&work.key, &work.flow, &mut work.twin) {

@@ -25,7 +25,7 @@ pub use ports::{Ports, TRIES};
 pub use settings::{Device, Settings};
 
 use crate::addr::Addr;
-use crate::flow::{End, Flow, FlowKey, Part, Whole};
+use crate::flow::{End, Flow, FlowKey, Mac, Part, Whole};
 use crate::lb::Origin;
 use crate::packet::{Headers, Side};
 use crate::reason::DropReason;
@@ -74,6 +74,9 @@ pub struct Passage<'a> {
     pub tcp: u8,
     /// Who sends, for a packet that enters.
     pub origin: Origin,
+    /// Of its frame, the address that it is sent to where it enters, and that it is sent from where it leaves; [`crate::flow::NO_MAC`]
+    /// where there is none.
+    pub mac: Mac,
     /// Nanoseconds of the kernel's monotonic clock.
     pub now: u64,
 }
@@ -114,6 +117,8 @@ pub struct Change {
     pub to: End,
     /// What the port of the other end is to be.
     pub far_port: crate::addr::Port,
+    /// Where the frame is to go, or [`crate::flow::NO_MAC`]: where it goes already.
+    pub mac: Mac,
 }
 
 /// What becomes of a packet.
@@ -147,7 +152,7 @@ pub enum Claim {
 /// The records of flows, and what the packet path knows besides. Records of flows that nobody has answered yet lie apart,
 /// where a flood of them pushes out its like only; which of the two tables has a record its flag [`Flow::SETTLED`] says.
 pub trait Flows {
-    /// Whether some flow may have these two as backend and client, in either order; `false` is certain (see
+    /// Whether some flow may have these two as backend and client, or as VIP and client, in either order; `false` is certain (see
     /// [`crate::mark`]).
     fn may_know(&self, one: &End, other: &End) -> bool;
     /// Reads the record under a key, in either table; says whether there is one.

@@ -113,10 +113,10 @@ impl Tables<'_> {
     }
 }
 
-/// Leaves the mark of this round for a record of replies.
+/// Leaves the mark of this round for a record, but for those of [`Part::Return`], which no packet of a stranger has the port of.
 #[inline(always)]
 pub fn mark(key: &FlowKey) {
-    if key.part == Part::Reply as u8
+    if key.part != Part::Return as u8
         && let Some(marks) = MARKS.get_ptr_mut(0)
     {
         // SAFETY: the map returned a live element, and a place is below the number of marks.

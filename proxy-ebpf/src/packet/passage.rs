@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Proto;
 use proxy_common::counter::ServiceCounter;
-use proxy_common::flow::End;
+use proxy_common::flow::{End, NO_MAC};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{Action, Change, Passage, arrive, begin, is_icmp, leave, reserve};
@@ -20,6 +20,10 @@ pub const NEXT: i32 = -1;
 pub const DROP: i32 = 2;
 /// `TCX_REDIRECT`.
 pub const REDIRECT: i32 = 7;
+/// Where an Ethernet header has the receiver's address.
+const TO: u32 = 0;
+/// Where it has the sender's.
+const FROM: u32 = 6;
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
 
@@ -34,7 +38,7 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     if !room.headers.has_ports() {
         return aside(ctx, &room.headers, (Slow::PartArrives, Slow::ErrorArrives));
     }
-    let Some(passage) = passage(&skb, &room.headers, Origin::External) else { return NEXT };
+    let Some(passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
     let action = arrive(&Kernel, &Tables(ctx), &passage, &mut room.work);
     carry_out(&mut skb, (&room.headers, ENTERS), &action)
 }
@@ -45,7 +49,7 @@ pub fn first(ctx: &TcContext) -> i32 {
     let Some(room) = flows::room() else { return NEXT };
     let mut skb = Skb::new(ctx, room.link);
     let origin = Tables(ctx).origin(room.headers.src);
-    let Some(passage) = passage(&skb, &room.headers, origin) else { return NEXT };
+    let Some(passage) = passage(&skb, (&room.headers, TO), origin) else { return NEXT };
     let action = begin(&Kernel, &Tables(ctx), &passage, &mut room.work);
     if matches!(action, Action::Change(_)) {
         maps::count_service(room.work.whole.held.service, ServiceCounter::Picked);
@@ -61,7 +65,7 @@ pub fn exit(ctx: &TcContext, link: u32) -> i32 {
     if !room.headers.has_ports() {
         return aside(ctx, &room.headers, (Slow::PartLeaves, Slow::ErrorLeaves));
     }
-    let Some(passage) = passage(&skb, &room.headers, Origin::External) else { return NEXT };
+    let Some(passage) = passage(&skb, (&room.headers, FROM), Origin::External) else { return NEXT };
     let action = leave(&Tables(ctx), &passage, &mut room.work);
     carry_out(&mut skb, (&room.headers, LEAVES), &action)
 }
@@ -71,7 +75,7 @@ pub fn exit(ctx: &TcContext, link: u32) -> i32 {
 pub fn source(ctx: &TcContext) -> i32 {
     let Some(room) = flows::room() else { return NEXT };
     let mut skb = Skb::new(ctx, room.link);
-    let Some(passage) = passage(&skb, &room.headers, Origin::External) else { return NEXT };
+    let Some(passage) = passage(&skb, (&room.headers, FROM), Origin::External) else { return NEXT };
     let action = reserve(&Tables(ctx), &passage, &mut room.work);
     carry_out(&mut skb, (&room.headers, LEAVES), &action)
 }
@@ -98,9 +102,10 @@ fn aside(ctx: &TcContext, headers: &Headers, (part, error): (Slow, Slow)) -> i32
 }
 
 #[inline(always)]
-fn passage<'a>(skb: &Skb<'_>, headers: &'a Headers, origin: Origin) -> Option<Passage<'a>> {
+fn passage<'a>(skb: &Skb<'_>, (headers, mac_at): (&'a Headers, u32), origin: Origin) -> Option<Passage<'a>> {
     let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + 13)? } else { 0 };
-    Some(Passage { headers, tcp, origin, now: clients::now() })
+    let mac = if skb.link == 0 { NO_MAC } else { skb.mac(mac_at)? };
+    Some(Passage { headers, tcp, origin, mac, now: clients::now() })
 }
 
 #[inline(always)]
@@ -139,7 +144,9 @@ fn count(service: u32, reason: DropReason) {
 #[inline(always)]
 fn change_packet(skb: &mut Skb<'_>, headers: &Headers, change: &Change) -> bool {
     let End { addr, port, .. } = change.to;
-    if !rewrite(skb, headers, change.side, (addr, port)) {
+    if change.mac != NO_MAC && !skb.set_mac(TO, &change.mac)
+        || !rewrite(skb, headers, change.side, (addr, port))
+    {
         return false;
     }
     let far = match change.side {

@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
+use proxy_common::flow::Mac;
 use proxy_common::packet::checksum::Delta;
 use proxy_common::packet::refusal::{self, Answer};
 use proxy_common::packet::{Bytes, Covered, Frame};
@@ -98,6 +99,18 @@ impl<'a> Skb<'a> {
         let skb = self.ctx.skb.skb;
         // SAFETY: the context is valid.
         unsafe { bpf_redirect((&raw const (*skb).ifindex).read_volatile(), 0) };
+    }
+
+    /// A link-layer address at some place.
+    #[inline(always)]
+    pub fn mac(&self, at: u32) -> Option<Mac> {
+        Some([self.half(at)?, self.half(at + 2)?, self.half(at + 4)?])
+    }
+
+    /// Writes one.
+    #[inline(always)]
+    pub fn set_mac(&mut self, at: u32, mac: &Mac) -> bool {
+        self.set_half(at, mac[0]) && self.set_half(at + 2, mac[1]) && self.set_half(at + 4, mac[2])
     }
 
     #[inline(always)]

@@ -64,3 +64,22 @@ fn a_lost_record_is_made_anew_by_the_other() {
         assert!(!rig.forget(Part::Return, backend, client).unwrap(), "no other source was needed");
     }
 }
+
+#[test]
+fn a_pod_is_switched_to_whom_its_replies_come_from() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        let (request, inside) =
+            (packet((client, vip), Some(Tcp::Ack)), packet((client, backend), Some(Tcp::Ack)));
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside.clone()));
+        // A neighbour on the bridge, not the gateway that the request was sent to.
+        let mut reply = packet((backend, client), Some(Tcp::Ack));
+        reply[..12].copy_from_slice(&[[2; 6], [8; 6]].concat());
+        rig.run_as_it_is("shunt_leave", &reply).unwrap();
+        let mut switched = inside;
+        switched[..6].copy_from_slice(&[8; 6]);
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(switched));
+    }
+}

@@ -139,8 +139,23 @@ impl Rig {
         self.write_settings(Settings { refusals_per_second, ..SETTINGS })
     }
 
-    /// Runs a packet through a program.
+    /// Runs a packet through a program. Frames that leave are sent from where frames that enter are sent to: they are turned
+    /// round here, and back again.
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<Answer> {
+        if program != "shunt_leave" {
+            return self.run_as_it_is(program, packet);
+        }
+        let mut bytes = packet.to_vec();
+        turn(&mut bytes);
+        let mut answer = self.run_as_it_is(program, &bytes)?;
+        if let Answer::Next(bytes) | Answer::Back(bytes) = &mut answer {
+            turn(bytes);
+        }
+        Ok(answer)
+    }
+
+    /// The same for a frame as it is.
+    pub(crate) fn run_as_it_is(&mut self, program: &str, packet: &[u8]) -> Result<Answer> {
         let mut out = vec![0; packet.len() + 64];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
@@ -222,6 +237,13 @@ impl Rig {
             all.push((name, walked.context("the kernel does not say")?));
         }
         Ok(all)
+    }
+}
+
+/// Turns a frame's addresses round.
+fn turn(frame: &mut [u8]) {
+    if let Some((to, from)) = frame.get_mut(..12).map(|addresses| addresses.split_at_mut(6)) {
+        to.swap_with_slice(from);
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::{Port, Proto};
+use crate::flow::NO_MAC;
 use crate::service::ViewWord;
 use model::{Node, PORTS, Records, SECOND, SERVICE, Tables, Trip, backend, end, is_local, node_addr, vip};
 
@@ -270,4 +271,28 @@ fn a_client_comes_back_to_its_backend_where_the_service_asks_for_it() {
     }
     let others = (1..40).map(|host| node.sends(end(200, host, 1), vip(0), SYN).unwrap().dst);
     assert!(others.collect::<std::collections::BTreeSet<_>>().len() == 3);
+}
+
+#[test]
+fn a_flow_whose_replies_a_bridge_switches_is_switched_too() {
+    let (gateway, neighbour) = ([1, 2, 3], [4, 5, 6]);
+    let (client, pod) = (end(1, 2, 40_000), backend(0));
+    let seen = Trip { src: client, dst: pod };
+    for is_pods in [true, false] {
+        let node = Node::new(1, Proto::TCP);
+        node.mac.set(gateway);
+        assert_eq!(node.arrives(Trip { src: client, dst: vip(0) }, SYN), Ok(seen));
+        assert_eq!(node.switched.get(), NO_MAC);
+        // As the stack sends it: from the address that the request went to.
+        let reply = Trip { src: pod, dst: client };
+        assert_eq!(node.leaves(reply, SYN | ACK, is_pods).src, vip(0));
+        node.arrives(Trip { src: client, dst: vip(0) }, ACK).unwrap();
+        assert_eq!(node.switched.get(), NO_MAC, "nothing was switched");
+        // As the bridge hands it on; towards a router it means nothing.
+        node.mac.set(neighbour);
+        assert_eq!(node.leaves(reply, ACK, is_pods).src, vip(0));
+        node.mac.set(gateway);
+        node.arrives(Trip { src: client, dst: vip(0) }, ACK).unwrap();
+        assert_eq!(node.switched.get(), if is_pods { neighbour } else { NO_MAC });
+    }
 }
