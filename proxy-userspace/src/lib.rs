@@ -11,6 +11,7 @@ pub mod cmd;
 pub mod config;
 pub mod datapath;
 pub mod events;
+pub mod flows;
 pub mod health;
 pub mod health_checks;
 pub mod kubeproxy;

@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 28] = [
+pub(crate) const TABLE: [Row; 29] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -125,6 +125,13 @@ pub(crate) const TABLE: [Row; 28] = [
         crates: Names::AllBut(&["aya_obj", "kube", "k8s_openapi", "serde_saphyr", "tokio"]),
         is_pure: false,
         reason: "whoever looks after clients knows neither Services nor plans, and has threads of its own",
+    },
+    Row {
+        module: "proxy-userspace/src/flows",
+        modules: Names::Only(&["sys"]),
+        crates: Names::Only(&["std", "proxy_common", "tracing"]),
+        is_pure: false,
+        reason: "whoever sweeps records of flows knows the maps, and has a thread of its own",
     },
     Row {
         module: "proxy-userspace/src/agent/pacing",

@@ -17,8 +17,8 @@ use proxy_common::names::{FLOWS, MARKS, OPENING, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
 use proxy_common::reason::DropReason;
 use proxy_common::service::ViewWord;
+use shunt::flows::Sweeper;
 use shunt::maps::{WordTable, Words};
-use shunt::sys::iter::MapIterator;
 use shunt::sys::map::Map;
 use shunt::sys::mapping::Mapping;
 use tests::hand;
@@ -170,21 +170,16 @@ impl Rig {
         }
     }
 
-    /// Runs the sweep over both tables, and returns what it says of each record.
-    pub(crate) fn sweep(&mut self) -> Result<Vec<u8>> {
+    /// The sweep over both tables, as an agent has it.
+    pub(crate) fn sweeper(&mut self) -> Result<Sweeper> {
         let btf = Btf::from_sys_fs()?;
         let program: &mut Iter = self.ebpf.program_mut("shunt_sweep").context("no sweep")?.try_into()?;
         if program.fd().is_err() {
             program.load("bpf_map_elem", &btf)?;
         }
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
-        let mut said = Vec::new();
-        for name in [FLOWS, OPENING] {
-            let map = self.open(name)?;
-            said.extend(MapIterator::bind(program.as_fd(), map.as_fd())?.read_all()?);
-        }
-        said.sort_unstable();
-        Ok(said)
+        let [flows, opening, marks] = [self.open(FLOWS)?, self.open(OPENING)?, self.open(MARKS)?];
+        Ok(Sweeper::new(program.as_fd(), [&flows, &opening], &marks)?)
     }
 
     /// The sweep begins another round, so many times, without looking at any record.
