@@ -1,0 +1,9 @@
+//! Clients outside the cluster, and whatever else no socket hook sees: through agents, over three layouts of pods, with and
+//! without the rules of a plug-in.
+
+mod collisions;
+mod lasting;
+mod layout;
+mod paths;
+mod reach;
+mod site;
