@@ -182,7 +182,7 @@ fn udp_goes_on_to_another_backend_and_tcp_drains_when_one_goes() {
 #[test]
 fn a_packet_costs_so_much() {
     for ends in families() {
-        let Ends { client, vip, backend, stranger, .. } = ends;
+        let Ends { client, vip, backend, stranger, node } = ends;
         let mut rig = ends.rig();
         settle(&mut rig, client, (vip, backend));
         rig.insert_frontend(backend).unwrap();
@@ -200,6 +200,11 @@ fn a_packet_costs_so_much() {
         ] {
             println!("{family}, {what}: {:?}", rig.time(program, &packet(pair, ack), 200_001).unwrap());
         }
+        // As of an overlay or a tunnel, of which every packet comes so.
+        rig.be_at(node.ip()).unwrap();
+        let tunnel = packet((client, SocketAddr::new(node.ip(), 8472)), None);
+        let took = rig.time("shunt_arrive", &tunnel, 200_001).unwrap();
+        println!("{family}, a datagram for the node itself, entering: {took:?}");
     }
 }
 

@@ -15,10 +15,11 @@ use proxy_common::counter::reason_element;
 use proxy_common::flow::{End, FlowKey, Part};
 use proxy_common::names::{FLOWS, MARKS, OPENING, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
+use proxy_common::node::NodeAddrFlags;
 use proxy_common::reason::DropReason;
 use proxy_common::service::ViewWord;
 use shunt::flows::Sweeper;
-use shunt::maps::{WordTable, Words};
+use shunt::maps::{Hashes, WordTable, Words};
 use shunt::sys::map::Map;
 use shunt::sys::mapping::Mapping;
 use tests::hand;
@@ -106,6 +107,13 @@ impl Rig {
     /// The service has another frontend.
     pub(crate) fn insert_frontend(&mut self, frontend: SocketAddr) -> Result<()> {
         self.hand.insert_frontend(frontend)
+    }
+
+    /// Makes an address one of the node's own, which serves NodePorts.
+    pub(crate) fn be_at(&mut self, ip: IpAddr) -> Result<()> {
+        self.own(ip)?;
+        let flags = NodeAddrFlags::LOCAL.union(NodeAddrFlags::NODE_PORT);
+        Ok(self.hand.store.insert_node_addr(ip.into(), flags)?)
     }
 
     /// Makes an address owned, without a frontend that anybody asks for.
