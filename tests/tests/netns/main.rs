@@ -15,6 +15,7 @@ mod churn;
 mod cluster;
 mod commands;
 mod crowd;
+mod devices;
 mod events;
 mod foreign;
 mod from_outside;
