@@ -93,6 +93,9 @@ pub struct AgentArgs {
     /// with --config and a mode other than nftables: all]
     #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
+    /// Devices whose packets are served too, by name, or none: clients outside this node, and what has no socket here
+    #[arg(long, env = "SHUNT_DEVICES", value_name = "LIST", value_delimiter = ',', default_value = "none")]
+    pub devices: Vec<String>,
     /// Whose sockets are served where they connect: those of all processes, those of the host's own network namespace, or
     /// none. What is not served here is left to the packet path or to another proxy
     #[arg(long, env = "SHUNT_SOCKET_LB", value_name = "WHOSE", default_value = "all")]
@@ -385,7 +388,7 @@ mod tests {
                 seen.insert(long.to_owned());
             }
         }
-        assert_eq!(seen.len(), 21, "{seen:?}");
+        assert_eq!(seen.len(), 22, "{seen:?}");
     }
 
     #[test]

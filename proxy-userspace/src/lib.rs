@@ -10,6 +10,7 @@ pub mod clients;
 pub mod cmd;
 pub mod config;
 pub mod datapath;
+pub mod devices;
 pub mod events;
 pub mod health;
 pub mod health_checks;

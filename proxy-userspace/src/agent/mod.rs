@@ -5,6 +5,7 @@ mod bootstrap;
 mod clients;
 pub mod follow;
 pub mod pacing;
+mod packet;
 pub mod programming;
 mod report;
 mod start;
@@ -20,7 +21,9 @@ use tracing::{error, info, warn};
 
 use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
+use crate::datapath::packet::devices::Means;
 use crate::datapath::probe::Missing;
+use crate::devices::{Hooked, named};
 use crate::health_checks::Failure;
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
@@ -42,8 +45,12 @@ const BATCHES: usize = 1024;
 /// What a test may change about an agent; the default is what a user runs.
 #[derive(Clone, Debug, Default)]
 pub struct Variant {
-    /// The eBPF object to load; none: the embedded one.
+    /// The eBPF object of the programs at sockets to load; none: the embedded one.
     pub object: Option<Vec<u8>>,
+    /// The same for the programs at devices.
+    pub packet_object: Option<Vec<u8>>,
+    /// How programs are attached to devices; none: as the kernel can.
+    pub means: Option<Means>,
     /// The layout version that names the pin directory; none: [`proxy_common::names::SCHEMA`].
     pub schema: Option<u32>,
     /// The order of stores.
@@ -110,6 +117,8 @@ enum Trigger {
     SourceEnded(&'static str),
     /// A socket for health checks could not be opened.
     HealthCheckFailed(Failure),
+    /// These are the devices of the packet path from now on.
+    Devices(Vec<Hooked>),
 }
 
 /// Runs an agent until it is asked to end. What is attached and pinned stays in force.
@@ -133,6 +142,15 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
         node.reporter.connect(connections.clone());
         node.connections = Some(connections.clone());
     }
+    let (lists, mut devices) = mpsc::channel(1);
+    if config.has_packet_path() {
+        let found = named(&config.devices).await.map_err(|error| AgentError::System {
+            step: "list devices",
+            source: std::io::Error::other(error),
+        })?;
+        // There is room for one.
+        let _ = lists.try_send(found);
+    }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
     let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
@@ -145,6 +163,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
             failure = node.health_checks.failed() => Trigger::HealthCheckFailed(failure),
+            Some(list) = devices.recv() => Trigger::Devices(list),
         };
         match trigger {
             Trigger::Stop(why) => {
@@ -157,6 +176,12 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
                 return Err(AgentError::SourceEnded(name));
             }
             Trigger::Due => {}
+            Trigger::Devices(mut list) => {
+                while let Ok(later) = devices.try_recv() {
+                    list = later;
+                }
+                node.packet.want(list);
+            }
             Trigger::HealthCheckFailed(Failure { listener, problem }) => {
                 node.events.health_check_failed(&listener, &problem);
             }
@@ -209,6 +234,7 @@ fn take(node: &mut Node, batch: Batch) {
 fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentError> {
     if turn == Turn::Full {
         node.sync.recheck();
+        node.packet.look_again();
     }
     if !node.sync.is_due() {
         return Ok(Ended::Settled);

@@ -156,6 +156,7 @@ impl Merged {
             bind_address_hard_fail: settings.bind_address_hard_fail,
             log_format: settings.log_format,
             log_filter,
+            devices: args.devices,
             socket_lb: args.socket_lb,
             move_udp: args.move_udp,
             metrics_services: args.metrics_services,

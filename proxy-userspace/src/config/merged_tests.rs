@@ -29,6 +29,7 @@ fn args(manifests: &std::path::Path) -> AgentArgs {
         log_format: None,
         health_check_node_ports: true,
         serve_local_vips: false,
+        devices: vec!["none".to_owned()],
         socket_lb: SocketLb::All,
         move_udp: true,
         metrics_services: 1000,

@@ -40,6 +40,8 @@ pub struct AgentConfig {
     pub health_check_node_ports: bool,
     /// Whether cluster IPs that are addresses of the node's interfaces are served too.
     pub serve_local_vips: bool,
+    /// Names of the devices whose packets are served, or `none`.
+    pub devices: Vec<String>,
     /// Whose sockets are served where they connect.
     pub socket_lb: SocketLb,
     /// Whether connected UDP sockets are moved.
@@ -176,6 +178,13 @@ impl AgentConfig {
     /// over the default.
     pub fn resolve(args: AgentArgs, surroundings: &Surroundings) -> Result<Resolved, ConfigError> {
         Merged::of_agent(args, surroundings)?.complete(surroundings)
+    }
+}
+
+impl AgentConfig {
+    /// Whether packets are served at all.
+    pub fn has_packet_path(&self) -> bool {
+        self.devices != ["none"]
     }
 }
 

@@ -56,6 +56,9 @@ pub struct AgentStatus {
     /// What is done for clients beside the tables.
     #[serde(default)]
     pub clients: ClientStatus,
+    /// The packet path, if it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<PacketStatus>,
     /// What this host makes impossible, one sentence each, e.g. restarts without a pin directory.
     pub limitations: Vec<String>,
 }
@@ -82,6 +85,19 @@ pub struct ClientStatus {
     pub udp_lost: u64,
     /// Elements of the affinity table; when last looked at.
     pub affinity: u64,
+}
+
+/// The packet path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketStatus {
+    /// How programs are attached to devices: `tcx` or `clsact`.
+    pub means: String,
+    /// Flows that there may be.
+    pub flows: u32,
+    /// Ports that change a client's, as `61000-65535`; `none`: there are none.
+    pub ports: String,
+    /// Names of the devices that should have the programs.
+    pub devices: Vec<String>,
 }
 
 /// Who an agent is.

@@ -1,0 +1,271 @@
+//! The packet path in the kernel: an object of its own over the same tables, at devices instead of at a cgroup.
+//!
+//! Programs that go on where others have begun are found through `SLOW`. The kernel empties such an array when the last
+//! descriptor or pin of it goes, whoever runs the programs. So each load has its own, and its pin takes the place of the one
+//! before only once no program runs any more that looks into that.
+
+pub mod devices;
+pub mod effects;
+pub mod filters;
+pub mod observed;
+pub mod ports;
+pub mod settings;
+pub mod strangers;
+pub mod tables;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use aya::maps::Map as AyaMap;
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use proxy_common::names;
+use proxy_common::nat::{Ports, Settings};
+use zerocopy::{FromBytes, IntoBytes};
+
+use self::devices::{Applied, Devices, Means, Program};
+use self::strangers::Stranger;
+use self::tables::{MadeRoom, flows_max};
+use super::DatapathError;
+use super::attach::remove_if_there;
+use super::load::{Globals, LoadOptions};
+use super::pin::{MapSet, PinDir, at, read};
+use crate::devices::Hooked;
+use crate::maps::grace::Grace;
+use crate::sys::bpf::{self, ProgramFacts};
+use crate::sys::link::{Side, has_tcx};
+use crate::sys::map::Map;
+
+/// The object that `cargo xtask ebpf` built and that is committed with this crate.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/packet.bpf.o");
+
+/// The programs at the sides of a device, in the order of [`Side::ALL`].
+pub const ENTRIES: [&str; 2] = ["shunt_arrive", "shunt_leave"];
+/// The programs that go on, by their index.
+pub const SLOW: [(u32, &str); 2] = [(0, "shunt_begin"), (1, "shunt_reserve")];
+
+/// Programs that passed the verifier, and their maps.
+#[derive(Debug)]
+pub struct Packet {
+    ebpf: Ebpf,
+    devices: Devices,
+    settings: Map,
+    /// Where the programs that go on are pinned until those before them are gone; `None`: they are.
+    waiting: Option<PathBuf>,
+    /// What had to make room.
+    pub made_room: Vec<MadeRoom>,
+    /// Flows that there may be.
+    pub flows: u32,
+}
+
+impl Packet {
+    /// Loads the programs; nothing is attached yet. The tables must be pinned, since they are shared by their pins.
+    pub fn load(options: &LoadOptions<'_>, means: Option<Means>) -> Result<Self, DatapathError> {
+        let pin_dir =
+            options.pin_dir.ok_or(DatapathError::Absent { kind: "place for pins", name: "bpffs" })?;
+        let pinned = tables::pinned(options.object)?;
+        let made_room = tables::make_room(pin_dir, &pinned)?;
+        let globals = Globals::new(options);
+        let mut loader = EbpfLoader::new();
+        globals.set(&mut loader, false);
+        let memory = rustix::system::sysinfo();
+        let bytes = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
+        loader.map_max_entries(names::FLOWS, flows_max(bytes));
+        for (name, path) in pin_dir.map_paths() {
+            loader.map_pin_path(name, path);
+        }
+        for table in &pinned {
+            loader.map_pin_path(table.name, pin_dir.directory(table.set).join(table.name));
+        }
+        let mut ebpf = loader.load(options.object)?;
+        for name in ENTRIES.into_iter().chain(SLOW.map(|(_, name)| name)) {
+            load_program(&mut ebpf, name)?;
+        }
+        let waiting = Some(fill_slow(&ebpf, pin_dir)?);
+        let [ingress, egress] = ENTRIES;
+        let devices = Devices {
+            programs: [entry_point(&ebpf, ingress)?, entry_point(&ebpf, egress)?],
+            entries: map(&ebpf, names::DEVICES)?,
+            pin_dir: pin_dir.clone(),
+            means: means.unwrap_or_else(|| if has_tcx() { Means::Links } else { Means::Filters }),
+        };
+        let flows = map(&ebpf, names::FLOWS)?.shape().max_entries;
+        let settings = map(&ebpf, names::SETTINGS)?;
+        Ok(Self { ebpf, devices, settings, waiting, made_room, flows })
+    }
+
+    /// How programs are attached.
+    pub const fn means(&self) -> Means {
+        self.devices.means
+    }
+
+    /// What the programs were told last, by this agent or one before.
+    pub fn settings(&self) -> Result<Option<Settings>, DatapathError> {
+        told(&self.settings)
+    }
+
+    /// Tells the programs.
+    pub fn tell(&self, settings: &Settings) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::System { step: "tell the packet path its settings", source };
+        self.settings.update(&0_u32.to_ne_bytes(), settings.as_bytes()).map_err(failed)
+    }
+
+    /// Has the programs at these devices and at no others. Whatever goes wrong with one device leaves the others alone.
+    pub fn apply(&mut self, wanted: &[Hooked]) -> Result<Applied, DatapathError> {
+        let applied = self.devices.apply(wanted)?;
+        // Where a program could not be replaced, the one that is there still looks into the array that it came with.
+        if applied.failures.iter().all(|failure| failure.is_gone)
+            && let Some(waiting) = self.waiting.take()
+        {
+            let settled = settle(&self.devices.pin_dir, &waiting);
+            if settled.is_err() {
+                self.waiting = Some(waiting);
+            }
+            settled?;
+        }
+        Ok(applied)
+    }
+
+    /// Whether no program is in force any more that another load has attached.
+    pub const fn is_settled(&self) -> bool {
+        self.waiting.is_none()
+    }
+
+    /// Programs of others at the devices, with where they are.
+    pub fn strangers(&self, wanted: &[Hooked]) -> std::io::Result<BTreeSet<(String, Side, Stranger)>> {
+        self.devices.strangers(wanted)
+    }
+
+    /// What the kernel tells of each program: those at devices, then the others by their index.
+    pub fn program_facts(&self) -> Result<Vec<ProgramFacts>, DatapathError> {
+        let all = ENTRIES.into_iter().chain(SLOW.map(|(_, name)| name));
+        all.map(|name| {
+            bpf::program_facts(program_fd(&self.ebpf, name)?)
+                .map_err(|source| DatapathError::System { step: "ask for program facts", source })
+        })
+        .collect()
+    }
+}
+
+/// Takes the packet path away that another agent has left, and returns the devices that it was at.
+pub fn take_away(pin_dir: &PinDir) -> Result<Vec<u32>, DatapathError> {
+    let devices = devices::detach_all(pin_dir)?;
+    for table in tables::TABLES {
+        remove_if_there(&pin_dir.maps().join(table))?;
+    }
+    let flows = pin_dir.directory(MapSet::Flows);
+    match std::fs::remove_dir_all(&flows) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("remove", &flows)(error)),
+        _ => Ok(devices),
+    }
+}
+
+/// The ports that the pinned settings name; `None` where there are none.
+pub fn pinned_ports(pin_dir: &PinDir) -> Result<Option<Ports>, DatapathError> {
+    let path = pin_dir.maps().join(names::SETTINGS);
+    match Map::open_pinned(&path) {
+        Ok(map) => Ok(told(&map)?.map(|settings| settings.ports)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at("open", &path)(error)),
+    }
+}
+
+fn told(map: &Map) -> Result<Option<Settings>, DatapathError> {
+    let failed = |source| DatapathError::System { step: "read the packet path's settings", source };
+    let bytes = map.lookup(&0_u32.to_ne_bytes()).map_err(failed)?;
+    // Another layout has other settings.
+    Ok(bytes.and_then(|bytes| Settings::read_from_bytes(&bytes).ok()))
+}
+
+/// Fills the array of programs that go on, and pins it beside those of other loads; returns where.
+fn fill_slow(ebpf: &Ebpf, pin_dir: &PinDir) -> Result<PathBuf, DatapathError> {
+    let slow = map(ebpf, names::SLOW)?;
+    for (index, name) in SLOW {
+        let fd = program_fd(ebpf, name)?.as_raw_fd();
+        slow.update(&index.to_ne_bytes(), &fd.to_ne_bytes())
+            .map_err(|source| DatapathError::System { step: "fill the array of programs", source })?;
+    }
+    let flows = pin_dir.directory(MapSet::Flows);
+    let mut places = (0_u32..).map(|count| flows.join(format!("{}_{count}", names::SLOW)));
+    // There are more numbers than a directory has entries.
+    let place = places.find(|place| !place.exists()).unwrap_or_default();
+    bpf::pin(slow.as_fd(), &place).map_err(at("pin", &place))?;
+    Ok(place)
+}
+
+/// Lets the arrays of other loads go, now that their programs are replaced: once those that were running have ended.
+fn settle(pin_dir: &PinDir, waiting: &std::path::Path) -> Result<(), DatapathError> {
+    let system = |step| move |source| DatapathError::System { step, source };
+    Grace::new().and_then(|grace| grace.wait()).map_err(system("wait for programs that run"))?;
+    let flows = pin_dir.directory(MapSet::Flows);
+    let place = flows.join(names::SLOW);
+    std::fs::rename(waiting, &place).map_err(at("rename", waiting))?;
+    for name in read(&flows)?.iter().filter(|name| name.starts_with(names::SLOW) && *name != names::SLOW) {
+        let other = flows.join(name);
+        std::fs::remove_file(&other).map_err(at("remove", &other))?;
+    }
+    Ok(())
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+    let absent = || DatapathError::Absent { kind: "program", name };
+    let program: &mut SchedClassifier =
+        ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or_else(absent)?;
+    program.load().map_err(|source| DatapathError::Program { name, source })
+}
+
+fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, DatapathError> {
+    let program = ebpf.program(name).ok_or(DatapathError::Absent { kind: "program", name })?;
+    Ok(program.fd().map_err(|source| DatapathError::Program { name, source })?.as_fd())
+}
+
+fn entry_point(ebpf: &Ebpf, name: &'static str) -> Result<Program, DatapathError> {
+    let fd = program_fd(ebpf, name)?;
+    let system = |step| move |source| DatapathError::System { step, source };
+    let id = bpf::program_facts(fd).map_err(system("ask for program facts"))?.id;
+    Ok(Program { fd: fd.try_clone_to_owned().map_err(system("keep a program"))?, id, name })
+}
+
+fn map(ebpf: &Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    let absent = || DatapathError::Absent { kind: "map", name };
+    let fd = map_fd(ebpf.map(name).ok_or_else(absent)?).ok_or_else(absent)?;
+    fd.and_then(Map::from_fd).map_err(|source| DatapathError::System { step: "open a map", source })
+}
+
+fn map_fd(map: &AyaMap) -> Option<std::io::Result<OwnedFd>> {
+    match map {
+        AyaMap::Array(map)
+        | AyaMap::HashMap(map)
+        | AyaMap::LruHashMap(map)
+        | AyaMap::LpmTrie(map)
+        | AyaMap::ProgramArray(map) => Some(map.fd().as_fd().try_clone_to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aya_obj::{Object, ProgramSection};
+
+    /// What an empty program costs is measured by it, and nothing else.
+    const MEASURED: &str = "shunt_nothing";
+
+    #[test]
+    fn every_program_of_the_object_has_its_place() {
+        let object = Object::parse(OBJECT).unwrap();
+        let classifiers = object
+            .programs
+            .iter()
+            .filter(|(_, program)| matches!(program.section, ProgramSection::SchedClassifier))
+            .map(|(name, _)| name.as_str())
+            .filter(|name| *name != MEASURED);
+        let placed = ENTRIES.into_iter().chain(SLOW.map(|(_, name)| name));
+        assert_eq!(classifiers.collect::<BTreeSet<_>>(), placed.collect());
+        let indices: BTreeSet<u32> = SLOW.map(|(index, _)| index).into();
+        let room = object.maps[names::SLOW].max_entries();
+        assert_eq!(indices.len(), SLOW.len());
+        assert!(indices.iter().all(|index| *index < room), "{indices:?} in an array of {room}");
+    }
+}
