@@ -1,6 +1,6 @@
 //! `cargo xtask ebpf`: builds the eBPF objects, alike on every machine with the same toolchain.
 //!
-//! The object that the agent embeds is committed, so that nobody needs this toolchain to build the agent.
+//! The objects that the agent embeds are committed, so that nobody needs this toolchain to build the agent.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -17,8 +17,10 @@ use crate::toolchain::{self, Toolchain};
 use crate::tree::Tree;
 use crate::wrapper;
 
-/// The shipped programs, and the programs that only prove something in the tests.
-const OBJECTS: [&str; 3] = ["shunt", "proofs", "packet"];
+/// The objects that the agent embeds: programs at sockets, and programs at devices.
+pub(crate) const SHIPPED: [&str; 2] = ["shunt", "packet"];
+/// Those, and the programs that only prove something in the tests.
+const OBJECTS: [&str; 3] = ["shunt", "packet", "proofs"];
 
 /// What `check` found, beyond failures.
 pub(crate) enum Check {
@@ -28,20 +30,25 @@ pub(crate) enum Check {
     NotCompared(String),
 }
 
-/// Builds both objects and commits the shipped one with its record to the working tree.
+/// Builds all objects, and commits the shipped ones with their record to the working tree.
 pub(crate) fn build(tree: &Tree) -> Result<()> {
     let toolchain = Toolchain::find(tree)?;
     compile(tree, &toolchain)?;
-    let bytes = fs::read(tree.fresh_object("shunt"))?;
-    fs::create_dir_all(tree.committed_object().parent().context("the object lies in a directory")?)?;
-    fs::write(tree.committed_object(), &bytes)?;
     let source_hash = record::source_hash(&tree.root)?;
-    Record { source_hash, object_hash: record::hash(&bytes), versions: toolchain.versions }.write(tree)?;
-    println!("{}: {} bytes", tree.committed_object().display(), bytes.len());
-    Ok(())
+    let [object_hash, packet_hash] = [commit(tree, SHIPPED[0])?, commit(tree, SHIPPED[1])?];
+    Record { source_hash, object_hash, packet_hash, versions: toolchain.versions }.write(tree)
 }
 
-/// Compares the committed object with the sources, and with a fresh build where the toolchain is the recorded one.
+/// Puts the object of that name where the agent embeds it from, and returns its hash.
+fn commit(tree: &Tree, name: &str) -> Result<String> {
+    let (bytes, path) = (fs::read(tree.fresh_object(name))?, tree.committed_object(name));
+    fs::create_dir_all(path.parent().context("the object lies in a directory")?)?;
+    fs::write(&path, &bytes)?;
+    println!("{}: {} bytes", path.display(), bytes.len());
+    Ok(record::hash(&bytes))
+}
+
+/// Compares the committed objects with the sources, and with a fresh build where the toolchain is the recorded one.
 ///
 /// Leaves the fresh objects behind, wherever there is a toolchain, and none of an earlier build where there is not.
 pub(crate) fn check(tree: &Tree) -> Result<Check> {
@@ -53,14 +60,18 @@ pub(crate) fn check(tree: &Tree) -> Result<Check> {
         compile(tree, toolchain)?;
     }
     let record = Record::read(tree)?;
-    let committed = fs::read(tree.committed_object()).context("read the committed object")?;
     if record.source_hash != record::source_hash(&tree.root)? {
         bail!(
-            "the committed eBPF object is stale: its sources have changed; run `cargo xtask ebpf` and commit"
+            "the committed eBPF objects are stale: their sources have changed; run `cargo xtask ebpf` and commit"
         );
     }
-    if record.object_hash != record::hash(&committed) {
-        bail!("the committed eBPF object is not the recorded one; run `cargo xtask ebpf` and commit");
+    for (name, recorded) in SHIPPED.iter().zip(record.hashes()) {
+        let committed = fs::read(tree.committed_object(name)).context("read the committed object")?;
+        if recorded != record::hash(&committed) {
+            bail!(
+                "the committed eBPF object {name} is not the recorded one; run `cargo xtask ebpf` and commit"
+            );
+        }
     }
     let toolchain = match toolchain {
         Ok(toolchain) => toolchain,
@@ -74,10 +85,12 @@ pub(crate) fn check(tree: &Tree) -> Result<Check> {
             record.versions, toolchain.versions
         )));
     }
-    if committed != fs::read(tree.fresh_object("shunt"))? {
-        bail!(
-            "the committed eBPF object differs from a fresh build with the same toolchain; run `cargo xtask ebpf`"
-        );
+    for name in SHIPPED {
+        if fs::read(tree.committed_object(name))? != fs::read(tree.fresh_object(name))? {
+            bail!(
+                "the committed eBPF object {name} differs from a fresh build with the same toolchain; run `cargo xtask ebpf`"
+            );
+        }
     }
     Ok(Check::Same)
 }
@@ -204,14 +217,39 @@ fn run(command: &mut Command) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use object::build::elf::Builder;
 
+    use super::{SHIPPED, record};
+    use crate::record::Record;
+    use crate::tree::Tree;
+
+    /// This checkout; nothing is built in it here.
+    fn tree() -> Tree {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let nowhere = root.join("nowhere");
+        Tree { root, target: nowhere.clone(), ebpf_target: nowhere.clone(), cargo_home: nowhere }
+    }
+
     #[test]
-    fn the_committed_object_has_btf_and_no_dwarf() {
-        let object = include_bytes!("../../proxy-userspace/bpf/shunt.bpf.o");
-        let builder = Builder::read(object.as_slice()).unwrap();
-        let has = |prefix: &[u8]| builder.sections.iter().any(|section| section.name.starts_with(prefix));
-        assert!(has(b".BTF"));
-        assert!(!has(b".debug_"));
+    fn the_committed_objects_have_btf_and_no_dwarf() {
+        for name in SHIPPED {
+            let object = fs::read(tree().committed_object(name)).unwrap();
+            let builder = Builder::read(object.as_slice()).unwrap();
+            let has = |prefix: &[u8]| builder.sections.iter().any(|section| section.name.starts_with(prefix));
+            assert!(has(b".BTF"), "{name}");
+            assert!(!has(b".debug_"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_record_has_the_hash_of_each_committed_object() {
+        let tree = tree();
+        let record = Record::read(&tree).unwrap();
+        let hashes = SHIPPED.map(|name| record::hash(&fs::read(tree.committed_object(name)).unwrap()));
+        assert_eq!(hashes, record.hashes());
+        assert_ne!(hashes[0], hashes[1]);
     }
 }

@@ -37,9 +37,9 @@ enum Command {
     },
     /// Show Shunt at work: a small cluster of network namespaces on this machine, with real agents and clients.
     Demo,
-    /// Build the eBPF objects, and put the shipped one where the agent embeds it from.
+    /// Build the eBPF objects, and put the shipped ones where the agent embeds them from.
     Ebpf {
-        /// Change nothing: compare the committed object with its sources and with a fresh build.
+        /// Change nothing: compare the committed objects with their sources and with a fresh build.
         #[arg(long)]
         check: bool,
     },
@@ -77,7 +77,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Demo => return demo::run(&tree),
         Command::Ebpf { check: false } => ebpf::build(&tree)?,
         Command::Ebpf { check: true } => match ebpf::check(&tree)? {
-            ebpf::Check::Same => println!("the committed eBPF object is what its sources build"),
+            ebpf::Check::Same => println!("the committed eBPF objects are what their sources build"),
             ebpf::Check::NotCompared(reason) => println!("bytes not compared: {reason}"),
         },
         Command::Setup { purpose } => setup::run(&tree, purpose)?,

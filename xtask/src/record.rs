@@ -1,4 +1,4 @@
-//! What the committed eBPF object was built from: the record beside it, and the hash of the sources.
+//! What the committed eBPF objects were built from: the record beside them, and the hash of the sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,22 @@ use crate::tree::Tree;
 /// The content of `shunt.bpf.json`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// SHA-256 over everything in this repository that the object is built from.
+    /// SHA-256 over everything in this repository that the objects are built from.
     pub(crate) source_hash: String,
-    /// SHA-256 of the object.
+    /// SHA-256 of the programs at sockets.
     pub(crate) object_hash: String,
+    /// SHA-256 of the programs at devices.
+    pub(crate) packet_hash: String,
     #[serde(flatten)]
     pub(crate) versions: Versions,
 }
 
 impl Record {
+    /// The hash of a shipped object, by its place in [`crate::ebpf::SHIPPED`].
+    pub(crate) fn hashes(&self) -> [&str; 2] {
+        [&self.object_hash, &self.packet_hash]
+    }
+
     /// Reads the committed record.
     pub(crate) fn read(tree: &Tree) -> Result<Self> {
         let path = tree.committed_record();
@@ -37,7 +44,7 @@ impl Record {
     }
 }
 
-/// The hash of everything that the object is built from: each file's path and content, in the order of the paths.
+/// The hash of everything that the objects are built from: each file's path and content, in the order of the paths.
 pub(crate) fn source_hash(root: &Path) -> Result<String> {
     let mut files: Vec<PathBuf> =
         ["proxy-ebpf/Cargo.toml", "proxy-ebpf/Cargo.lock", "proxy-common/Cargo.toml"]

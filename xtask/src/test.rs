@@ -8,12 +8,15 @@ use std::process::Command;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::ebpf::{self, Check};
+use crate::ebpf::{self, Check, SHIPPED};
 use crate::peers;
 use crate::setup::{self, Purpose};
 use crate::tally::Tally;
 use crate::toolchain::{self, PINNED_RUST};
 use crate::tree::Tree;
+
+/// What tells the tests of an object that is not the committed one, in the order of [`SHIPPED`].
+const VARIABLES: [&str; 2] = ["SHUNT_TEST_OBJECT", "SHUNT_PACKET_OBJECT"];
 
 /// A tier of tests, least powerful first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -182,37 +185,39 @@ impl Run<'_> {
         if !self.tally.require("helper programs of the tests", &mut helpers) {
             return Ok(());
         }
-        for (title, object) in self.objects(name) {
+        for (title, objects) in self.objects(name) {
             // One at a time: these tests measure, and share the kernel's cgroup and namespace tables.
             let arguments =
                 ["test", "--no-fail-fast", "--workspace", "--test", name, "--", "--test-threads=1"];
             let mut tests = self.cargo(&arguments);
-            tests.envs(object.map(|path| ("SHUNT_TEST_OBJECT", path)));
+            tests.envs(objects);
             tests.envs(peers.as_ref().map(|path| (peers::DIRECTORIES, path)));
             tests.env("SHUNT_PROOFS_OBJECT", self.tree.fresh_object("proofs"));
-            tests.env("SHUNT_PACKET_OBJECT", self.tree.fresh_object("packet"));
             self.tally.tests(self.tree, &title, &mut tests)?;
         }
         Ok(())
     }
 
-    /// The objects that a kernel tier runs with: the committed one, and the fresh one where that differs.
-    fn objects(&self, tier: &str) -> Vec<(String, Option<PathBuf>)> {
-        let fresh = self.tree.fresh_object("shunt");
-        let committed = (format!("{tier}, committed object"), None);
-        match (fs::read(&fresh), fs::read(self.tree.committed_object())) {
-            (Ok(new), Ok(old)) if new != old => {
-                vec![committed, (format!("{tier}, fresh object"), Some(fresh))]
-            }
-            (Ok(_), _) => {
-                println!("tier {tier}: the fresh object equals the committed one, so one run shows both");
-                vec![committed]
-            }
-            (Err(_), _) => {
-                println!("tier {tier}: no object was built here, so only the committed one runs");
-                vec![committed]
+    /// What a kernel tier runs with, as variables of the tests: the committed objects, and the fresh ones that differ.
+    fn objects(&self, tier: &str) -> Vec<(String, Vec<(&'static str, PathBuf)>)> {
+        let mut all = vec![(format!("{tier}, committed objects"), Vec::new())];
+        let (mut fresh, mut is_built) = (Vec::new(), true);
+        for (name, variable) in SHIPPED.into_iter().zip(VARIABLES) {
+            let path = self.tree.fresh_object(name);
+            match (fs::read(&path), fs::read(self.tree.committed_object(name))) {
+                (Ok(new), Ok(old)) if new != old => fresh.push((variable, path)),
+                (Ok(_), _) => {}
+                (Err(_), _) => is_built = false,
             }
         }
+        if !fresh.is_empty() {
+            all.push((format!("{tier}, fresh objects"), fresh));
+        } else if is_built {
+            println!("tier {tier}: the fresh objects equal the committed ones, so one run shows both");
+        } else {
+            println!("tier {tier}: no object was built here, so only the committed ones run");
+        }
+        all
     }
 
     fn cargo(&self, arguments: &[&str]) -> Command {

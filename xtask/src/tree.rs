@@ -34,12 +34,12 @@ impl Tree {
         Ok(Self { root, target, ebpf_target, cargo_home })
     }
 
-    /// The object that is shipped with the agent.
-    pub(crate) fn committed_object(&self) -> PathBuf {
-        self.root.join("proxy-userspace/bpf/shunt.bpf.o")
+    /// An object that is shipped with the agent.
+    pub(crate) fn committed_object(&self, name: &str) -> PathBuf {
+        self.root.join("proxy-userspace/bpf").join(format!("{name}.bpf.o"))
     }
 
-    /// What the shipped object was built from, and with.
+    /// What the shipped objects were built from, and with.
     pub(crate) fn committed_record(&self) -> PathBuf {
         self.root.join("proxy-userspace/bpf/shunt.bpf.json")
     }

@@ -3,8 +3,10 @@
 
 mod bootstrap;
 mod clients;
+mod devices;
 pub mod follow;
 pub mod pacing;
+mod packet;
 pub mod programming;
 mod report;
 mod start;
@@ -20,7 +22,9 @@ use tracing::{error, info, warn};
 
 use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
+use crate::datapath::packet::devices::Means;
 use crate::datapath::probe::Missing;
+use crate::devices::{DevicesError, Hooked};
 use crate::health_checks::Failure;
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
@@ -30,6 +34,7 @@ use crate::plan::rules::Limits;
 use crate::source::kube::{self, Bounds};
 use crate::source::{Batch, SourceError};
 use crate::sys::cgroup::CgroupError;
+use devices::Devices;
 use follow::Source;
 use pacing::{Ended, Intervals, Pacer, Turn};
 use report::{report, report_left_alone};
@@ -42,8 +47,12 @@ const BATCHES: usize = 1024;
 /// What a test may change about an agent; the default is what a user runs.
 #[derive(Clone, Debug, Default)]
 pub struct Variant {
-    /// The eBPF object to load; none: the embedded one.
+    /// The eBPF object of the programs at sockets to load; none: the embedded one.
     pub object: Option<Vec<u8>>,
+    /// The same for the programs at devices.
+    pub packet_object: Option<Vec<u8>>,
+    /// How programs are attached to devices; none: as the kernel can.
+    pub means: Option<Means>,
     /// The layout version that names the pin directory; none: [`proxy_common::names::SCHEMA`].
     pub schema: Option<u32>,
     /// The order of stores.
@@ -77,6 +86,9 @@ pub enum AgentError {
     /// A source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Devices cannot be followed.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// A source can say nothing more.
     #[error("the thread of the source {0} has ended; what it would have said is missing from now on")]
     SourceEnded(&'static str),
@@ -110,6 +122,8 @@ enum Trigger {
     SourceEnded(&'static str),
     /// A socket for health checks could not be opened.
     HealthCheckFailed(Failure),
+    /// These are the devices of the packet path from now on.
+    Devices(Vec<Hooked>),
 }
 
 /// Runs an agent until it is asked to end. What is attached and pinned stays in force.
@@ -129,15 +143,14 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     // First, on threads of its own: it lists while the verifier walks through the programs.
     let mut source = Source::follow(config, variant.bounds, sender)?;
     let mut node = Node::start(config, variant)?;
-    if let Some(connections) = source.connections() {
-        node.reporter.connect(connections.clone());
-        node.connections = Some(connections.clone());
+    node.connect(source.connections());
+    let mut devices = Devices::follow(config)?;
+    if let Some(list) = devices.first().await {
+        node.packet.want(list);
     }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
-    intervals.max = variant.compare_every.unwrap_or(intervals.max);
-    let mut pacer = Pacer::new(intervals, epoch.elapsed());
+    let mut pacer = Pacer::new(intervals(config, variant), epoch.elapsed());
     loop {
         let trigger = tokio::select! {
             batch = batches.recv() => batch.map_or(Trigger::SourceEnded("all"), Trigger::Batch),
@@ -145,6 +158,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
             failure = node.health_checks.failed() => Trigger::HealthCheckFailed(failure),
+            list = devices.next() => list.map_or(Trigger::SourceEnded("devices"), Trigger::Devices),
         };
         match trigger {
             Trigger::Stop(why) => {
@@ -157,6 +171,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
                 return Err(AgentError::SourceEnded(name));
             }
             Trigger::Due => {}
+            Trigger::Devices(list) => node.packet.want(list),
             Trigger::HealthCheckFailed(Failure { listener, problem }) => {
                 node.events.health_check_failed(&listener, &problem);
             }
@@ -177,6 +192,12 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             pacer.ended(epoch.elapsed(), how);
         }
     }
+}
+
+fn intervals(config: &AgentConfig, variant: &Variant) -> Intervals {
+    let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    intervals.max = variant.compare_every.unwrap_or(intervals.max);
+    intervals
 }
 
 fn take(node: &mut Node, batch: Batch) {
@@ -209,6 +230,7 @@ fn take(node: &mut Node, batch: Batch) {
 fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentError> {
     if turn == Turn::Full {
         node.sync.recheck();
+        node.packet.look_again();
     }
     if !node.sync.is_due() {
         return Ok(Ended::Settled);
@@ -224,6 +246,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     }
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
+        node.packet.count_inside(node.sync.state().node());
         node.attach()?;
     }
     if outcome.concerns_udp {

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::bootstrap;
 use super::clients::{self, Clientele};
+use super::packet::PacketPath;
 use super::programming::Programming;
 use super::report::Refusals;
 use super::sync::{AdoptError, Sync, SyncOptions};
@@ -63,6 +64,8 @@ pub(super) struct Node {
     pub(super) needs_node_object: bool,
     /// What is done for clients beside the tables.
     pub(super) clientele: Clientele,
+    /// What is done for packets.
+    pub(super) packet: PacketPath,
     loaded: Loaded,
     cgroup: Cgroup,
     /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
@@ -105,6 +108,7 @@ impl Node {
         describe(&reporter, config.socket_lb, &cgroup, pin_dir.is_some());
         reporter.judge_after(config.pacing.sync_period.saturating_mul(2));
         reporter.update(|status| status.limitations.extend(probe::limitations(&facts)));
+        let packet = PacketPath::load(config, variant, &load, &reporter);
         let events = announce(config, &reporter);
         // Only now: the writer has made what the reader looks for.
         let reader = MapsReader::new(loaded.kernel_maps()?, counter_shards());
@@ -116,6 +120,7 @@ impl Node {
         let needs_node_object = matches!(config.source, SourceConfig::Api { .. });
         Ok(Self {
             clientele,
+            packet,
             sync,
             programming,
             reporter,
@@ -134,6 +139,14 @@ impl Node {
             links: None,
             socket_lb: config.socket_lb,
         })
+    }
+
+    /// The watches of an API server, if one is followed.
+    pub(super) fn connect(&mut self, connections: Option<&Connections>) {
+        if let Some(connections) = connections {
+            self.reporter.connect(connections.clone());
+            self.connections = Some(connections.clone());
+        }
     }
 
     /// Says whether the API server is reached through a cluster IP, if that has changed.
@@ -169,6 +182,7 @@ impl Node {
         }
         self.links = Some(links);
         self.clientele.begin(&self.reporter)?;
+        self.packet.put_in_force()?;
         self.events
             .note(Reason::Ready, "the maps hold what every source has listed, and the hooks are attached");
         self.remove_other_maps()
@@ -182,13 +196,14 @@ impl Node {
             }
         }
         self.links = Some(Links::default());
+        self.packet.put_in_force()?;
         self.events.note(Reason::Ready, "the maps hold what every source has listed; --socket-lb is off");
         self.remove_other_maps()
     }
 
-    /// The programs that used the maps of another layout are gone only once the hooks are attached.
+    /// The programs that used the maps of another layout are gone only once the hooks are attached, and those at devices.
     fn remove_other_maps(&self) -> Result<(), AgentError> {
-        if let Some(pin_dir) = &self.pin_dir {
+        if let Some(pin_dir) = self.pin_dir.as_ref().filter(|_| self.packet.is_settled()) {
             for maps in pin_dir.remove_other_sets()? {
                 info!(maps, "removed the maps of another layout");
             }

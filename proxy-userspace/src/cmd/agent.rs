@@ -45,6 +45,7 @@ const fn exit_for(error: &AgentError) -> Exit {
         AgentError::Source(_) => Exit::Unreached,
         AgentError::Adopt(_)
         | AgentError::SourceEnded(_)
+        | AgentError::Devices(_)
         | AgentError::Bind { .. }
         | AgentError::System { .. } => Exit::Found,
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::cli::{AgentArgs, BpfLogLevel, LogFormat, SocketLb};
-use crate::devices::{Choice, SelectionError};
+use crate::devices::{Choice, Selection, SelectionError};
 use crate::kubeproxy::{Document, KubeProxyError, Notice, Pacing, PacketPath};
 use crate::logs::FILTER_VARIABLE;
 use crate::plan::node::NodePortAddresses;
@@ -188,6 +188,13 @@ impl AgentConfig {
     /// over the default.
     pub fn resolve(args: AgentArgs, surroundings: &Surroundings) -> Result<Resolved, ConfigError> {
         Merged::of_agent(args, surroundings)?.complete(surroundings)
+    }
+}
+
+impl AgentConfig {
+    /// Whether packets are served at all.
+    pub fn has_packet_path(&self) -> bool {
+        self.devices.devices != Selection::None
     }
 }
 

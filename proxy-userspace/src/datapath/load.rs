@@ -47,23 +47,46 @@ pub struct Loaded {
     ebpf: Ebpf,
 }
 
-/// Each hasher has random keys of its own: enough that no two nodes draw alike.
-fn seed() -> u64 {
-    RandomState::new().hash_one(0)
+/// What the programs know from their load on.
+pub(super) struct Globals {
+    host_netns: u64,
+    host_only: u32,
+    mover: u32,
+    seed: u64,
+    counter_shards: u32,
+    log_level: u8,
+}
+
+impl Globals {
+    pub(super) fn new(options: &LoadOptions<'_>) -> Self {
+        Self {
+            host_netns: options.host_netns,
+            host_only: u32::from(options.host_only),
+            mover: options.mover,
+            // Each hasher has random keys of its own: enough that no two nodes draw alike.
+            seed: RandomState::new().hash_one(0),
+            counter_shards: options.counter_shards,
+            log_level: options.log_level,
+        }
+    }
+
+    /// Hands them to a load; the compiler drops those that an object never reads, so that they may be absent.
+    pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>, must_exist: bool) {
+        loader.override_global("HOST_NETNS", &self.host_netns, must_exist);
+        loader.override_global("HOST_ONLY", &self.host_only, must_exist);
+        loader.override_global("MOVER", &self.mover, must_exist);
+        loader.override_global("SEED", &self.seed, must_exist);
+        loader.override_global("COUNTER_SHARDS", &self.counter_shards, must_exist);
+        loader.override_global("AYA_LOG_LEVEL", &self.log_level, must_exist);
+    }
 }
 
 impl Loaded {
     /// Loads every program.
     pub fn new(options: &LoadOptions<'_>) -> Result<Self, DatapathError> {
+        let globals = Globals::new(options);
         let mut loader = EbpfLoader::new();
-        loader.override_global("HOST_NETNS", &options.host_netns, true);
-        let host_only = u32::from(options.host_only);
-        loader.override_global("HOST_ONLY", &host_only, true);
-        loader.override_global("MOVER", &options.mover, true);
-        let seed = seed();
-        loader.override_global("SEED", &seed, true);
-        loader.override_global("COUNTER_SHARDS", &options.counter_shards, true);
-        loader.override_global("AYA_LOG_LEVEL", &options.log_level, true);
+        globals.set(&mut loader, true);
         if let Some(pin_dir) = options.pin_dir {
             for (name, path) in pin_dir.map_paths() {
                 loader.map_pin_path(name, path);

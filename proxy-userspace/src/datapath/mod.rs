@@ -7,6 +7,7 @@ pub mod guard;
 pub mod hooks;
 pub mod load;
 pub mod logs;
+pub mod packet;
 pub mod pin;
 pub mod probe;
 

@@ -1,8 +1,9 @@
 //! The pin directory: `<root>/v<schema>` holds the tables of one layout, `<root>/sockets<version>` what is remembered of
-//! open sockets, `<root>/links` the links.
+//! open sockets, `<root>/flows<version>` what is remembered of flows, `<root>/links` the links, and `<root>/filters` a
+//! directory for each device that has filters instead of links.
 //!
-//! The two sets of maps have versions of their own. Tables are filled anew by an agent of another layout; a socket's
-//! record cannot be, so it must not go with them: an application would see its peer change under an upgrade.
+//! The sets of maps have versions of their own. Tables are filled anew by an agent of another layout; the record of a
+//! socket or of a flow cannot be, so it must not go with them: an application would see its peer change under an upgrade.
 //!
 //! A pinned map is reused only if the kernel says that it has the shape the object wants: the loader itself would
 //! take any map of that name, and read past its values.
@@ -20,6 +21,7 @@ use rustix::fs::statfs;
 
 use super::DatapathError;
 use super::hooks;
+use super::packet::filters;
 use crate::maps::clients::affinity_shape;
 use crate::sys::link::Link;
 use crate::sys::map::{Map, Shape};
@@ -33,6 +35,10 @@ const LINKS: &str = "links";
 const TABLES: &str = "v";
 /// Directories of what is remembered of sockets: this and their version.
 const SOCKETS: &str = "sockets";
+/// Directories of what is remembered of flows: this and their version.
+const FLOWS: &str = "flows";
+/// Directory of what has to be known of filters.
+const FILTERS: &str = "filters";
 /// Between the name of a set of maps and a number: maps that were in the way. A bpffs allows no dots in names.
 const ASIDE: &str = "_aside";
 
@@ -50,20 +56,23 @@ pub enum MapSet {
     Tables,
     /// What the programs remember of open sockets.
     Sockets,
+    /// What the packet path remembers of flows. There is none unless it is on.
+    Flows,
 }
 
 impl MapSet {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Tables, Self::Sockets];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Tables, Self::Sockets, Self::Flows];
 }
 
-/// A map that is pinned, with the shape it must have.
-struct Pinned {
-    set: MapSet,
-    name: &'static str,
-    shape: Shape,
-    /// Shape of the maps inside, for an array of maps; `max_entries` zero stands for any.
-    inner: Option<Shape>,
+/// A map that is pinned, with the shape it must have; `max_entries` zero stands for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pinned {
+    pub(super) set: MapSet,
+    pub(super) name: &'static str,
+    pub(super) shape: Shape,
+    /// Shape of the maps inside, for an array of maps.
+    pub(super) inner: Option<Shape>,
 }
 
 impl PinDir {
@@ -79,12 +88,18 @@ impl PinDir {
             .is_some_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| magic == BPF_FS_MAGIC))
     }
 
-    /// Makes the directories.
+    /// Makes the directories, but for that of flows.
     pub fn create(&self) -> Result<(), DatapathError> {
-        for path in [self.directory(MapSet::Tables), self.directory(MapSet::Sockets), self.links()] {
-            std::fs::create_dir_all(&path).map_err(at("create", &path))?;
-        }
-        Ok(())
+        self.create_set(MapSet::Tables)?;
+        self.create_set(MapSet::Sockets)?;
+        let links = self.links();
+        std::fs::create_dir_all(&links).map_err(at("create", &links))
+    }
+
+    /// Makes the directory of a set of maps.
+    pub fn create_set(&self, set: MapSet) -> Result<(), DatapathError> {
+        let path = self.directory(set);
+        std::fs::create_dir_all(&path).map_err(at("create", &path))
     }
 
     /// Directory of a set of maps.
@@ -101,6 +116,7 @@ impl PinDir {
         match set {
             MapSet::Tables => format!("{TABLES}{}", self.schema),
             MapSet::Sockets => format!("{SOCKETS}{}", names::SOCKETS_VERSION),
+            MapSet::Flows => format!("{FLOWS}{}", names::FLOWS_VERSION),
         }
     }
 
@@ -109,22 +125,35 @@ impl PinDir {
         self.root.join(LINKS)
     }
 
-    /// Path of every map that is pinned, by its name in the object.
+    /// Directory of what has to be known of filters.
+    pub fn filters(&self) -> PathBuf {
+        self.root.join(FILTERS)
+    }
+
+    /// Path of every map of the programs at sockets that is pinned, by its name in the object.
     pub fn map_paths(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
         pinned_maps().into_iter().map(|pinned| (pinned.name, self.directory(pinned.set).join(pinned.name)))
     }
 
-    /// Compares every pinned map of a set with what the object wants. The first difference is returned: the maps then
+    /// Compares every pinned map of a set with what the object of the programs at sockets wants. The first difference is returned: the maps then
     /// belong to another layout that carries our number, and must not be touched.
     pub fn foreign_map(&self, set: MapSet) -> Result<Option<String>, DatapathError> {
-        for pinned in pinned_maps().into_iter().filter(|pinned| pinned.set == set) {
-            let path = self.directory(set).join(pinned.name);
+        self.foreign_among(pinned_maps().into_iter().filter(|pinned| pinned.set == set))
+    }
+
+    /// The same for maps that somebody else lists.
+    pub(super) fn foreign_among(
+        &self,
+        wanted: impl IntoIterator<Item = Pinned>,
+    ) -> Result<Option<String>, DatapathError> {
+        for pinned in wanted {
+            let path = self.directory(pinned.set).join(pinned.name);
             let map = match Map::open_pinned(&path) {
                 Ok(map) => map,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(at("open", &path)(error)),
             };
-            if map.shape() != pinned.shape {
+            if !fits(map.shape(), pinned.shape) {
                 return Ok(Some(difference(pinned.name, map.shape(), pinned.shape)));
             }
             if let Some(expected) = pinned.inner
@@ -145,7 +174,7 @@ impl PinDir {
         // There are more numbers than a directory has entries.
         let to = places.find(|place| !place.exists()).unwrap_or_default();
         std::fs::rename(&from, &to).map_err(at("move aside", &from))?;
-        self.create()?;
+        self.create_set(set)?;
         Ok(to)
     }
 
@@ -181,6 +210,7 @@ pub fn remove_all(root: &Path) -> Result<Vec<PathBuf>, DatapathError> {
         link.detach().map_err(at("detach the link", &path))?;
         removed.push(path);
     }
+    removed.extend(filters::remove_all(&root.join(FILTERS))?);
     if read(root)?.is_empty() {
         return Ok(removed);
     }
@@ -198,6 +228,10 @@ fn stranger(root: &Path) -> Result<Option<PathBuf>, DatapathError> {
             if let Some(stranger) = read(&path)?.iter().find(|link| !is_ours(link)) {
                 return Ok(Some(path.join(stranger)));
             }
+        } else if name == FILTERS {
+            if let Some(stranger) = read(&path)?.iter().find(|device| !is_number(device)) {
+                return Ok(Some(path.join(stranger)));
+            }
         } else if !is_map_set(&name) {
             return Ok(Some(path));
         } else if let Some(stranger) = read(&path)?.iter().find(|map| path.join(map).is_dir()) {
@@ -213,10 +247,11 @@ pub fn is_map_set(name: &str) -> bool {
         Some((set, count)) => (set, is_number(count)),
         None => (name, true),
     };
-    is_number_aside && [TABLES, SOCKETS].iter().any(|kind| set.strip_prefix(kind).is_some_and(is_number))
+    is_number_aside
+        && [TABLES, SOCKETS, FLOWS].iter().any(|kind| set.strip_prefix(kind).is_some_and(is_number))
 }
 
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -229,7 +264,7 @@ pub fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-fn read(directory: &Path) -> Result<Vec<String>, DatapathError> {
+pub(super) fn read(directory: &Path) -> Result<Vec<String>, DatapathError> {
     names_in(directory).map_err(at("read", directory))
 }
 
@@ -282,7 +317,7 @@ fn difference(name: &str, found: Shape, expected: Shape) -> String {
     format!("pinned map {name} is {found}, this version wants {expected}")
 }
 
-fn at<'a>(step: &'static str, path: &'a Path) -> impl Fn(io::Error) -> DatapathError + use<'a> {
+pub(super) fn at<'a>(step: &'static str, path: &'a Path) -> impl Fn(io::Error) -> DatapathError + use<'a> {
     move |source| DatapathError::Path { step, path: path.to_owned(), source }
 }
 
@@ -296,7 +331,7 @@ mod tests {
         for set in MapSet::ALL {
             assert!(is_map_set(&pin_dir.name(set)));
         }
-        for name in ["v2", "v17", "sockets1", "v2_aside0", "sockets1_aside12"] {
+        for name in ["v2", "v17", "sockets1", "flows1", "v2_aside0", "sockets1_aside12", "flows2_aside0"] {
             assert!(is_map_set(name), "{name}");
         }
         for name in [
@@ -308,6 +343,8 @@ mod tests {
             "v2_asidex",
             "v2_aside0_aside1",
             "sockets",
+            "flows",
+            "filters",
             "x1",
         ] {
             assert!(!is_map_set(name), "{name}");
@@ -320,15 +357,17 @@ mod tests {
         let root = scratch.path();
         let found = || stranger(root).unwrap();
         assert_eq!(stranger(&root.join("absent")).unwrap(), None);
-        for ours in ["links", "v1", "v2_aside0", "sockets1"] {
+        for ours in ["links", "v1", "v2_aside0", "sockets1", "flows1", "filters", "filters/7"] {
             std::fs::create_dir(root.join(ours)).unwrap();
         }
-        for link in ["connect4", "getpeername6_new"] {
+        for link in ["connect4", "getpeername6_new", "ingress_12", "egress_3_new"] {
             std::fs::write(root.join("links").join(link), "").unwrap();
         }
         std::fs::write(root.join("v1/SERVICES"), "").unwrap();
         assert_eq!(found(), None);
-        for strange in ["links/connect", "links/connect4.old", "letters", "v1letters"] {
+        for strange in
+            ["links/connect", "links/connect4.old", "links/ingress_", "letters", "v1letters", "filters/eth0"]
+        {
             let path = root.join(strange);
             std::fs::write(&path, "").unwrap();
             assert_eq!(found(), Some(path.clone()));

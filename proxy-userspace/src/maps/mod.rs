@@ -6,6 +6,7 @@ pub mod apply;
 pub mod clients;
 pub mod compare;
 pub mod fill;
+pub mod grace;
 pub mod known;
 pub mod live;
 pub mod memory;

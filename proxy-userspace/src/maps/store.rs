@@ -12,6 +12,7 @@ use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::source::SourceKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::grace::Grace;
 use super::live::Elements;
 use super::{Hashes, MapStore, StoreError, WordTable, Words};
 use crate::sys::map::{Map, Shape};
@@ -123,8 +124,8 @@ pub struct KernelStore {
     node_addrs: Map,
     cidrs: Map,
     sources: Map,
-    /// An array of one map, and that map; none in a store that only looks.
-    grace: Option<(Map, Map)>,
+    /// None in a store that only looks.
+    grace: Option<Grace>,
 }
 
 impl KernelStore {
@@ -134,12 +135,8 @@ impl KernelStore {
             Some(frontends) => frontends,
             None => install_frontends(&maps.frontends, names::FRONTENDS_INITIAL)?,
         };
-        // An update of an array of maps waits for all running programs, which is the grace period we need and the
-        // only way to ask for one that works for every kernel configuration.
-        let word = Shape::mapped_array(8, 1);
-        let inner = Map::create("GRACE_INNER", &word).map_err(kernel("create", "GRACE"))?;
-        let grace = create_outer("GRACE", 1, &inner)?;
-        Self::assemble(maps, frontends, Some((grace, inner)))
+        let grace = Grace::new().map_err(kernel("create", "GRACE"))?;
+        Self::assemble(maps, frontends, Some(grace))
     }
 
     /// Opens what `maps` hold to look at it; `None` while nobody has filled them. Nothing is made, and such a store
@@ -149,7 +146,7 @@ impl KernelStore {
         frontends.map(|frontends| Self::assemble(maps, frontends, None)).transpose()
     }
 
-    fn assemble(maps: KernelMaps, frontends: Map, grace: Option<(Map, Map)>) -> Result<Self, StoreError> {
+    fn assemble(maps: KernelMaps, frontends: Map, grace: Option<Grace>) -> Result<Self, StoreError> {
         Ok(Self {
             services: Chunks::open(names::SERVICES, maps.services)?,
             slots: Chunks::open(names::SLOTS, maps.slots)?,
@@ -260,10 +257,6 @@ fn install_frontends(outer: &Map, capacity: u32) -> Result<Map, StoreError> {
     Ok(hash)
 }
 
-fn create_outer(name: &'static str, entries: u32, template: &Map) -> Result<Map, StoreError> {
-    Map::create_outer(name, &Shape::array_of_maps(entries), template).map_err(kernel("create", name))
-}
-
 /// Entries per batch call: bounded, so that one call never holds the kernel for long.
 const BATCH: usize = 4096;
 
@@ -368,8 +361,7 @@ impl Elements for KernelStore {
 impl MapStore for KernelStore {
     fn grace(&mut self) -> Result<(), StoreError> {
         let missing = || StoreError::Missing { map: "GRACE", element: 0 };
-        let (outer, inner) = self.grace.as_ref().ok_or_else(missing)?;
-        outer.set_inner(0, inner).map_err(kernel("wait for readers", "GRACE"))
+        self.grace.as_ref().ok_or_else(missing)?.wait().map_err(kernel("wait for readers", "GRACE"))
     }
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::histogram::Histogram;
-pub use self::measures::{Changes, Measures, Probe};
+pub use self::measures::{Changes, Flows, Measures, Probe};
 pub use self::reporter::{Batch, Health, OVERDUE, Reporter};
 use crate::model::Listing;
 use crate::source::kube::Connection;
@@ -56,6 +56,9 @@ pub struct AgentStatus {
     /// What is done for clients beside the tables.
     #[serde(default)]
     pub clients: ClientStatus,
+    /// The packet path, if it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<PacketStatus>,
     /// What this host makes impossible, one sentence each, e.g. restarts without a pin directory.
     pub limitations: Vec<String>,
 }
@@ -82,6 +85,23 @@ pub struct ClientStatus {
     pub udp_lost: u64,
     /// Elements of the affinity table; when last looked at.
     pub affinity: u64,
+}
+
+/// The packet path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketStatus {
+    /// How programs are attached to devices: `tcx` or `clsact`.
+    pub means: String,
+    /// Flows that there may be.
+    pub flows: u32,
+    /// Ports that change a client's, as `61000-65535`; `none`: there are none.
+    pub ports: String,
+    /// Names of the devices that should have the programs.
+    pub devices: Vec<String>,
+    /// Flows whose client has answered; when last swept.
+    pub settled: u64,
+    /// Flows that are opening; when last swept.
+    pub opening: u64,
 }
 
 /// Who an agent is.

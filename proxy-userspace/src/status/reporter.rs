@@ -86,6 +86,7 @@ impl Reporter {
             health_checks: HealthChecksStatus::default(),
             warnings: Warnings::default(),
             clients: ClientStatus::default(),
+            packet: None,
             limitations: Vec::new(),
         };
         let connections = Connections::default();

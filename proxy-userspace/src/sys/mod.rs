@@ -15,3 +15,4 @@ pub mod oom;
 pub mod pidfd;
 pub mod schedule;
 pub mod socket;
+pub mod tc;

@@ -53,6 +53,11 @@ impl Launch {
         Self::of(Source::Url(url.to_owned()))
     }
 
+    /// With flags for the node and further arguments, following manifests.
+    pub fn following(manifests: &Path, arguments: &[&str]) -> Self {
+        Self { arguments: owned(arguments), ..Self::of(Source::Manifests(manifests.into())) }
+    }
+
     /// As the test program `variant` makes it with `options`.
     #[must_use]
     pub fn varied(self, options: &[&str]) -> Self {
@@ -69,11 +74,15 @@ impl Launch {
     pub(super) fn spawn(&self, node: &Node) -> Result<Process> {
         let Self { source, arguments, variant, .. } = self;
         let object = std::env::var_os("SHUNT_TEST_OBJECT");
-        // The shipped program has its object inside; another one is loaded by the same agent in a test program.
-        let is_shipped = variant.is_empty() && object.is_none();
+        let packet_object = std::env::var_os("SHUNT_PACKET_OBJECT");
+        // The shipped program has its objects inside; another one is loaded by the same agent in a test program.
+        let is_shipped = variant.is_empty() && object.is_none() && packet_object.is_none();
         let mut command = self.command(node, if is_shipped { "shunt" } else { "variant" })?;
         if let Some(object) = object.filter(|_| !variant.iter().any(|option| option == "--object")) {
             command.arg("--object").arg(object);
+        }
+        if let Some(object) = packet_object {
+            command.arg("--packet-object").arg(object);
         }
         command.args(variant);
         if !matches!(source, Source::Surroundings) {

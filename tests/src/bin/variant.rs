@@ -12,6 +12,7 @@ use shunt::agent::Variant;
 use shunt::cli::AgentArgs;
 use shunt::cmd::{self, Exit};
 use shunt::datapath::load::read_object;
+use shunt::datapath::packet::devices::Means;
 use shunt::maps::apply::StoreOrder;
 use shunt::plan::rules::Limits;
 use shunt::source::kube::Bounds;
@@ -22,6 +23,12 @@ struct Arguments {
     /// eBPF object to load in place of the embedded one.
     #[arg(long)]
     object: Option<PathBuf>,
+    /// The same for the object of the programs at devices.
+    #[arg(long)]
+    packet_object: Option<PathBuf>,
+    /// Attach programs to devices by filters, as where the kernel has no tcx.
+    #[arg(long)]
+    filters: bool,
     /// Layout version that names the pin directory.
     #[arg(long)]
     schema: Option<u32>,
@@ -59,12 +66,23 @@ fn run(arguments: Arguments) -> Result<Exit> {
     let Command::Agent(agent) = arguments.command;
     let order = if arguments.reversed { StoreOrder::Reversed } else { StoreOrder::Planned };
     let object = arguments.object.as_deref().map(read_object).transpose()?;
+    let packet_object = arguments.packet_object.as_deref().map(read_object).transpose()?;
+    let means = arguments.filters.then_some(Means::Filters);
     let node = if arguments.overflow { Duration::MAX } else { Bounds::default().node };
     let bounds = Bounds { node, ..Bounds::default() };
     let limits = arguments.cells.map(|cells| Limits { cells, ..Limits::LAYOUT });
     let compare_every = arguments.compare_every.map(Duration::from_millis);
     cmd::agent::run_variant(
         agent,
-        &Variant { object, schema: arguments.schema, order, bounds, limits, compare_every },
+        &Variant {
+            object,
+            packet_object,
+            means,
+            schema: arguments.schema,
+            order,
+            bounds,
+            limits,
+            compare_every,
+        },
     )
 }

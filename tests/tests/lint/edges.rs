@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 32] = [
+pub(crate) const TABLE: [Row; 34] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -113,8 +113,22 @@ pub(crate) const TABLE: [Row; 32] = [
         reason: "system calls know nothing of what they are used for",
     },
     Row {
+        module: "proxy-userspace/src/datapath/packet/effects",
+        modules: Names::Only(&["devices", "sys"]),
+        crates: Names::Only(&["std", "proxy_common"]),
+        is_pure: true,
+        reason: "what has to be done at devices follows from what is wanted and what is there",
+    },
+    Row {
+        module: "proxy-userspace/src/datapath/packet/ports",
+        modules: Names::Only(&[]),
+        crates: Names::Only(&["std", "proxy_common"]),
+        is_pure: true,
+        reason: "which ports are set aside follows from what the host says",
+    },
+    Row {
         module: "proxy-userspace/src/datapath",
-        modules: Names::Only(&["maps", "sys"]),
+        modules: Names::Only(&["devices", "maps", "sys"]),
         crates: Names::AllBut(&["kube", "k8s_openapi", "serde_saphyr"]),
         is_pure: false,
         reason: "loading and attaching programs needs no Service: neither model nor plan",

@@ -33,6 +33,7 @@ mod moving;
 mod netfilter;
 mod node_addresses;
 mod overlap;
+mod packet_path;
 mod peers;
 mod preflight;
 mod proofs_cgroup;

@@ -285,7 +285,7 @@ fn turn(frame: &mut [u8]) {
 
 fn load(hand: &hand::Rig) -> Result<Ebpf> {
     let path = std::env::var_os("SHUNT_PACKET_OBJECT").unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/packet.bpf.o").into_os_string()
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../proxy-userspace/bpf/packet.bpf.o").into_os_string()
     });
     let object = fs::read(&path)
         .with_context(|| format!("read {}: build it by `cargo xtask ebpf`", Path::new(&path).display()))?;

@@ -17,6 +17,8 @@ use crate::cli::StatusArgs;
 use crate::datapath::attach::pinned_links;
 use crate::datapath::hooks::HOOKS;
 use crate::datapath::load::open_pinned_maps;
+use crate::datapath::packet::observed::{Observed, observe};
+use crate::datapath::packet::strangers::Stranger;
 use crate::datapath::pin::PinDir;
 use crate::health::get;
 use crate::maps::fill::{MapFill, fill};
@@ -37,6 +39,10 @@ pub struct StatusReport {
     pub hooks: Vec<ObservedHook>,
     /// Hooks without one.
     pub missing_hooks: Vec<&'static str>,
+    /// Sides of devices that have a program, in the order of the devices.
+    pub devices: Vec<ObservedDevice>,
+    /// Devices that should have programs, and lack one.
+    pub missing_devices: Vec<String>,
     /// How full the maps are; empty where none are pinned.
     pub maps: Vec<MapFill>,
     /// What could not be looked at, and why.
@@ -67,6 +73,36 @@ pub struct ObservedHook {
     pub path: Option<PathBuf>,
 }
 
+/// A side of a device as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ObservedDevice {
+    /// Name of the device; `None`: it has gone, and nothing runs there any more.
+    pub device: Option<String>,
+    /// Its index.
+    pub index: u32,
+    /// `ingress` or `egress`.
+    pub hook: &'static str,
+    /// `tcx` or `clsact`.
+    pub means: &'static str,
+    /// Id of the program that runs there.
+    pub program_id: u32,
+    /// The program's tag in hexadecimal, as bpftool prints it.
+    pub program_tag: String,
+    /// Programs of others at the same place.
+    pub others: Vec<OtherProgram>,
+}
+
+/// A program of somebody else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OtherProgram {
+    /// Its name, or the kind of filter.
+    pub name: String,
+    /// Its id; zero: a filter that is none of bpf.
+    pub id: u32,
+    /// Whether it stands between the wire and ours.
+    pub is_outside: bool,
+}
+
 /// Asks everyone, and prints what they say. That nothing runs is an answer, not an error.
 pub fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -75,13 +111,19 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let mut notes = Vec::new();
     let hooks = observed_hooks(root, agent.status.as_ref())
         .map_err(|error| if is_denied(&error) { error.context(Exit::Unfit) } else { error })?;
+    let devices = observed_devices(root).unwrap_or_else(|error| {
+        notes.push(format!("devices: {error:#}"));
+        Vec::new()
+    });
     let maps = map_fill(root).unwrap_or_else(|error| {
         notes.push(format!("maps: {error:#}"));
         Vec::new()
     });
     let is_observed = |name| hooks.iter().any(|hook: &ObservedHook| hook.name == name);
     let missing_hooks = HOOKS.iter().map(|hook| hook.name).filter(|name| !is_observed(*name)).collect();
-    let report = StatusReport { pin_dir: root.clone(), agent, hooks, missing_hooks, maps, notes };
+    let missing_devices = missing_devices(agent.status.as_ref(), &devices);
+    let pin_dir = root.clone();
+    let report = StatusReport { pin_dir, agent, hooks, missing_hooks, devices, missing_devices, maps, notes };
     print(args.output.output, &report, render::table)?;
     Ok(Exit::Done)
 }
@@ -122,6 +164,40 @@ fn observed_hooks(root: &Path, agent: Option<&AgentStatus>) -> anyhow::Result<Ve
         });
     }
     Ok(hooks)
+}
+
+/// The devices of the pin directory `root`, read from the kernel.
+fn observed_devices(root: &Path) -> anyhow::Result<Vec<ObservedDevice>> {
+    let mut devices = Vec::new();
+    for observed in observe(&PinDir::new(root, SCHEMA)).context("read the devices")? {
+        let Observed { index, name, side, means, program_id, strangers } = observed;
+        let program = bpf::program_by_id(program_id).and_then(|fd| bpf::program_facts(fd.as_fd()));
+        let tag = program.with_context(|| format!("read the program of device {index}"))?.tag;
+        let others = strangers.into_iter().map(|stranger| {
+            let Stranger { id, name, is_outside } = stranger;
+            OtherProgram { name, id, is_outside }
+        });
+        devices.push(ObservedDevice {
+            device: name,
+            index,
+            hook: side.name(),
+            means: means.name(),
+            program_id,
+            program_tag: format!("{:016x}", u64::from_be_bytes(tag)),
+            others: others.collect(),
+        });
+    }
+    Ok(devices)
+}
+
+/// Devices that the agent means to have programs at, and that lack one at either side.
+fn missing_devices(agent: Option<&AgentStatus>, observed: &[ObservedDevice]) -> Vec<String> {
+    let wanted = agent.and_then(|status| status.packet.as_ref()).map(|packet| packet.devices.as_slice());
+    let has = |name: &String, hook| {
+        observed.iter().any(|side| side.device.as_ref() == Some(name) && side.hook == hook)
+    };
+    let wanted = wanted.unwrap_or_default().iter();
+    wanted.filter(|name| !(has(name, "ingress") && has(name, "egress"))).cloned().collect()
 }
 
 /// The directory of a cgroup: a mounted root, or the one the agent was given.

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use jiff::SignedDuration;
 
-use super::{ObservedHook, StatusReport};
+use super::{ObservedDevice, ObservedHook, StatusReport};
 use crate::cmd::{columns, plain};
 use crate::maps::fill::MapFill;
 use crate::source::kube::Connection;
-use crate::status::{AgentStatus, ClientStatus, SyncStatus};
+use crate::status::{AgentStatus, ClientStatus, PacketStatus, SyncStatus};
 
 /// The whole report.
 pub(super) fn table(report: &StatusReport) -> String {
@@ -26,6 +26,10 @@ pub(super) fn table(report: &StatusReport) -> String {
     }
     text.push('\n');
     text.push_str(&hooks(report, status));
+    if !(report.devices.is_empty() && report.missing_devices.is_empty()) {
+        text.push('\n');
+        text.push_str(&devices(report));
+    }
     if !report.maps.is_empty() {
         text.push('\n');
         text.push_str(&columns(["MAP", "USED", "ALLOCATED", "LIMIT", "BYTES"], report.maps.iter().map(map)));
@@ -56,6 +60,14 @@ fn agent(text: &mut String, status: &AgentStatus) {
         line(text, "cgroup", &format!("{} ({})", cgroup.path, cgroup.id));
     }
     line(text, "client", &clients(&status.clients));
+    if let Some(packet) = &status.packet {
+        let PacketStatus { means, flows, ports, devices, settled, opening } = packet;
+        let devices = devices.len();
+        let words = format!(
+            "{devices} devices by {means}, {settled} flows and {opening} opening, {flows} records at most, ports {ports}"
+        );
+        line(text, "packet", &words);
+    }
     line(text, "sync", &sync(&status.sync));
     if let Some(error) = &status.sync.last_error {
         line(text, "failed", error);
@@ -124,6 +136,31 @@ fn hook(hook: &ObservedHook) -> [String; 5] {
         (id, None) => ("attached", id.to_string()),
     };
     [hook.name.to_owned(), state.to_owned(), hook.program_id.to_string(), hook.program_tag.clone(), cgroup]
+}
+
+fn devices(report: &StatusReport) -> String {
+    let present = report.devices.iter().map(device);
+    let absent = report.missing_devices.iter().map(|name| {
+        let mut row: [String; 6] = Default::default();
+        name.clone_into(&mut row[0]);
+        "MISSING".clone_into(&mut row[2]);
+        row
+    });
+    columns(["DEVICE", "HOOK", "STATE", "PROGRAM", "TAG", "OTHERS"], present.chain(absent))
+}
+
+fn device(side: &ObservedDevice) -> [String; 6] {
+    let (device, state) = match &side.device {
+        Some(name) => (name.clone(), format!("attached ({})", side.means)),
+        None => (side.index.to_string(), "GONE".to_owned()),
+    };
+    let others = side.others.iter().map(|other| {
+        let place = if other.is_outside { "before" } else { "behind" };
+        format!("{} ({}) {place} it", plain(&other.name), other.id)
+    });
+    let others = others.collect::<Vec<_>>().join(", ");
+    let (program, tag) = (side.program_id.to_string(), side.program_tag.clone());
+    [device, side.hook.to_owned(), state, program, tag, others]
 }
 
 fn map(fill: &MapFill) -> [String; 5] {

@@ -59,6 +59,8 @@ fn a_node_at_rest() {
         pin_dir: "/sys/fs/bpf/shunt".into(),
         agent: AgentAnswer { status: Some(status), absent: None },
         hooks: vec![observed("connect4", 1, Some("/sys/fs/cgroup")), observed("connect6", 77, None)],
+        devices: vec![],
+        missing_devices: vec![],
         missing_hooks: vec![],
         maps,
         notes: vec![],
@@ -121,6 +123,14 @@ node-addresses  2026-07-29T08:00:00.000Z
     assert!(sources(&status).contains("https://api.example:6443/ at 192.0.2.1 watching since "));
 }
 
+fn conflict() -> Conflict {
+    Conflict {
+        service: "b/web:/tcp".to_owned(),
+        frontend: "10.96.0.1:80/tcp".to_owned(),
+        holder: "a/web:/tcp".to_owned(),
+    }
+}
+
 #[test]
 fn a_node_in_trouble() {
     let mut status = running();
@@ -133,18 +143,15 @@ fn a_node_in_trouble() {
     status.limitations = vec!["no bpffs: a restart is not hitless".to_owned()];
     let refusal = Refusal { service: "default/web:http/tcp".to_owned(), table: "SLOTS".to_owned() };
     status.refused = [refusal].into_iter().collect();
-    let conflict = Conflict {
-        service: "b/web:/tcp".to_owned(),
-        frontend: "10.96.0.1:80/tcp".to_owned(),
-        holder: "a/web:/tcp".to_owned(),
-    };
-    status.conflicts = [conflict].into_iter().collect();
+    status.conflicts = [conflict()].into_iter().collect();
     status.warnings.count = 30;
     status.warnings.last = [Warning { at: at(2), text: "Service a/b: \u{1b}[31mred".to_owned() }].into();
     let report = StatusReport {
         pin_dir: "/pins".into(),
         agent: AgentAnswer { status: Some(status), absent: None },
         hooks: vec![observed("connect4", 0, None)],
+        devices: vec![],
+        missing_devices: vec![],
         missing_hooks: vec!["connect6"],
         maps: vec![],
         notes: vec!["maps: open /pins/v1/SLOTS: no such file".to_owned()],
@@ -189,6 +196,8 @@ fn a_node_without_an_agent() {
         pin_dir: "/pins".into(),
         agent: AgentAnswer { status: None, absent },
         hooks: vec![],
+        devices: vec![],
+        missing_devices: vec![],
         missing_hooks: vec!["connect4"],
         maps: vec![],
         notes: vec![],
@@ -209,6 +218,8 @@ fn programs_get_everything_too() {
         pin_dir: "/pins".into(),
         agent: AgentAnswer { status: Some(running()), absent: None },
         hooks: vec![observed("connect4", 1, None)],
+        devices: vec![],
+        missing_devices: vec![],
         missing_hooks: vec![],
         maps: vec![],
         notes: vec![],

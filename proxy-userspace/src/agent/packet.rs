@@ -1,0 +1,306 @@
+//! The packet path beside the hooks at sockets: loaded before anything is written, put in force once the tables are.
+//!
+//! Whatever it lacks on a host, sockets are served all the same: that is told as a limitation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proxy_common::nat::Ports;
+use tracing::{info, warn};
+
+use super::{AgentError, Variant};
+use crate::config::AgentConfig;
+use crate::datapath::load::LoadOptions;
+use crate::datapath::packet::effects::Effect;
+use crate::datapath::packet::ports::ends;
+use crate::datapath::packet::settings::{self, SetAside};
+use crate::datapath::packet::strangers::Stranger;
+use crate::datapath::packet::{self, OBJECT, Packet};
+use crate::datapath::pin::PinDir;
+use crate::devices::{Hooked, inside};
+use crate::flows::{self, Sweeper, Swept};
+use crate::kubeproxy;
+use crate::model::Node;
+use crate::status::{PacketStatus, Reporter};
+use crate::sys::link::Side;
+
+/// The packet path of an agent.
+#[derive(Debug)]
+pub(super) struct PacketPath {
+    /// `None`: it is off, or could not be loaded.
+    packet: Option<Packet>,
+    /// Whether what another agent has left is to be taken away.
+    is_unwanted: bool,
+    pin_dir: Option<PinDir>,
+    /// `None`: nobody has said yet.
+    wanted: Option<Vec<Hooked>>,
+    /// Whether the tables hold what every source has listed.
+    is_in_force: bool,
+    /// What was told of programs of others, and of devices that failed.
+    told: BTreeSet<(String, Side, Stranger)>,
+    failed: BTreeMap<u32, String>,
+    /// What steers who counts as inside, and who did last.
+    inside: (kubeproxy::PacketPath, Option<Vec<IpNet>>),
+    reporter: Reporter,
+}
+
+impl PacketPath {
+    /// Loads it if it is wanted; nothing is attached yet.
+    pub(super) fn load(
+        config: &AgentConfig,
+        variant: &Variant,
+        load: &LoadOptions<'_>,
+        reporter: &Reporter,
+    ) -> Self {
+        let is_wanted = config.has_packet_path();
+        let mut path = Self {
+            packet: None,
+            is_unwanted: !is_wanted,
+            pin_dir: load.pin_dir.cloned(),
+            wanted: None,
+            is_in_force: false,
+            told: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            inside: (config.packet_path.clone(), None),
+            reporter: reporter.clone(),
+        };
+        if is_wanted {
+            let object = variant.packet_object.as_deref().unwrap_or(OBJECT);
+            let loaded = match load.pin_dir {
+                Some(_) => Packet::load(&LoadOptions { object, ..load.clone() }, variant.means)
+                    .map_err(|error| error.to_string()),
+                None => Err("its programs share the tables by pins, which take a bpffs".to_owned()),
+            };
+            match loaded.and_then(|packet| path.prepare(&packet).map(|()| packet)) {
+                Ok(packet) => path.packet = Some(packet),
+                Err(why) => path
+                    .limit(format!("nobody outside this node is served, nor what has no socket here: {why}")),
+            }
+        }
+        path
+    }
+
+    /// Tells the programs how long flows live, and which ports are for them.
+    fn prepare(&self, packet: &Packet) -> Result<(), String> {
+        for made in &packet.made_room {
+            warn!(reason = made.difference, "{}", made.outcome);
+        }
+        let before = packet.settings().map_err(|error| error.to_string())?.map(|settings| settings.ports);
+        let ports = self.set_ports_aside(before);
+        packet.tell(&settings::settings(ports)).map_err(|error| error.to_string())?;
+        let means = packet.means().name();
+        let flows = packet.flows;
+        info!(means, flows, ports = %words(ports), "the packet path is loaded");
+        self.reporter.update(|status| {
+            status.packet = Some(PacketStatus {
+                means: means.to_owned(),
+                flows,
+                ports: words(ports),
+                ..PacketStatus::default()
+            });
+        });
+        Ok(())
+    }
+
+    /// What goes wrong here costs SNAT, or a collision once in a while, and nothing else.
+    fn set_ports_aside(&self, before: Option<Ports>) -> Option<Ports> {
+        match settings::set_ports_aside(before) {
+            Ok(SetAside { ports: None, .. }) => {
+                self.limit(
+                    "no port is left to change a client's into: ip_local_port_range, ip_local_reserved_ports and NodePorts \
+                     hold all of them. Backends on other nodes are not reached from outside"
+                        .to_owned(),
+                );
+                None
+            }
+            Ok(SetAside { ports, outcome: Ok(()) }) => {
+                info!(ports = %words(ports), "ports for clients from outside are in ip_local_reserved_ports");
+                ports
+            }
+            Ok(SetAside { ports, outcome: Err(error) }) => {
+                let ports_are = words(ports);
+                self.limit(format!(
+                    "ports {ports_are} are used for clients from outside, and the kernel was not told to keep them free \
+                     (ip_local_reserved_ports: {error})"
+                ));
+                ports
+            }
+            Err(error) => {
+                self.limit(format!("no port to change a client's into, since the sysctls of ports are not to be read: {error}"));
+                None
+            }
+        }
+    }
+
+    fn limit(&self, text: String) {
+        warn!("{text}");
+        self.reporter.update(|status| status.limitations.push(text));
+    }
+
+    /// Tells the programs whose packets count as a pod's, if that has changed.
+    pub(super) fn count_inside(&mut self, node: &Node) {
+        let Some(packet) = &self.packet else { return };
+        let (steering, told) = &mut self.inside;
+        let ranges = inside(steering, node);
+        if told.as_ref() == Some(&ranges) {
+            return;
+        }
+        match packet.tell_inside(&ranges) {
+            Ok(()) => *told = Some(ranges),
+            Err(error) => {
+                warn!(%error, "who is inside stays as it was, and is told again with the next change");
+            }
+        }
+    }
+
+    /// Begins to sweep the tables of flows. Without, records stay, and the path goes on.
+    fn sweep(&mut self) {
+        let Some(packet) = &mut self.packet else { return };
+        let reporter = self.reporter.clone();
+        let tell = move |swept: Swept, took: Duration| {
+            reporter.update(|status| {
+                if let Some(packet) = &mut status.packet {
+                    packet.settled = swept.settled;
+                    packet.opening = swept.opening;
+                }
+            });
+            reporter.measure(|measures| {
+                measures.flows.removed += swept.removed;
+                measures.flows.settled = swept.settled;
+                measures.flows.opening = swept.opening;
+                measures.flows.sweep_seconds = took.as_secs_f64();
+            });
+        };
+        let begun = packet.sweep().map_err(|error| error.to_string()).and_then(|sweep| {
+            let [flows, opening] = &sweep.tables;
+            Sweeper::new(sweep.program.as_fd(), [flows, opening], &sweep.marks)
+                .and_then(|sweeper| flows::start(sweeper, tell))
+                .map_err(|error| error.to_string())
+        });
+        if let Err(why) = begun {
+            self.limit(format!(
+                "records of flows are not swept, and make room only by being used anew: {why}"
+            ));
+        }
+    }
+
+    /// From now on these are the devices.
+    pub(super) fn want(&mut self, devices: Vec<Hooked>) {
+        self.wanted = Some(devices);
+        if self.is_in_force {
+            self.apply();
+        }
+    }
+
+    /// The tables are in force: the programs may be, too. What another agent has left is taken away where it is not wanted.
+    pub(super) fn put_in_force(&mut self) -> Result<(), AgentError> {
+        self.is_in_force = true;
+        self.sweep();
+        if let (true, Some(pin_dir)) = (self.is_unwanted, &self.pin_dir) {
+            let ports = packet::pinned_ports(pin_dir)?;
+            for device in packet::take_away(pin_dir)? {
+                info!(device, "detached, since --devices is none");
+            }
+            if let Some(ports) = ports {
+                give_back(ports);
+            }
+        }
+        self.apply();
+        Ok(())
+    }
+
+    /// Looks again, and mends what somebody else has changed.
+    pub(super) fn look_again(&mut self) {
+        if self.is_in_force {
+            self.apply();
+        }
+    }
+
+    /// Whether nothing of an agent before this one is at a device any more.
+    pub(super) fn is_settled(&self) -> bool {
+        self.packet.as_ref().is_none_or(Packet::is_settled)
+    }
+
+    fn apply(&mut self) {
+        let (Some(packet), Some(wanted)) = (&mut self.packet, &self.wanted) else { return };
+        let applied = match packet.apply(wanted) {
+            Ok(applied) => applied,
+            Err(error) => {
+                warn!(%error, "devices stay as they are, and are looked at again");
+                self.reporter.warn(format!("devices of the packet path: {error}"));
+                return;
+            }
+        };
+        let name = |index: u32| {
+            let known = wanted.iter().find(|device| device.index == index);
+            known.map_or_else(|| index.to_string(), |device| device.name.clone())
+        };
+        for effect in &applied.done {
+            log(effect, &name(effect.device()));
+        }
+        let mut failed = BTreeMap::new();
+        for failure in applied.failures.into_iter().filter(|failure| !failure.is_gone) {
+            let text = format!("device {}: {}", name(failure.device), failure.error);
+            if self.failed.get(&failure.device) != Some(&text) {
+                warn!("{text}");
+                self.reporter.warn(text.clone());
+            }
+            failed.insert(failure.device, text);
+        }
+        let devices = wanted.iter().map(|device| device.name.clone()).collect();
+        self.failed = failed;
+        self.tell_of_strangers();
+        self.reporter.update(|status| {
+            if let Some(packet) = &mut status.packet {
+                packet.devices = devices;
+            }
+        });
+    }
+
+    /// Each is told once, for as long as it is there.
+    fn tell_of_strangers(&mut self) {
+        let (Some(packet), Some(wanted)) = (&self.packet, &self.wanted) else { return };
+        let found = match packet.strangers(wanted) {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(%error, "programs of others at devices cannot be listed");
+                return;
+            }
+        };
+        for (device, side, stranger) in found.difference(&self.told) {
+            let place = if stranger.is_outside { "between the wire and ours" } else { "behind ours" };
+            warn!(
+                device,
+                hook = side.name(),
+                program = stranger.name,
+                id = stranger.id,
+                "a program of somebody else is {place}"
+            );
+        }
+        self.told = found;
+    }
+}
+
+/// Gives ports back; a failure is told, since nobody could act upon it here.
+fn give_back(ports: Ports) {
+    match settings::give_ports_back(ports) {
+        Ok(true) => info!(ports = %words(Some(ports)), "given back to ip_local_reserved_ports"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, ports = %words(Some(ports)), "stay in ip_local_reserved_ports"),
+    }
+}
+
+fn log(effect: &Effect, device: &str) {
+    match effect {
+        Effect::Attach(_, side) => info!(device, hook = side.name(), "attached"),
+        Effect::Replace(_, side) => info!(device, hook = side.name(), "replaced"),
+        Effect::Detach(_, side) => info!(device, hook = side.name(), "detached"),
+        Effect::Tell(..) | Effect::Unpin(..) | Effect::Forget(_) => {}
+    }
+}
+
+fn words(ports: Option<Ports>) -> String {
+    ports.and_then(ends).map_or_else(|| "none".to_owned(), |(first, last)| format!("{first}-{last}"))
+}
