@@ -37,3 +37,45 @@ pub struct CidrKey {
     /// First address of the range.
     pub addr: Addr,
 }
+
+#[cfg(feature = "user")]
+impl CidrKey {
+    /// Whether the range has an address.
+    pub fn covers(&self, addr: Addr) -> bool {
+        let number = |addr: Addr| {
+            addr.words().iter().fold(0_u128, |sum, word| (sum << 32) | u128::from(u32::from_be(*word)))
+        };
+        let differs = number(self.addr) ^ number(addr);
+        differs.checked_shr(128_u32.saturating_sub(self.prefix_len)).is_none_or(|rest| rest == 0)
+    }
+}
+
+#[cfg(feature = "user")]
+impl core::fmt::Display for CidrKey {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let own = if self.addr.is_v4() { self.prefix_len.saturating_sub(96) } else { self.prefix_len };
+        write!(formatter, "{}/{own}", self.addr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_covers_its_addresses_and_no_others() {
+        let addr = |text: &str| Addr::from(text.parse::<core::net::IpAddr>().unwrap());
+        let v4 = CidrKey { prefix_len: 96 + 16, addr: addr("10.244.0.0") };
+        assert!(
+            v4.covers(addr("10.244.255.1")) && !v4.covers(addr("10.245.0.1")) && !v4.covers(addr("fd00::1"))
+        );
+        let v6 = CidrKey { prefix_len: 64, addr: addr("fd00:10:244:1::") };
+        assert!(v6.covers(addr("fd00:10:244:1::ff")) && !v6.covers(addr("fd00:10:244:2::1")));
+        let all = CidrKey { prefix_len: 0, addr: addr("::") };
+        assert!(all.covers(addr("2001:db8::1")) && all.covers(addr("192.0.2.1")));
+        assert_eq!(
+            (v4.to_string(), v6.to_string()),
+            ("10.244.0.0/16".to_owned(), "fd00:10:244:1::/64".to_owned())
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use proxy_common::addr::Addr;
 use proxy_common::lb::Origin;
-use proxy_common::node::NodeAddrFlags;
+use proxy_common::node::{CidrKey, NodeAddrFlags};
 use proxy_common::registry::{Namespace, stand_in};
 
 /// SRC of `shunt trace`.
@@ -45,6 +45,8 @@ pub struct Facts<'a> {
     pub node_addrs: &'a [(Addr, NodeAddrFlags)],
     /// Cookie of the network namespace that is the host's, if the registry does not tell.
     pub own: u64,
+    /// Ranges whose packets count as a pod's, where the packet path is in force.
+    pub inside: &'a [CidrKey],
 }
 
 /// A client as the hooks would know it.
@@ -106,6 +108,14 @@ impl Facts<'_> {
         }
         if self.node_addrs.iter().any(|(own, _)| *own == addr) {
             return self.host_at(Some(addr), "it is an address of this node");
+        }
+        if let Some(range) = self.inside.iter().find(|range| range.covers(addr)) {
+            return Client {
+                origin: Origin::Pod,
+                reason: format!("{range} counts as inside, as the packet path was told"),
+                addresses: vec![addr],
+                keys: vec![addr],
+            };
         }
         let unseen =
             self.namespaces.iter().filter(|(_, namespace)| namespace.state != Namespace::KNOWN).count();
@@ -186,7 +196,8 @@ mod tests {
         ];
         let node_addrs = ["172.30.0.1", "172.31.0.1", "fd00:172::1", "fe80::1", "127.0.0.1"]
             .map(|text| (addr(text), NodeAddrFlags::LOCAL));
-        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, own: 77 };
+        let inside = [CidrKey { prefix_len: 96 + 16, addr: addr("10.250.0.0") }];
+        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, own: 77, inside: &inside };
         Client::judge(text.parse().unwrap(), &facts)
     }
 

@@ -48,6 +48,8 @@ pub struct Question<'a> {
     pub is_guarded: bool,
     /// Whether sockets of pods are left alone (`--socket-lb host`); none: nobody said.
     pub is_host_only: Option<bool>,
+    /// Whether programs are at devices: they serve who comes from outside, and pods whose sockets nobody serves.
+    pub has_packet_path: bool,
     /// Names of the hooks that are attached.
     pub hooks: &'a BTreeSet<&'static str>,
 }

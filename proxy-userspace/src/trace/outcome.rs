@@ -271,9 +271,14 @@ fn other_protocols(lookup: &impl Lookup, verdict: &Verdict, packet: &Packet) -> 
 fn why_not_carried_out(question: &Question<'_>) -> Option<String> {
     let tuple = question.packet.tuple;
     if question.packet.origin == Origin::External {
-        return Some(
-            "not carried out: no hook of this version sees packets that come from outside the node".into(),
-        );
+        return (!question.has_packet_path).then(|| {
+            "not carried out: no program is at a device, which would see packets from outside (--devices)"
+                .into()
+        });
+    }
+    // What no hook of a socket does is done at the host's end of a pod's device.
+    if question.packet.origin == Origin::Pod && question.has_packet_path {
+        return None;
     }
     if question.packet.origin == Origin::Pod && question.is_host_only == Some(true) {
         return Some("not carried out: sockets of pods are left to others (--socket-lb host)".into());
@@ -281,7 +286,7 @@ fn why_not_carried_out(question: &Question<'_>) -> Option<String> {
     let kinds: &[&str] = match tuple.proto {
         Proto::TCP => &["connect"],
         Proto::UDP => &["connect", "sendmsg"],
-        _ => return Some(format!("not carried out: no hook of this version serves {}", tuple.proto)),
+        _ => return Some(format!("not carried out: no hook of a socket serves {}", tuple.proto)),
     };
     let family = if tuple.addr.is_v4() { 4 } else { 6 };
     let missing: Vec<String> = kinds

@@ -141,7 +141,7 @@ impl Tables {
         };
         let known = Namespace { v4: addr("10.244.1.11"), v6: addr("::"), state: Namespace::KNOWN };
         let node_addrs = self.memory.node_addrs().unwrap();
-        let facts = Facts { namespaces: &[(40, known)], node_addrs: &node_addrs, own: 1 };
+        let facts = Facts { namespaces: &[(40, known)], node_addrs: &node_addrs, own: 1, inside: &[] };
         let client = Client::judge(from.parse().unwrap(), &facts);
         let tuple = Tuple { addr: to.ip().into(), port: Port::new(to.port()), proto };
         let live = Live::new(&self.memory);
@@ -157,6 +157,7 @@ impl Tables {
             now: NOW,
             is_guarded: beside.is_guarded,
             is_host_only: beside.is_host_only,
+            has_packet_path: beside.has_packet_path,
             hooks: &beside.hooks,
         };
         let trace = trace(&live, &question);
@@ -171,6 +172,7 @@ struct Beside {
     asked: Cell<u32>,
     is_guarded: bool,
     is_host_only: Option<bool>,
+    has_packet_path: bool,
     hooks: BTreeSet<&'static str>,
 }
 
@@ -182,6 +184,7 @@ impl Default for Beside {
             asked: Cell::new(0),
             is_guarded: true,
             is_host_only: Some(false),
+            has_packet_path: false,
             hooks,
         }
     }
@@ -366,9 +369,12 @@ fn what_no_hook_carries_out_is_said() {
     let all = Beside::default();
     assert_eq!(carried("pod", "10.96.0.10:80", &all), (true, String::new()));
     let (carried_out, note) = carried("203.0.113.9", "10.96.0.10:80", &all);
-    assert!(!carried_out && note.contains("from outside the node"), "{note}");
+    assert!(!carried_out && note.contains("packets from outside (--devices)"), "{note}");
+    let devices = Beside { has_packet_path: true, ..Beside::default() };
+    assert_eq!(carried("203.0.113.9", "10.96.0.10:80", &devices), (true, String::new()));
     let (carried_out, note) = carried("pod", "10.96.0.10:80/sctp", &all);
     assert!(!carried_out && note.contains("serves sctp"), "{note}");
+    assert_eq!(carried("pod", "10.96.0.10:80/sctp", &devices).0, true);
     let some = Beside { hooks: ["connect4"].into(), ..Beside::default() };
     assert_eq!(carried("pod", "10.96.0.10:80", &some), (true, String::new()));
     let (carried_out, note) = carried("pod", "10.96.0.10:80/udp", &some);

@@ -195,7 +195,7 @@ fn serve(mut stream: TcpStream, client: SocketAddr) -> Result<()> {
 }
 
 fn answer(socket: &UdpSocket, stop: &AtomicBool) {
-    let mut question = [0; 2_000];
+    let mut question = vec![0; 65_535];
     while !stop.load(Ordering::Relaxed) {
         // Only the time limit and refusals of earlier answers end a receive without a question.
         if let Ok((length, client)) = socket.recv_from(&mut question) {

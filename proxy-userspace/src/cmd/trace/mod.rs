@@ -8,24 +8,35 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::lb::{Packet, Tuple};
+use proxy_common::names::{self, SCHEMA};
+use proxy_common::node::CidrKey;
+use zerocopy::FromBytes;
 
-use super::names::Names;
+use super::names::Names as Labels;
 use super::{Exit, is_denied, monotonic_now, open_clients, open_store, print};
 use crate::cli::{TraceArgs, TraceProto};
 use crate::datapath::attach::pinned_links;
+use crate::datapath::packet::observed::observe;
+use crate::datapath::pin::PinDir;
 use crate::maps::Hashes;
 use crate::maps::known::Known;
 use crate::maps::live::Live;
 use crate::maps::store::KernelStore;
 use crate::plan::tables::OwnerTag;
+use crate::sys::map::Map;
 use crate::sys::socket::netns_cookie;
 use crate::trace::{Client, Destination, Facts, Question, Trace, ports_of, trace};
 
 /// Decides and prints. Whatever the verdict, that there is one is success.
 pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
-    let (names, is_host_only) = Names::ask_with_scope(args.metrics.metrics_address)?;
+    let (names, is_host_only) = Labels::ask_with_scope(args.metrics.metrics_address)?;
     let root = &args.pin.pin_dir;
-    let maps = Maps { store: open_store(root)?, known: open_clients(root)?, is_host_only };
+    let pin_dir = PinDir::new(root, SCHEMA);
+    let packets = PacketFacts {
+        is_attached: !observe(&pin_dir).context("look at the devices")?.is_empty(),
+        inside: inside(&pin_dir)?,
+    };
+    let maps = Maps { store: open_store(root)?, known: open_clients(root)?, is_host_only, packets };
     let links = pinned_links(root).map_err(anyhow::Error::new).context("read the pinned links");
     let links = links.map_err(|error| if is_denied(&error) { error.context(Exit::Unfit) } else { error })?;
     // A link whose cgroup has been removed is attached to nothing.
@@ -35,9 +46,27 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// What is known of the packet path.
+struct PacketFacts {
+    is_attached: bool,
+    inside: Vec<CidrKey>,
+}
+
+/// Ranges whose packets count as a pod's; none where there is no packet path.
+fn inside(pin_dir: &PinDir) -> anyhow::Result<Vec<CidrKey>> {
+    let path = pin_dir.maps().join(names::INSIDE);
+    let map = match Map::open_pinned(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        outcome => outcome.with_context(|| format!("open {}", path.display()))?,
+    };
+    let (keys, _) = map.entries().with_context(|| format!("list {}", path.display()))?;
+    Ok(keys.chunks_exact(size_of::<CidrKey>()).filter_map(|key| CidrKey::read_from_bytes(key).ok()).collect())
+}
+
 struct Maps {
     store: KernelStore,
     known: Known,
+    packets: PacketFacts,
     /// Whether sockets of pods are left to others, if an agent said so.
     is_host_only: Option<bool>,
 }
@@ -47,11 +76,12 @@ impl Maps {
     fn trace(
         &self,
         args: &TraceArgs,
-        (names, hooks): (&Names, &BTreeSet<&'static str>),
+        (names, hooks): (&Labels, &BTreeSet<&'static str>),
     ) -> anyhow::Result<Vec<Trace>> {
         let (namespaces, node_addrs) = (self.known.namespaces()?, self.store.node_addrs()?);
         let own = netns_cookie().context("ask for the cookie of the network namespace")?;
-        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, own };
+        let inside = &self.packets.inside;
+        let facts = Facts { namespaces: &namespaces, node_addrs: &node_addrs, own, inside };
         let client = Client::judge(args.source, &facts);
         let live = Live::new(&self.store);
         let label = |tag: OwnerTag| if tag.0 == 0 { "nobody".to_owned() } else { names.label(tag) };
@@ -60,8 +90,18 @@ impl Maps {
         let traces = self.tuples(&live, args, client.origin)?.into_iter().map(|tuple| {
             let packet = Packet { tuple, origin: client.origin };
             let (client, label, memories) = (&client, &label, &memories);
-            let is_host_only = self.is_host_only;
-            trace(&live, &Question { packet, client, memories, label, now, is_guarded, is_host_only, hooks })
+            let question = Question {
+                packet,
+                client,
+                memories,
+                label,
+                now,
+                is_guarded,
+                is_host_only: self.is_host_only,
+                has_packet_path: self.packets.is_attached,
+                hooks,
+            };
+            trace(&live, &question)
         });
         let traces = traces.collect();
         live.check()?;

@@ -6,5 +6,7 @@ mod flood;
 mod lasting;
 mod layout;
 mod paths;
+mod pods;
+mod policies;
 mod reach;
 mod site;

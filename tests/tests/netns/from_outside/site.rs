@@ -153,15 +153,32 @@ impl Site {
         self.list_as(backend, Some(port))
     }
 
+    /// Lists the pods of both nodes as backends of the first Service.
+    pub(crate) fn list_both(&self) -> Result<()> {
+        self.list_places(Backend::LocalPod, &[Backend::LocalPod, Backend::RemotePod], Some(BACKEND_PORT))
+    }
+
+    /// Lists the pod of the other node as the backend of the first Service.
+    pub(crate) fn list_elsewhere(&self) -> Result<()> {
+        self.list_places(Backend::LocalPod, &[Backend::RemotePod], Some(BACKEND_PORT))
+    }
+
     fn list_as(&self, backend: Backend, port: Option<u16>) -> Result<()> {
-        let (node, ips) = backend.place(&self.cluster);
-        for (family, ip) in ips.into_iter().enumerate() {
-            let endpoint = json!({
-                "addresses": [ip], "nodeName": self.cluster.node(node).name, "conditions": { "ready": true },
+        self.list_places(backend, &[backend], port)
+    }
+
+    fn list_places(&self, backend: Backend, places: &[Backend], port: Option<u16>) -> Result<()> {
+        for family in [0, 1] {
+            let endpoints = places.iter().map(|place| {
+                let (node, ips) = place.place(&self.cluster);
+                json!({
+                    "addresses": [ips[family]], "nodeName": self.cluster.node(node).name,
+                    "conditions": { "ready": true },
+                })
             });
             let ports = ["tcp", "udp"]
                 .map(|name| json!({ "name": name, "protocol": name.to_uppercase(), "port": port.unwrap_or(BACKEND_PORT) }));
-            let listed = if port.is_some() { vec![endpoint] } else { Vec::new() };
+            let listed = if port.is_some() { endpoints.collect() } else { Vec::new() };
             self.write(&slice((backend.service(), family), &json!(ports), listed))?;
         }
         Ok(())

@@ -1,0 +1,217 @@
+//! What a Service asks for: policies, source ranges, affinity; and what becomes of clients that nobody serves.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tests::wait;
+
+use super::layout::Layout;
+use super::site::{Backend, Site};
+use crate::traffic::{Way, exchange};
+use crate::wire;
+
+/// Limit within which a change is in force.
+const CHANGE: Duration = Duration::from_secs(5);
+/// What is refused is so at once, not after a time limit.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How an exchange fails: refused, or by silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Served,
+    Refused,
+    Silence,
+}
+
+fn end(site: &Site, frontend: SocketAddr, way: Way) -> End {
+    let begun = Instant::now();
+    match exchange(&site.client, frontend, way) {
+        Ok(_) => End::Served,
+        Err(error) => {
+            let kind = error
+                .chain()
+                .find_map(|cause| cause.downcast_ref::<std::io::Error>())
+                .map(|error| error.kind());
+            let is_refused = kind == Some(ErrorKind::ConnectionRefused);
+            assert!(!is_refused || begun.elapsed() < AT_ONCE, "{error:#} after {:?}", begun.elapsed());
+            if is_refused { End::Refused } else { End::Silence }
+        }
+    }
+}
+
+/// Waits until every frontend of a backend ends like this, by both ways.
+#[track_caller]
+fn all_end(site: &Site, backend: Backend, expected: End) {
+    for frontend in backend.frontends(&site.cluster) {
+        for way in Way::BOTH {
+            let ends = || {
+                let found = end(site, frontend, way);
+                if found == expected { Ok(()) } else { Err(format!("{way:?} to {frontend}: {found:?}")) }
+            };
+            wait::until_ok(CHANGE, "the change", ends).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_at_once_and_an_unknown_port_of_a_cluster_ip_too() {
+    let site = Site::new(Layout::Routed).unwrap();
+    let agents = site.agents();
+    site.list(Backend::LocalPod, false).unwrap();
+    all_end(&site, Backend::LocalPod, End::Refused);
+    // The node's own address is the node's: what nobody listens at is refused by its own stack, and not by us.
+    let [node, _] = site.cluster.node(1).addresses();
+    assert_eq!(end(&site, SocketAddr::new(node, 30_999), Way::Tcp), End::Refused);
+    for cluster_ip in ["10.96.0.101", "fd00:10:96::101"] {
+        let ip: IpAddr = cluster_ip.parse().unwrap();
+        for way in Way::BOTH {
+            assert_eq!(
+                end(&site, SocketAddr::new(ip, 80), way),
+                End::Served,
+                "a cluster IP that is routed here"
+            );
+            assert_eq!(end(&site, SocketAddr::new(ip, 81), way), End::Refused, "{ip}");
+        }
+    }
+    let counters = agents[0].shunt(&["dump", "counters"]).unwrap();
+    for reason in ["no-endpoints", "unknown-port"] {
+        let line = counters.lines().find(|line| line.contains(reason)).unwrap();
+        assert!(!line.trim_end().ends_with(" 0"), "{line}");
+    }
+}
+
+#[test]
+fn the_local_policy_keeps_to_the_node_and_drops_where_it_has_nobody() {
+    let site = Site::new(Layout::Routed).unwrap();
+    let _agents = site.agents();
+    for backend in [Backend::LocalPod, Backend::RemotePod] {
+        site.write_service(backend, json!({ "externalTrafficPolicy": "Local" })).unwrap();
+    }
+    all_end(&site, Backend::RemotePod, End::Silence);
+    all_end(&site, Backend::LocalPod, End::Served);
+    let seen = exchange(&site.client, Backend::LocalPod.frontends(&site.cluster)[0], Way::Tcp).unwrap();
+    assert_eq!(seen.own, seen.seen, "the client's address is kept");
+}
+
+#[test]
+fn source_ranges_bind_the_balancers_ip_and_nothing_else() {
+    let site = Site::new(Layout::Routed).unwrap();
+    let _agents = site.agents();
+    let [v4, v6] = wire::clients();
+    for (ranges, expected) in [
+        (json!(["192.0.2.0/24", "2001:db8:bad::/48"]), End::Silence),
+        (json!([format!("{v4}/32"), format!("{v6}/128")]), End::Served),
+    ] {
+        site.write_service(Backend::LocalPod, json!({ "loadBalancerSourceRanges": ranges })).unwrap();
+        let frontends = Backend::LocalPod.frontends(&site.cluster);
+        for balancer in &frontends[2..4] {
+            let ends = || {
+                let found = end(&site, *balancer, Way::Tcp);
+                if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+            };
+            wait::until_ok(CHANGE, "the ranges", ends).unwrap();
+        }
+        for other in frontends[..2].iter().chain(&frontends[4..]) {
+            assert_eq!(end(&site, *other, Way::Tcp), End::Served, "{other}");
+        }
+    }
+}
+
+/// Whom a client meets, by the address that the backend tells of itself.
+fn met(site: &Site, frontend: SocketAddr) -> Result<BTreeSet<bool>> {
+    // A backend on the node sees the client itself, one elsewhere does not: so much tells them apart.
+    (0..20)
+        .map(|_| exchange(&site.client, frontend, Way::Udp).map(|seen| seen.own == seen.seen))
+        .collect::<Result<_>>()
+}
+
+#[test]
+fn affinity_holds_a_client_to_its_backend_through_every_frontend() {
+    let site = Site::new(Layout::Routed).unwrap();
+    let _agents = site.agents();
+    site.list_both().unwrap();
+    let frontends: Vec<SocketAddr> =
+        Backend::LocalPod.frontends(&site.cluster).into_iter().filter(SocketAddr::is_ipv4).collect();
+    // The control: without, it meets both.
+    let both = || {
+        let met = met(&site, frontends[0]).map_err(|error| format!("{error:#}"))?;
+        if met.len() == 2 { Ok(()) } else { Err("one of two".to_owned()) }
+    };
+    wait::until_ok(CHANGE, "both backends", both).unwrap();
+    site.write_service(Backend::LocalPod, json!({ "sessionAffinity": "ClientIP" })).unwrap();
+    let one = || {
+        let met: BTreeSet<bool> = frontends
+            .iter()
+            .map(|frontend| met(&site, *frontend))
+            .collect::<Result<Vec<_>>>()
+            .map_err(|error| format!("{error:#}"))?
+            .into_iter()
+            .flatten()
+            .collect();
+        if met.len() == 1 { Ok(()) } else { Err("both of two".to_owned()) }
+    };
+    wait::until_ok(CHANGE, "one backend", one).unwrap();
+}
+
+/// A socket that is connected to a frontend, and asks.
+fn ask(socket: &UdpSocket, size: usize) -> Result<SocketAddr> {
+    let question: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+    socket.send(&question).context("send")?;
+    let mut answer = vec![0; 65_535];
+    let length = socket.recv(&mut answer).with_context(|| format!("answer to {size} bytes"))?;
+    let at = answer[..length].iter().position(|byte| *byte == b'\n').context("a line")?;
+    anyhow::ensure!(answer[at + 1..length] == question[..], "other bytes came back");
+    String::from_utf8_lossy(&answer[..at]).parse().context("an address")
+}
+
+fn socket(site: &Site, to: SocketAddr) -> UdpSocket {
+    let bind: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+    let socket = site.client.inside(|| UdpSocket::bind(bind)).unwrap().unwrap();
+    site.client.inside(|| socket.connect(to)).unwrap().unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket
+}
+
+#[test]
+fn datagrams_of_many_parts_come_through_in_both_directions() {
+    for layout in Layout::ALL {
+        let site = Site::new(layout).unwrap();
+        let _agents = site.agents();
+        for backend in Backend::ALL {
+            for frontend in backend.frontends(&site.cluster) {
+                let socket = socket(&site, frontend);
+                for size in [1_473, 4_000, 20_000] {
+                    ask(&socket, size)
+                        .unwrap_or_else(|error| panic!("{layout:?} {backend:?} {frontend}: {error:#}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_of_udp_follows_to_another_backend_at_once() {
+    let site = Site::new(Layout::Routed).unwrap();
+    let _agents = site.agents();
+    let sockets: Vec<UdpSocket> = Backend::LocalPod
+        .frontends(&site.cluster)
+        .into_iter()
+        .map(|frontend| socket(&site, frontend))
+        .collect();
+    for socket in &sockets {
+        let own = socket.local_addr().unwrap();
+        assert_eq!(ask(socket, 10).unwrap(), own, "a backend on the node sees the client itself");
+    }
+    site.list_elsewhere().unwrap();
+    for socket in &sockets {
+        let moved = || {
+            let seen = ask(socket, 10).map_err(|error| format!("{error:#}"))?;
+            if Some(seen) == socket.local_addr().ok() { Err("the old backend".to_owned()) } else { Ok(()) }
+        };
+        wait::until_ok(CHANGE, "the other backend", moved).unwrap();
+    }
+}
