@@ -32,7 +32,7 @@ impl SocketCounter {
 
 /// Counters of a row.
 pub const ROW_COUNTERS: u32 = 2;
-/// Rows set aside for [`crate::lb::DropReason`]; the row of service `n` comes `n` after them.
+/// Rows set aside for [`crate::reason::DropReason`]; the row of service `n` comes `n` after them.
 pub const REASON_ROWS: u32 = 32;
 /// Greatest number of shards; a node with more CPUs shares them.
 pub const MAX_SHARDS: u32 = 8;

@@ -84,6 +84,11 @@ impl FlowKey {
     }
 }
 
+/// A link-layer address as it lies in a frame, in halves of two bytes.
+pub type Mac = [u16; 3];
+/// None.
+pub const NO_MAC: Mac = [0; 3];
+
 /// Value of `FLOWS`: what the key does not name, and what the flow is.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
@@ -106,6 +111,11 @@ pub struct Flow {
     pub flags: u16,
     /// When a packet last came by this key: nanoseconds of the kernel's monotonic clock.
     pub used: u64,
+    /// Link-layer address, or zero. Of [`Part::Forward`]: where the client's frames are to go, if that is not where it sends
+    /// them. Of [`Part::Reply`]: where the client has sent its last one.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: u16,
 }
 
 impl Flow {
@@ -119,6 +129,8 @@ impl Flow {
         port: Port::ANY,
         flags: 0,
         used: 0,
+        mac: NO_MAC,
+        pad: 0,
     };
     /// The client is not on this node: where the flow leaves to a backend that is not either, its source is changed, so that
     /// replies come back this way.
@@ -145,6 +157,17 @@ impl Flow {
     pub const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// Bit of what the sweep says of a record: it lives.
+pub const SWEPT_LIVES: u8 = 0x80;
+/// Bit of what the sweep says of a record: it is in the main table.
+pub const SWEPT_SETTLED: u8 = 0x40;
+
+/// What the sweep says of a record: its part, as a number, and bits.
+#[inline(always)]
+pub const fn swept(part: u8, lives: bool, is_settled: bool) -> u8 {
+    part & 3 | if lives { SWEPT_LIVES } else { 0 } | if is_settled { SWEPT_SETTLED } else { 0 }
 }
 
 /// A flow with all its ends.
@@ -220,6 +243,8 @@ impl Whole {
         flow.generation = self.held.generation;
         flow.flags = self.flags;
         flow.used = used;
+        flow.mac = NO_MAC;
+        flow.pad = 0;
     }
 
     /// Becomes the flow that one part is of.
@@ -254,7 +279,7 @@ impl Whole {
     }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 44 && size_of::<Flow>() == 64);
+const _: () = assert!(size_of::<FlowKey>() == 44 && size_of::<Flow>() == 72);
 
 #[cfg(test)]
 mod tests {

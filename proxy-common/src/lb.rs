@@ -10,6 +10,7 @@ use crate::filter::{Bits, may_own};
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::node::NodeAddrFlags;
 use crate::owned;
+use crate::reason::DropReason;
 use crate::service::{Half, Head, View, ViewKind, ViewWord};
 
 /// Read access to the tables. Every method returns a small copy; a missing element is `None`, never a panic.
@@ -185,53 +186,6 @@ pub enum Flow {
     Held(Addr, Port),
     /// As for one that holds none.
     New(Verdict),
-}
-
-/// Why a connection was refused or left to time out; also the row of its counter.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DropReason {
-    /// No usable endpoint anywhere: rejected.
-    NoEndpoints = 0,
-    /// An owned VIP does not serve this port: rejected.
-    UnknownPort = 1,
-    /// Policy Local, and no endpoint on this node: times out.
-    NoLocalEndpoints = 2,
-    /// An address of a ServiceCIDR that no Service holds: times out.
-    UnassignedAddress = 3,
-    /// The tables contradict each other, which is a defect of the writer: rejected, and counted so that it shows.
-    Inconsistent = 4,
-    /// There was no memory to remember what a UDP socket was given, and its replies would have come from a stranger:
-    /// refused.
-    NoRecord = 5,
-    /// `loadBalancerSourceRanges` do not hold the client's address: times out.
-    SourceNotAllowed = 6,
-}
-
-impl DropReason {
-    /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 7] = [
-        Self::NoEndpoints,
-        Self::UnknownPort,
-        Self::NoLocalEndpoints,
-        Self::UnassignedAddress,
-        Self::Inconsistent,
-        Self::NoRecord,
-        Self::SourceNotAllowed,
-    ];
-
-    /// The name in `shunt dump counters` and in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoEndpoints => "no-endpoints",
-            Self::UnknownPort => "unknown-port",
-            Self::NoLocalEndpoints => "no-local-endpoints",
-            Self::UnassignedAddress => "unassigned-address",
-            Self::Inconsistent => "inconsistent",
-            Self::NoRecord => "no-record",
-            Self::SourceNotAllowed => "source-not-allowed",
-        }
-    }
 }
 
 /// The outcome.

@@ -26,6 +26,7 @@ pub mod node;
 pub mod owned;
 pub mod packet;
 mod pod;
+pub mod reason;
 pub mod registry;
 pub mod service;
 pub mod socket;

@@ -1,7 +1,6 @@
-//! Marks of flows: most packets that leave a node belong to no flow, and one byte says so before any table is asked.
+//! Marks of flows: most packets belong to no flow, and one byte says so before any table is asked.
 //!
-//! Client and backend give a place among the marks, whichever of the two sends. Whoever makes a record of replies leaves the
-//! number of the sweep's round there, and each round of the sweep leaves its own for every record that lives. So a mark that is
+//! Both ends of a packet give a place among the marks, whichever of the two sends. Whoever makes a record leaves the number of the sweep's round there, and each round of the sweep leaves its own for every record that lives. So a mark that is
 //! older than the round before proves that there is no flow, and nobody ever has to clear one. Two flows may share a place: a
 //! fresh mark proves nothing.
 
@@ -32,11 +31,11 @@ pub const fn place(one: &End, other: &End) -> u32 {
 #[inline(always)]
 const fn mixed(end: &End) -> u64 {
     let [a, b, c, d] = end.addr.words();
-    let high = (a as u64) << 32 | b as u64;
-    let low = (c as u64) << 32 | d as u64;
+    let high = ((a as u64) << 32) | b as u64;
+    let low = ((c as u64) << 32) | d as u64;
     let mixed = (high ^ end.port.to_be() as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ low;
-    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 32
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 32)
 }
 
 /// The mark of a round: never zero, which is no round's.

@@ -130,6 +130,17 @@ pub const INSIDE: &str = "INSIDE";
 /// it when the last descriptor or pin goes, whoever runs them.
 pub const SLOW: &str = "SLOW";
 
+/// The programs of [`SLOW`], in the order of their indices.
+pub const SLOW_PROGRAMS: [&str; 7] = [
+    "shunt_begin",
+    "shunt_reserve",
+    "shunt_refuse",
+    "shunt_error_arrives",
+    "shunt_error_leaves",
+    "shunt_part_arrives",
+    "shunt_part_leaves",
+];
+
 /// Elements of [`DEVICES`] at most.
 pub const DEVICES_MAX: u32 = 4_096;
 /// Ranges of [`INSIDE`] at most.

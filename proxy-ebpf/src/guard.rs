@@ -7,7 +7,8 @@
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SkBuffContext;
 use proxy_common::addr::Addr;
-use proxy_common::lb::{DropReason, Lookup};
+use proxy_common::lb::Lookup;
+use proxy_common::reason::DropReason;
 
 use crate::egress::{self, Sender};
 use crate::maps::sockets::{LockedPairs, recall_tcp_of};

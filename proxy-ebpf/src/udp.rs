@@ -4,7 +4,8 @@ use aya_ebpf::programs::SockAddrContext;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::affinity::Memory;
 use proxy_common::counter::SocketCounter;
-use proxy_common::lb::{DropReason, Flow, Held, Origin, Packet, Sender, Tuple, Verdict, follow, pick_again};
+use proxy_common::lb::{Flow, Held, Origin, Packet, Sender, Tuple, Verdict, follow, pick_again};
+use proxy_common::reason::DropReason;
 use proxy_common::registry::Event;
 use proxy_common::udp::{Pair, Placed};
 

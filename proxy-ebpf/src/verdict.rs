@@ -3,7 +3,8 @@
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, info};
 use proxy_common::counter::ServiceCounter;
-use proxy_common::lb::{DropReason, Pick, Verdict};
+use proxy_common::lb::{Pick, Verdict};
+use proxy_common::reason::DropReason;
 
 use crate::context::{ALLOW, REFUSE};
 use crate::{maps, sock};

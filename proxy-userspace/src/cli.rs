@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
-use crate::config::ServiceFilter;
+use crate::config::{self, ServiceFilter};
+use crate::devices::Selection;
 use crate::plan::node::NodePortAddresses;
 use crate::trace::{Asked, Destination};
 
@@ -47,6 +49,19 @@ pub struct PinArgs {
     /// Directory on a bpffs for maps (under v<schema>) and links (under links)
     #[arg(long, env = "SHUNT_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/shunt")]
     pub pin_dir: PathBuf,
+}
+
+/// Which devices the packet path is attached to; the same for every command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct DeviceArgs {
+    /// Devices by which packets enter from outside: auto (those with a default route or an address of the node), none (no
+    /// packet path at all), or names and patterns such as eth*,bond0
+    #[arg(long, env = "SHUNT_DEVICES", value_name = "LIST", default_value = "auto")]
+    pub devices: Selection,
+    /// Devices that lead to pods of this node: auto (host ends of pairs whose other end is in another network namespace),
+    /// none, or names and patterns such as cali*
+    #[arg(long, env = "SHUNT_POD_DEVICES", value_name = "LIST", default_value = "auto")]
+    pub pod_devices: Selection,
 }
 
 /// Where the agent is asked.
@@ -93,9 +108,19 @@ pub struct AgentArgs {
     /// with --config and a mode other than nftables: all]
     #[arg(long, env = "SHUNT_NODEPORT_ADDRESSES", value_name = "LIST")]
     pub nodeport_addresses: Option<NodePortAddresses>,
-    /// Devices whose packets are served too, by name, or none: clients outside this node, and what has no socket here
-    #[arg(long, env = "SHUNT_DEVICES", value_name = "LIST", value_delimiter = ',', default_value = "none")]
-    pub devices: Vec<String>,
+    /// Which devices the packet path is attached to.
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+    /// Ranges of the cluster's pods, whose packets count as inside beside those of the own Node's podCIDRs [default: the
+    /// clusterCIDR of --config]
+    #[arg(
+        long,
+        env = "SHUNT_CLUSTER_CIDR",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = config::range
+    )]
+    pub cluster_cidr: Vec<IpNet>,
     /// Whose sockets are served where they connect: those of all processes, those of the host's own network namespace, or
     /// none. What is not served here is left to the packet path or to another proxy
     #[arg(long, env = "SHUNT_SOCKET_LB", value_name = "WHOSE", default_value = "all")]
@@ -245,6 +270,9 @@ pub struct CheckArgs {
     /// Cgroup v2 directory that an agent would hook [default: the true root, recognised by inode 1]
     #[arg(long, env = "SHUNT_CGROUP", value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Which devices it would hook.
+    #[command(flatten)]
+    pub devices: DeviceArgs,
     /// Where maps and links are pinned.
     #[command(flatten)]
     pub pin: PinArgs,
@@ -346,135 +374,5 @@ pub enum BpfLogLevel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-    use std::collections::BTreeSet;
-
-    /// One command's arguments by themselves.
-    #[derive(Debug, Parser)]
-    struct Alone<A: Args> {
-        #[command(flatten)]
-        args: A,
-    }
-
-    fn agent(words: &[&str]) -> Result<AgentArgs, clap::Error> {
-        Alone::try_parse_from([&["agent"], words].concat()).map(|alone| alone.args)
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-        Alone::<AgentArgs>::command().debug_assert();
-        Alone::<DumpArgs>::command().debug_assert();
-    }
-
-    #[test]
-    fn every_flag_has_its_environment_variable() {
-        let mut seen = BTreeSet::new();
-        for command in [
-            Alone::<AgentArgs>::command(),
-            Alone::<StatusArgs>::command(),
-            Alone::<VerifyArgs>::command(),
-            Alone::<DumpArgs>::command(),
-            Alone::<TraceArgs>::command(),
-            Alone::<CheckArgs>::command(),
-            Alone::<CleanupArgs>::command(),
-        ] {
-            for flag in command.get_arguments().filter(|flag| !flag.is_positional()) {
-                let long = flag.get_long().expect("every flag has a long name");
-                let expected = format!("SHUNT_{}", long.to_uppercase().replace('-', "_"));
-                assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(&*expected), "--{long}");
-                seen.insert(long.to_owned());
-            }
-        }
-        assert_eq!(seen.len(), 22, "{seen:?}");
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_contract() {
-        let args = agent(&["--manifests", "/m"]).unwrap();
-        assert_eq!(args.pin.pin_dir, PathBuf::from("/sys/fs/bpf/shunt"));
-        // The rest of the defaults depends on what a configuration file says.
-        assert_eq!((args.healthz_address, args.metrics_address, args.log_format), (None, None, None));
-        assert_eq!((args.node_name, args.cgroup, args.nodeport_addresses), (None, None, None));
-        assert_eq!((args.bpf_log_level, args.metrics_services), (BpfLogLevel::Off, 1000));
-        let check = Alone::<CheckArgs>::try_parse_from(["check"]).unwrap().args;
-        assert_eq!((check.cgroup, check.healthz_address.to_string()), (None, "0.0.0.0:10256".to_owned()));
-        let status = Alone::<StatusArgs>::try_parse_from(["status"]).unwrap().args;
-        assert_eq!(status.metrics.metrics_address.to_string(), "127.0.0.1:10249");
-    }
-
-    #[test]
-    fn errors_name_the_flag() {
-        for (words, flag) in [
-            (&["--manifests", "/m", "--api-server", "https://192.0.2.1"][..], "--api-server"),
-            (&["--manifests", "/m", "--healthz-address", "10256"], "--healthz-address"),
-            (&["--manifests", "/m", "--log-format", "xml"], "--log-format"),
-            (&["--manifests", "/m", "--nodeport-addresses", "primary,eth0"], "--nodeport-addresses"),
-            (&["--manifests", "/m", "--bpf-log-level", "5"], "--bpf-log-level"),
-            (&["--manifests", "/m", "--kubeconfig", "/k"], "--kubeconfig"),
-        ] {
-            let error = agent(words).unwrap_err();
-            assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains(flag), "{error}");
-        }
-    }
-
-    #[test]
-    fn dump_takes_a_table_and_a_service() {
-        let parse = |words: &[&str]| Alone::<DumpArgs>::try_parse_from([&["dump"], words].concat());
-        let args = parse(&["backends", "--service", "default/web:http", "-o", "yaml"]).unwrap().args;
-        assert_eq!((args.table, args.output.output), (DumpTable::Backends, OutputForm::Yaml));
-        assert!(args.service.is_some_and(|filter| filter.matches("default/web:http/tcp")));
-        assert!(parse(&["backends", "--service", "web"]).unwrap_err().to_string().contains("--service"));
-        assert_eq!(parse(&["flows"]).unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    fn trace_takes_a_client_and_a_destination() {
-        let parse = |words: &[&str]| Alone::<TraceArgs>::try_parse_from([&["trace"], words].concat());
-        let args = parse(&["pod", "10.96.0.10:53", "--proto", "udp"]).unwrap().args;
-        assert_eq!((args.source, args.proto), (Asked::Pod, Some(TraceProto::Udp)));
-        assert_eq!(args.destination.port, Some(53));
-        for (words, named) in [
-            (&["somebody", "10.96.0.10"][..], "<SRC>"),
-            (&["host", "web.default:80"], "<DST>"),
-            (&["host", "10.96.0.10:0"], "port 0"),
-            (&["host", "10.96.0.10", "--proto", "icmp"], "--proto"),
-            (&["host"], "<DST>"),
-        ] {
-            let error = parse(words).unwrap_err();
-            assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains(named), "{error}");
-        }
-    }
-
-    /// Set for the child process in which [`flags_win_over_the_environment`] parses: the environment of a test
-    /// process belongs to all its threads.
-    const CHILD: &str = "SHUNT_TEST_PARSE_ARGUMENTS";
-
-    #[test]
-    fn flags_win_over_the_environment() {
-        if let Ok(words) = std::env::var(CHILD) {
-            let args = agent(&words.split_whitespace().collect::<Vec<_>>()).unwrap();
-            println!("node={:?} healthz={:?}", args.node_name, args.healthz_address);
-            return;
-        }
-        let parse_in_child = |words: &str| {
-            let output = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "cli::tests::flags_win_over_the_environment", "--nocapture"])
-                .env(CHILD, words)
-                .env("SHUNT_MANIFESTS", "/m")
-                .env("SHUNT_NODE_NAME", "from-env")
-                .env("SHUNT_HEALTHZ_ADDRESS", "127.0.0.1:1")
-                .output()
-                .unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let from_env = parse_in_child("");
-        assert!(from_env.contains(r#"node=Some("from-env") healthz=Some(127.0.0.1:1)"#), "{from_env}");
-        let from_flag = parse_in_child("--node-name from-flag --healthz-address 127.0.0.1:2");
-        assert!(from_flag.contains(r#"node=Some("from-flag") healthz=Some(127.0.0.1:2)"#), "{from_flag}");
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

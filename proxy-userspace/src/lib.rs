@@ -12,6 +12,7 @@ pub mod config;
 pub mod datapath;
 pub mod devices;
 pub mod events;
+pub mod flows;
 pub mod health;
 pub mod health_checks;
 pub mod kubeproxy;

@@ -18,6 +18,7 @@ use shunt::datapath::attach::{Attached, Links};
 use shunt::datapath::guard::GuardHook;
 use shunt::datapath::hooks::Hook;
 use shunt::datapath::load::{LoadOptions, Loaded, OBJECT, read_object};
+use shunt::datapath::packet;
 use shunt::datapath::pin::PinDir;
 use shunt::maps::clients::Affinity;
 use shunt::maps::store::KernelStore;
@@ -212,6 +213,14 @@ pub fn object_under_test() -> Result<Vec<u8>> {
     match std::env::var_os("SHUNT_TEST_OBJECT") {
         Some(path) => Ok(read_object(Path::new(&path))?),
         None => Ok(OBJECT.to_vec()),
+    }
+}
+
+/// The same of the object of the programs at devices: `SHUNT_PACKET_OBJECT`, or the committed one.
+pub fn packet_object_under_test() -> Result<Vec<u8>> {
+    match std::env::var_os("SHUNT_PACKET_OBJECT") {
+        Some(path) => Ok(read_object(Path::new(&path))?),
+        None => Ok(packet::OBJECT.to_vec()),
     }
 }
 

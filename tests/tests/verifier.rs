@@ -1,10 +1,12 @@
 //! Verifier tier: every program loads, what the verifier walked is printed and bounded, and logging that is off is
 //! gone from the programs.
 
+use proxy_common::names::SLOW_PROGRAMS;
 use shunt::datapath::hooks::HOOKS;
 use shunt::datapath::load::{LoadOptions, Loaded};
+use shunt::datapath::packet::Packet;
 use shunt::sys::bpf::ProgramFacts;
-use tests::hand::object_under_test;
+use tests::hand::{self, object_under_test, packet_object_under_test};
 
 /// The kernel gives up at a million; a hook that nears a tenth of it has grown beyond its purpose.
 const INSTRUCTIONS_AT_MOST: u32 = 100_000;
@@ -25,9 +27,30 @@ fn facts(log_level: u8) -> Vec<ProgramFacts> {
     Loaded::new(&options).expect("load").program_facts().expect("facts")
 }
 
+/// Those at devices, which share the tables of the others.
+fn packet_facts() -> Vec<ProgramFacts> {
+    let rig = hand::Rig::new("verifier").expect("rig");
+    let object = packet_object_under_test().expect("object");
+    let options = LoadOptions {
+        object: &object,
+        pin_dir: Some(rig.pin_dir()),
+        host_netns: 1,
+        counter_shards: 2,
+        mover: 0,
+        host_only: false,
+        log_level: 0,
+    };
+    let packet = Packet::load(&options, None).expect("load");
+    assert!(packet.made_room.is_empty(), "{:?}", packet.made_room);
+    packet.program_facts().expect("facts")
+}
+
 #[test]
 fn every_program_passes_the_verifier() {
-    let all = facts(0);
+    let of_sockets = facts(0);
+    let of_devices = packet_facts();
+    assert_eq!(of_devices.len(), 4 + SLOW_PROGRAMS.len());
+    let all: Vec<_> = of_sockets.into_iter().chain(of_devices).collect();
     for program in &all {
         let (walked, bytes) = (program.verified_instructions, program.translated_bytes);
         println!("{:<16} {walked:>6} instructions verified, {bytes:>6} bytes left", program.name);

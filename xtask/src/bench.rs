@@ -27,6 +27,8 @@ pub(crate) fn run(tree: &Tree, arguments: &[OsString]) -> Result<()> {
     if let Ok(directories) = peers::find(tree, &peers::KUBERNETES_PARTS) {
         bench.env(peers::DIRECTORIES, directories);
     }
+    // Programs that were unpacked, and not installed, are found there.
+    bench.env("PATH", toolchain::search_path(tree)?);
     run_to_end(bench.args(arguments))
 }
 

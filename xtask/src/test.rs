@@ -76,13 +76,14 @@ impl Tier {
 /// Runs `tiers`, or all of them; true if nothing failed and something passed.
 pub(crate) fn run(tree: &Tree, tiers: &[Tier]) -> Result<bool> {
     let tiers = if tiers.is_empty() { Tier::value_variants() } else { tiers };
-    let mut run = Run { tree, path: toolchain::search_path(tree)?, tally: Tally::default() };
     if let Some(purpose) = tiers.iter().filter_map(|tier| tier.purpose()).max() {
         // What is still missing is named again by each check that would have needed it.
         if let Err(error) = setup::run(tree, purpose) {
             println!("set-up: {error:#}; going on without");
         }
     }
+    // Only now: what has just been unpacked has directories of its own.
+    let mut run = Run { tree, path: toolchain::search_path(tree)?, tally: Tally::default() };
     if tiers.iter().any(|tier| tier.needs_kernel()) {
         run.check_object();
     }

@@ -2,7 +2,7 @@
 
 use super::{ACK, Action, Change, FIN, Flows, Passage, RST, SYN, Work, is_alive};
 use crate::addr::Proto;
-use crate::flow::{Flow, FlowKey, Part};
+use crate::flow::{Flow, FlowKey, NO_MAC, Part};
 use crate::lb::{Lookup, row_of};
 use crate::packet::Side;
 
@@ -25,7 +25,8 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
         return Action::Change(change);
     }
     passage.key(Part::Forward, false, &mut work.key);
-    if flows.find(&work.key, &mut work.flow)
+    if flows.may_know(&work.key.src, &work.key.dst)
+        && flows.find(&work.key, &mut work.flow)
         && goes_on(lookup, flows, passage, &work.flow)
         && let Some(change) = forward(flows, passage, work)
     {
@@ -44,7 +45,12 @@ fn give_back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Opt
         return None;
     }
     refresh(flows, passage, (&work.key, &mut work.flow));
-    Some(Change { side: Side::Destination, to: work.flow.becomes, far_port: passage.headers.src_port })
+    Some(Change {
+        side: Side::Destination,
+        to: work.flow.becomes,
+        far_port: passage.headers.src_port,
+        mac: NO_MAC,
+    })
 }
 
 #[inline(always)]
@@ -72,11 +78,13 @@ fn forward<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Optio
     work.whole.key(Part::Reply, &mut work.twin_key);
     if !flows.find(&work.twin_key, &mut work.twin) {
         work.whole.record(Part::Reply, passage.now, &mut work.twin);
+        work.twin.mac = passage.mac;
         flows.put(&work.twin_key, &work.twin);
     } else if work.twin.becomes != work.whole.vip || work.twin.port != work.whole.client.port {
         return None;
     }
-    let change = Change { side: Side::Destination, to: work.whole.backend, far_port: work.whole.inside };
+    let mac = work.flow.mac;
+    let change = Change { side: Side::Destination, to: work.whole.backend, far_port: work.whole.inside, mac };
     // A client that answers an answer is no flood's. Its first ACK says so for TCP, its second datagram for UDP.
     let is_answer = passage.headers.proto != Proto::TCP || passage.tcp & (SYN | ACK) == ACK;
     if !work.flow.has(Flow::SETTLED) && work.twin.has(Flow::ANSWERED) && is_answer {

@@ -1,11 +1,12 @@
 //! The first packet of a flow: a backend is picked, and the flow gets its records.
 
-use super::{Action, Change, Claim, Flows, Passage, TRIES, Why, Work, is_alive};
+use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
-use crate::flow::{End, Flow, Part};
-use crate::lb::{DropReason, Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
+use crate::flow::{End, Flow, NO_MAC, Part, Whole};
+use crate::lb::{Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
 use crate::packet::Side;
+use crate::reason::DropReason;
 
 /// The sender of a packet, of which its address is known.
 struct Client<'a, F> {
@@ -40,17 +41,17 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     let pick = match translate(lookup, &packet, &client) {
         Verdict::Pass => return Action::Pass,
         Verdict::Reject(service, reason) => return Action::Refuse(service, reason),
-        Verdict::Drop(service, reason) => return Action::Drop(service, Why::Decided(reason)),
+        Verdict::Drop(service, reason) => return Action::Drop(service, reason),
         Verdict::Forward(pick) => pick,
     };
     if !admits(lookup, &pick, headers.src) {
-        return Action::Drop(pick.service, Why::Decided(DropReason::SourceNotAllowed));
+        return Action::Drop(pick.service, DropReason::SourceNotAllowed);
     }
     if !flows.admit() {
-        return Action::Drop(pick.service, Why::Flood);
+        return Action::Drop(pick.service, DropReason::Flood);
     }
     if headers.proto == Proto::SCTP && pick.port != headers.dst_port {
-        return Action::Drop(pick.service, Why::Sctp);
+        return Action::Drop(pick.service, DropReason::SctpPort);
     }
     draft(passage, &pick, work);
     work.whole.flags = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
@@ -60,7 +61,8 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     if pick.is_sticky() {
         flows.remember(&pick, headers.src);
     }
-    Action::Change(Change { side: Side::Destination, to: work.whole.backend, far_port: work.whole.inside })
+    let Whole { backend: to, inside: far_port, .. } = work.whole;
+    Action::Change(Change { side: Side::Destination, to, far_port, mac: NO_MAC })
 }
 
 /// The flow as it is to be, if nobody else is in its way.
@@ -77,13 +79,14 @@ fn draft(passage: &Passage<'_>, pick: &Pick, work: &mut Work) {
 
 /// Makes the records of a flow, which may get another port of the client inside of the node.
 #[inline(always)]
-fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
+fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
     work.whole.record(Part::Reply, passage.now, &mut work.flow);
+    work.flow.mac = passage.mac;
     for _ in 0..TRIES {
         work.whole.key(Part::Reply, &mut work.key);
         match flows.claim(&work.key, &work.flow, &mut work.twin) {
             Claim::Made => return finish(flows, passage, work),
-            Claim::Full => return Err(Why::Full),
+            Claim::Full => return Err(DropReason::FlowTableFull),
             Claim::Taken if is_free(flows, passage, work) => {
                 flows.remove(&work.key);
                 flows.put(&work.key, &work.flow);
@@ -91,11 +94,11 @@ fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result
             }
             // Another client's port, or the same client through another frontend: the backend would mistake one for the
             // other.
-            Claim::Taken if work.whole.proto == Proto::SCTP => return Err(Why::NoPort),
+            Claim::Taken if work.whole.proto == Proto::SCTP => return Err(DropReason::NoPort),
             Claim::Taken => work.whole.inside = flows.ports().pick(flows.draw()),
         }
     }
-    Err(Why::NoPort)
+    Err(DropReason::NoPort)
 }
 
 /// Whether a record of replies that is there is the same client's through the same frontend, or is over.
@@ -106,7 +109,7 @@ fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
 }
 
 #[inline(always)]
-fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
+fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
     work.whole.key(Part::Forward, &mut work.twin_key);
     work.whole.record(Part::Forward, passage.now, &mut work.twin);
     // What was there is over, or it would have gone on.
@@ -115,5 +118,5 @@ fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result
         return Ok(());
     }
     flows.remove(&work.key);
-    Err(Why::Full)
+    Err(DropReason::FlowTableFull)
 }

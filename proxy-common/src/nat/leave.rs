@@ -1,18 +1,25 @@
 //! A packet leaves the node: the VIP instead of the backend, and SNAT towards remote backends.
 
 use super::arrive::{refresh, seen};
-use super::{Action, Change, Claim, Flows, Passage, TRIES, Why, Work, is_alive};
+use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
 use crate::addr::Proto;
-use crate::flow::{End, Flow, Part};
+use crate::flow::{End, Flow, NO_MAC, Part};
 use crate::packet::Side;
+use crate::reason::DropReason;
 
 /// Decides about a packet that leaves the node: a reply gets its VIP as source, and what goes to a backend on another node
 /// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself.
 ///
+/// A reply that a bridge has switched past the stack shows by its frame, which does not come from whom the request was sent
+/// to. Requests are sent to that sender from then on, so that netfilter sees both directions or neither.
+///
 /// Where something else has given the packet another source on the way, as a CNI that masquerades, no flow is found, and
-/// there is nothing to do: whoever did that undoes it.
+/// there is nothing to do: whoever did that undoes it. One mark lets go of most packets that are of no flow.
 #[inline(always)]
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    if !flows.may_know(&passage.src(), &passage.dst()) {
+        return Action::Pass;
+    }
     passage.key(Part::Reply, false, &mut work.key);
     if finds(flows, passage, work) {
         return Action::Change(back(flows, passage, work));
@@ -32,7 +39,12 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         work.whole.record(Part::Return, passage.now, &mut work.twin);
         flows.put(&work.twin_key, &work.twin);
     }
-    Action::Change(Change { side: Side::Source, to: work.whole.snat, far_port: passage.headers.dst_port })
+    Action::Change(Change {
+        side: Side::Source,
+        to: work.whole.snat,
+        far_port: passage.headers.dst_port,
+        mac: NO_MAC,
+    })
 }
 
 #[inline(always)]
@@ -52,8 +64,15 @@ fn needs_snat<F: Flows>(flows: &F, passage: &Passage<'_>, flow: &Flow) -> bool {
 fn back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Change {
     work.whole.recall(Part::Reply, &work.key, &work.flow);
     work.whole.key(Part::Forward, &mut work.twin_key);
-    if !flows.find(&work.twin_key, &mut work.twin) {
+    let is_lost = !flows.find(&work.twin_key, &mut work.twin);
+    if is_lost {
         work.whole.record(Part::Forward, passage.now, &mut work.twin);
+    }
+    let is_switched = was_switched(flows, passage, &work.flow) && work.twin.mac != passage.mac;
+    if is_switched {
+        work.twin.mac = passage.mac;
+    }
+    if is_lost || is_switched {
         flows.put(&work.twin_key, &work.twin);
     }
     if work.flow.has(Flow::ANSWERED) {
@@ -63,7 +82,14 @@ fn back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Change {
         work.flow.used = passage.now;
         flows.put(&work.key, &work.flow);
     }
-    Change { side: Side::Source, to: work.whole.vip, far_port: work.whole.client.port }
+    Change { side: Side::Source, to: work.whole.vip, far_port: work.whole.client.port, mac: NO_MAC }
+}
+
+/// Whether a reply comes to a pod by another neighbour than the one that its requests are sent to.
+#[inline(always)]
+fn was_switched<F: Flows>(flows: &F, passage: &Passage<'_>, reply: &Flow) -> bool {
+    let is_known = reply.mac != NO_MAC && passage.mac != NO_MAC;
+    is_known && reply.mac != passage.mac && flows.leads_to_pods()
 }
 
 /// Gives a flow another source, where [`leave`] says that it needs one.
@@ -85,13 +111,18 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
     }
     work.twin.other = work.whole.snat;
     flows.put(&work.twin_key, &work.twin);
-    Action::Change(Change { side: Side::Source, to: work.whole.snat, far_port: passage.headers.dst_port })
+    Action::Change(Change {
+        side: Side::Source,
+        to: work.whole.snat,
+        far_port: passage.headers.dst_port,
+        mac: NO_MAC,
+    })
 }
 
 /// Finds a source that no other flow has towards this backend: the client's port if it is of the range, else any of it.
 #[inline(always)]
-fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), Why> {
-    let Some(addr) = flows.snat_address(passage.headers.is_v4) else { return Err(Why::NoAddress) };
+fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
+    let Some(addr) = flows.snat_address(passage.headers.is_v4) else { return Err(DropReason::NoAddress) };
     let ports = flows.ports();
     let must_keep = work.whole.proto == Proto::SCTP;
     let inside = work.whole.inside;
@@ -103,15 +134,15 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
         let mut other = Flow::EMPTY;
         match flows.claim(&work.twin_key, &work.twin, &mut other) {
             Claim::Made => return Ok(()),
-            Claim::Full => return Err(Why::Full),
+            Claim::Full => return Err(DropReason::FlowTableFull),
             Claim::Taken if !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) => {
                 flows.remove(&work.twin_key);
                 flows.put(&work.twin_key, &work.twin);
                 return Ok(());
             }
-            Claim::Taken if must_keep => return Err(Why::NoPort),
+            Claim::Taken if must_keep => return Err(DropReason::NoPort),
             Claim::Taken => work.whole.snat.port = ports.pick(flows.draw()),
         }
     }
-    Err(Why::NoPort)
+    Err(DropReason::NoPort)
 }

@@ -9,6 +9,8 @@
 
 mod arrive;
 mod begin;
+mod error;
+pub mod fragment;
 mod leave;
 mod life;
 mod ports;
@@ -16,15 +18,17 @@ mod settings;
 
 pub use arrive::arrive;
 pub use begin::begin;
+pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
 pub use leave::{leave, reserve};
 pub use life::{Timeouts, is_alive};
 pub use ports::{Ports, TRIES};
 pub use settings::{Device, Settings};
 
 use crate::addr::Addr;
-use crate::flow::{End, Flow, FlowKey, Part, Whole};
-use crate::lb::{DropReason, Origin};
+use crate::flow::{End, Flow, FlowKey, Mac, Part, Whole};
+use crate::lb::Origin;
 use crate::packet::{Headers, Side};
+use crate::reason::DropReason;
 
 /// FIN, SYN, RST and ACK, as in the flags of a TCP header.
 pub const FIN: u8 = 1;
@@ -70,6 +74,9 @@ pub struct Passage<'a> {
     pub tcp: u8,
     /// Who sends, for a packet that enters.
     pub origin: Origin,
+    /// Of its frame, the address that it is sent to where it enters, and that it is sent from where it leaves; [`crate::flow::NO_MAC`]
+    /// where there is none.
+    pub mac: Mac,
     /// Nanoseconds of the kernel's monotonic clock.
     pub now: u64,
 }
@@ -110,6 +117,8 @@ pub struct Change {
     pub to: End,
     /// What the port of the other end is to be.
     pub far_port: crate::addr::Port,
+    /// Where the frame is to go, or [`crate::flow::NO_MAC`]: where it goes already.
+    pub mac: Mac,
 }
 
 /// What becomes of a packet.
@@ -126,24 +135,7 @@ pub enum Action {
     /// Its sender is told that nobody is there; the service is zero where none is involved.
     Refuse(u32, DropReason),
     /// It is dropped without a word.
-    Drop(u32, Why),
-}
-
-/// Why a packet is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The tables say so.
-    Decided(DropReason),
-    /// The table of flows is full.
-    Full,
-    /// No port could be found with which the backend can tell the flow from others.
-    NoPort,
-    /// The device has no address that could be the source.
-    NoAddress,
-    /// More flows begin than the node takes.
-    Flood,
-    /// SCTP to a backend on another port: its checksum covers the ports.
-    Sctp,
+    Drop(u32, DropReason),
 }
 
 /// What became of a record that was to be inserted.
@@ -160,6 +152,9 @@ pub enum Claim {
 /// The records of flows, and what the packet path knows besides. Records of flows that nobody has answered yet lie apart,
 /// where a flood of them pushes out its like only; which of the two tables has a record its flag [`Flow::SETTLED`] says.
 pub trait Flows {
+    /// Whether some flow may have these two as backend and client, or as VIP and client, in either order; `false` is certain (see
+    /// [`crate::mark`]).
+    fn may_know(&self, one: &End, other: &End) -> bool;
     /// Reads the record under a key, in either table; says whether there is one.
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool;
     /// Inserts a record, unless the key has one, which is then read into `other`.

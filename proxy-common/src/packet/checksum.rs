@@ -65,6 +65,12 @@ const fn fold(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
+/// The checksum over words of four bytes whose plain sum this is.
+#[inline(always)]
+pub(super) const fn of_sum(sum: u64) -> u16 {
+    !fold(add(sum as u32, (sum >> 32) as u32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 pub mod checksum;
 mod headers;
 pub mod quoted;
+pub mod refusal;
 mod rewrite;
 
 pub use headers::{ETHER_IPV4, ETHER_IPV6, Fragment, Headers, parse};

@@ -16,10 +16,11 @@ use proxy_common::backend::{Backend, ROW_WORDS};
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{DropReason, Lookup};
+use proxy_common::lb::Lookup;
 use proxy_common::names;
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::owned::BLOCK_WORDS;
+use proxy_common::reason::DropReason;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use proxy_common::source::SourceKey;
 

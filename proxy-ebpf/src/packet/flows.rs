@@ -1,50 +1,85 @@
 //! The records of flows, and what the agent tells the packet path.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Addr;
 use proxy_common::affinity::{AffinityKey, Memory};
-use proxy_common::flow::{Flow, FlowKey};
-use proxy_common::lb::Pick;
+use proxy_common::flow::{End, Flow, FlowKey, Part};
+use proxy_common::lb::{Origin, Pick};
+use proxy_common::mark::{self, Marks};
+use proxy_common::names;
+use proxy_common::nat::fragment::{FragmentKey, FragmentValue};
 use proxy_common::nat::{Claim, Device, Flows, Ports, Settings, Timeouts, Work};
 use proxy_common::packet::Headers;
+use proxy_common::packet::refusal::Answer;
 
 use crate::maps::clients;
 
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
+/// `BPF_F_MMAPABLE`: the agent counts rounds through a mapping.
+const MMAPABLE: usize = 1 << 10;
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
 
-/// Index of the program that begins flows.
-pub const BEGIN: u32 = 0;
-/// Index of the program that finds sources.
-pub const RESERVE: u32 = 1;
-
 /// Flows whose client has answered an answer.
 #[btf_map]
-static FLOWS: HashMap<FlowKey, Flow, 524_288, NO_PREALLOC> = HashMap::new();
+static FLOWS: HashMap<FlowKey, Flow, { names::FLOWS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 /// All others: what is used least makes room.
 #[btf_map]
-static OPENING: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+static OPENING: LruHashMap<FlowKey, Flow, { names::OPENING_MAX as usize }> = LruHashMap::new();
 #[btf_map]
-static DEVICES: HashMap<u32, Device, 4_096, NO_PREALLOC> = HashMap::new();
+static MARKS: Array<Marks, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static DEVICES: HashMap<u32, Device, { names::DEVICES_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
+static INSIDE: LpmTrie<Addr, u32, { names::INSIDE_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { names::FRAGMENTS_MAX as usize }> =
+    LruHashMap::new();
+#[btf_map]
 static ROOM: PerCpuArray<Room, 1> = PerCpuArray::new();
+/// How many flows began in which second, and how many refusals were sent.
 #[btf_map]
-static BEGUN: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+static SPENT: PerCpuArray<[u64; 2], 2> = PerCpuArray::new();
 #[btf_map]
-static SLOW: ProgramArray<2> = ProgramArray::new();
+static SLOW: ProgramArray<{ names::SLOW_PROGRAMS.len() }> = ProgramArray::new();
+
+const FLOWS_BEGUN: u32 = 0;
+const REFUSED: u32 = 1;
+
+/// Programs that are tail-called, in the order of [`names::SLOW_PROGRAMS`].
+#[repr(u32)]
+#[derive(Clone, Copy)]
+pub enum Slow {
+    Begin = 0,
+    Reserve = 1,
+    Refuse = 2,
+    ErrorArrives = 3,
+    ErrorLeaves = 4,
+    PartArrives = 5,
+    PartLeaves = 6,
+}
 
 /// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the
 /// program join again.
+///
+/// A program that is tail-called finds what the one before it has left there.
 pub struct Room {
+    /// Bytes ahead of the IP header.
+    pub link: u32,
+    /// Where the packet is: [`fragment::ENTERS`] or [`fragment::LEAVES`].
+    pub place: u8,
     pub headers: Headers,
+    /// Those of the packet that an ICMP error quotes.
+    pub quoted: Headers,
     pub work: Work,
+    pub answer: Answer,
 }
 
 /// The room of this CPU. Nothing else runs on it in the middle of a program at TC.
@@ -56,9 +91,9 @@ pub fn room() -> Option<&'static mut Room> {
 
 /// Goes on in another program, and comes back only if there is none.
 #[inline(always)]
-pub fn go_on(ctx: &TcContext, index: u32) {
+pub fn go_on(ctx: &TcContext, to: Slow) {
     // SAFETY: the map holds programs of this type.
-    let _ = unsafe { SLOW.tail_call(ctx, index) };
+    let _ = unsafe { SLOW.tail_call(ctx, to as u32) };
 }
 
 /// The records, for packets of a device.
@@ -78,7 +113,79 @@ impl Tables<'_> {
     }
 }
 
+/// Leaves the mark of this round for a record, but for those of [`Part::Return`], which no packet of a stranger has the port of.
+#[inline(always)]
+pub fn mark(key: &FlowKey) {
+    if key.part != Part::Return as u8
+        && let Some(marks) = MARKS.get_ptr_mut(0)
+    {
+        // SAFETY: the map returned a live element, and a place is below the number of marks.
+        unsafe {
+            let round = (&raw const (*marks).round).read_volatile();
+            let place = mark::place(&key.src, &key.dst) as usize;
+            (&raw mut (*marks).marks).cast::<u8>().add(place).write_volatile(mark::of_round(round));
+        }
+    }
+}
+
+impl Tables<'_> {
+    /// Who sends a packet that enters from an address.
+    #[inline(always)]
+    pub fn origin(&self, addr: Addr) -> Origin {
+        let is_inside = self.leads_to_pods() || INSIDE.get(&Key::new(128, addr)).is_some();
+        if is_inside { Origin::Pod } else { Origin::External }
+    }
+
+    /// Whether one more refusal may be sent.
+    #[inline(always)]
+    pub fn may_refuse(&self) -> bool {
+        self.settings().is_some_and(|settings| spend(REFUSED, settings.refusals_per_second))
+    }
+}
+
+/// Keeps what became of the first part of a datagram for the others.
+#[inline(always)]
+pub fn keep_part(key: &FragmentKey, value: &FragmentValue) {
+    let _ = FRAGMENTS.insert(key, value, 0);
+}
+
+/// What became of the first part.
+#[inline(always)]
+pub fn part(key: &FragmentKey) -> Option<FragmentValue> {
+    // SAFETY: the value is copied at once.
+    unsafe { FRAGMENTS.get(key).copied() }
+}
+
+/// Removes a record whose time is over.
+#[inline(always)]
+pub fn forget(key: &FlowKey, is_settled: bool) {
+    if is_settled {
+        let _ = FLOWS.remove(key);
+    } else {
+        let _ = OPENING.remove(key);
+    }
+}
+
+/// How long records live.
+#[inline(always)]
+pub fn timeouts() -> Timeouts {
+    // SAFETY: as in `Tables::settings`.
+    SETTINGS.get_ptr(0).map_or(Timeouts::KERNEL, |settings| unsafe { (*settings).timeouts })
+}
+
 impl Flows for Tables<'_> {
+    #[inline(always)]
+    fn may_know(&self, one: &End, other: &End) -> bool {
+        MARKS.get_ptr(0).is_some_and(|marks| {
+            // SAFETY: as in `mark`.
+            unsafe {
+                let round = (&raw const (*marks).round).read_volatile();
+                let place = mark::place(one, other) as usize;
+                mark::is_fresh((&raw const (*marks).marks).cast::<u8>().add(place).read_volatile(), round)
+            }
+        })
+    }
+
     #[inline(always)]
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
         // SAFETY: the value is copied at once.
@@ -91,11 +198,13 @@ impl Flows for Tables<'_> {
         if self.find(key, other) {
             return Claim::Taken;
         }
+        mark(key);
         if OPENING.insert(key, flow, NO_EXIST).is_ok() { Claim::Made } else { Claim::Full }
     }
 
     #[inline(always)]
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
+        mark(key);
         if flow.has(Flow::SETTLED) {
             FLOWS.insert(key, flow, 0).is_ok()
         } else {
@@ -150,7 +259,7 @@ impl Flows for Tables<'_> {
 
     #[inline(always)]
     fn timeouts(&self) -> Timeouts {
-        self.settings().map_or(Timeouts::KERNEL, |settings| settings.timeouts)
+        timeouts()
     }
 
     #[inline(always)]
@@ -160,24 +269,30 @@ impl Flows for Tables<'_> {
 
     #[inline(always)]
     fn admit(&self) -> bool {
-        let (Some(settings), Some(begun)) = (self.settings(), BEGUN.get_ptr_mut(0)) else { return false };
-        let second = clients::now() >> 30;
-        // SAFETY: the element is this CPU's alone.
-        unsafe {
-            let [since, count] = *begun;
-            if since != second {
-                *begun = [second, 1];
-                return true;
-            }
-            *begun = [since, count + 1];
-            count < settings.flows_per_second as u64
+        self.settings().is_some_and(|settings| spend(FLOWS_BEGUN, settings.flows_per_second))
+    }
+}
+
+/// Whether one more of something may happen on this CPU in this second, which is 2^30 ns here.
+#[inline(always)]
+fn spend(what: u32, most: u32) -> bool {
+    let Some(spent) = SPENT.get_ptr_mut(what) else { return false };
+    let second = clients::now() >> 30;
+    // SAFETY: the element is this CPU's alone.
+    unsafe {
+        let [since, count] = *spent;
+        if since != second {
+            *spent = [second, 1];
+            return most != 0;
         }
+        *spent = [since, count + 1];
+        count < most as u64
     }
 }
 
 /// Copies a record by words: the compiler would call a function that copies bytes.
 #[inline(always)]
-fn copy(from: &Flow, to: &mut Flow) {
+pub fn copy(from: &Flow, to: &mut Flow) {
     const WORDS: usize = size_of::<Flow>() / 8;
     let (from, to) = ((&raw const *from).cast::<u64>(), (&raw mut *to).cast::<u64>());
     let mut index = 0;

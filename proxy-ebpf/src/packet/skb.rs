@@ -1,35 +1,57 @@
 //! A packet at TC, read and written in its own memory; checksums are left to the kernel, which knows who fills them in.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::TcContext;
+use proxy_common::flow::Mac;
 use proxy_common::packet::checksum::Delta;
+use proxy_common::packet::refusal::{self, Answer};
 use proxy_common::packet::{Bytes, Covered, Frame};
 
 /// Bytes of a packet that are looked at: no header that Shunt reads lies beyond.
 const WINDOW: u32 = 512;
 /// Bytes of headers that are made readable at once: Ethernet, IPv6 and TCP, or two IPv4 headers of an ICMP error.
 const LINEAR: u32 = 96;
+/// The same for ICMP errors with the packet that they quote, with some options or extension headers.
+pub const ERROR: u32 = 168;
 
 /// A packet.
-pub struct Skb<'a>(pub &'a TcContext);
+pub struct Skb<'a> {
+    pub ctx: &'a TcContext,
+    /// Bytes ahead of the IP header: those of Ethernet, or none.
+    pub link: u32,
+}
 
-impl Skb<'_> {
+impl<'a> Skb<'a> {
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext, link: u32) -> Self {
+        Self { ctx, link }
+    }
+
     /// `EtherType` of the packet, without VLAN tags.
     #[inline(always)]
     pub fn ether_type(&self) -> u16 {
         // SAFETY: the kernel hands every program a valid context.
-        u16::from_be(unsafe { (&raw const (*self.0.skb.skb).protocol).read_volatile() } as u16)
+        u16::from_be(unsafe { (&raw const (*self.ctx.skb.skb).protocol).read_volatile() } as u16)
     }
 
     /// Makes the headers readable where they lie in the fragments of a packet.
     #[inline(always)]
     pub fn pull(&self) {
-        let ctx = self.0;
+        self.pull_to(LINEAR);
+    }
+
+    /// The same for so many bytes.
+    #[inline(always)]
+    pub fn pull_to(&self, bytes: u32) {
+        let ctx = self.ctx;
         let (data, end) = self.bounds();
         let have = end.wrapping_sub(data) as u32;
-        if have < LINEAR && ctx.len() > have {
-            let want = if ctx.len() < LINEAR { ctx.len() } else { LINEAR };
+        if have < bytes && ctx.len() > have {
+            let want = if ctx.len() < bytes { ctx.len() } else { bytes };
             // SAFETY: the context is valid. Where there is no memory the headers stay unreadable, and the packet goes on.
             unsafe { bpf_skb_pull_data(ctx.skb.skb, want) };
         }
@@ -47,12 +69,68 @@ impl Skb<'_> {
                 "{end} = *(u32 *)({ctx} + {end_at})",
                 data = out(reg) data,
                 end = out(reg) end,
-                ctx = in(reg) self.0.skb.skb,
+                ctx = in(reg) self.ctx.skb.skb,
                 data_at = const core::mem::offset_of!(__sk_buff, data),
                 end_at = const core::mem::offset_of!(__sk_buff, data_end),
             );
         }
         (data, end)
+    }
+
+    /// Becomes another packet, behind the same link-layer header turned round. False: it could not, and is spoiled.
+    #[inline(always)]
+    pub fn turn_into(&mut self, answer: &Answer) -> bool {
+        let length = answer.length * 4;
+        if length == 0 || length > refusal::BYTES {
+            return false;
+        }
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the context is valid, and the helpers check sizes; the words lie in memory of this CPU.
+        let is_written = unsafe {
+            bpf_skb_change_tail(skb, self.link + length, 0) == 0
+                && bpf_skb_store_bytes(skb, self.link, answer.words.as_ptr().cast(), length, 0) == 0
+        };
+        is_written && (self.link == 0 || self.swap_link_addresses())
+    }
+
+    /// It goes out where it came in.
+    #[inline(always)]
+    pub fn send_back(&self) {
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the context is valid.
+        unsafe { bpf_redirect((&raw const (*skb).ifindex).read_volatile(), 0) };
+    }
+
+    /// A link-layer address at some place.
+    #[inline(always)]
+    pub fn mac(&self, at: u32) -> Option<Mac> {
+        Some([self.half(at)?, self.half(at + 2)?, self.half(at + 4)?])
+    }
+
+    /// Writes one.
+    #[inline(always)]
+    pub fn set_mac(&mut self, at: u32, mac: &Mac) -> bool {
+        self.set_half(at, mac[0]) && self.set_half(at + 2, mac[1]) && self.set_half(at + 4, mac[2])
+    }
+
+    #[inline(always)]
+    fn swap_link_addresses(&self) -> bool {
+        let (data, end) = self.bounds();
+        if data + 12 > end {
+            return false;
+        }
+        let at = |index: usize| {
+            let half: u64;
+            // SAFETY: twelve bytes lie before the end of the packet, and each index is below six.
+            unsafe {
+                core::arch::asm!("{half} = *(u16 *)({place} + 0)", half = out(reg) half, place = in(reg) data + 2 * index)
+            };
+            half as u16
+        };
+        let turned = [at(3), at(4), at(5), at(0), at(1), at(2)];
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the context is valid, and the helper checks the size.
+        unsafe { bpf_skb_store_bytes(skb, 0, turned.as_ptr().cast(), 12, 0) == 0 }
     }
 
     #[inline(always)]
@@ -133,6 +211,16 @@ impl Frame for Skb<'_> {
         };
         let optional = if is_optional { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
         // SAFETY: the context is valid, and the helper checks the offset. A size of zero says that the difference is given.
-        unsafe { bpf_l4_csum_replace(self.0.skb.skb, at, 0, delta.sum() as u64, pseudo | optional) == 0 }
+        unsafe {
+            let skb = self.ctx.skb.skb;
+            let is_done = bpf_l4_csum_replace(skb, at, 0, delta.sum() as u64, pseudo | optional) == 0;
+            if matches!(covered, Covered::PseudoV6) {
+                // Where the device has summed up the whole packet, the helper takes the change out of that sum, as if another
+                // checksum had changed the other way, which only IPv4 has. (Linux 6.16 has a flag for it, BPF_F_IPV6; this
+                // is the same on every kernel, and nothing where there is no such sum.)
+                bpf_csum_update(skb, delta.sum());
+            }
+            is_done
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::packet::devices::Means;
 use crate::datapath::probe::Missing;
-use crate::devices::{Hooked, named};
+use crate::devices::{self, DevicesError, Follower, Hooked};
 use crate::health_checks::Failure;
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
@@ -41,6 +41,8 @@ use sync::{AdoptError, Outcome};
 
 /// Batches of events that may wait; a source that fills this waits in turn.
 const BATCHES: usize = 1024;
+/// How long the first list of devices is waited for.
+const FIRST_DEVICES: Duration = Duration::from_secs(2);
 
 /// What a test may change about an agent; the default is what a user runs.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +86,9 @@ pub enum AgentError {
     /// A source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The devices cannot be followed.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// A source can say nothing more.
     #[error("the thread of the source {0} has ended; what it would have said is missing from now on")]
     SourceEnded(&'static str),
@@ -137,20 +142,11 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     let (sender, mut batches) = mpsc::channel(BATCHES);
     // First, on threads of its own: it lists while the verifier walks through the programs.
     let mut source = Source::follow(config, variant.bounds, sender)?;
+    let mut devices = Devices::follow(config)?;
     let mut node = Node::start(config, variant)?;
-    if let Some(connections) = source.connections() {
-        node.reporter.connect(connections.clone());
-        node.connections = Some(connections.clone());
-    }
-    let (lists, mut devices) = mpsc::channel(1);
-    if config.has_packet_path() {
-        let found = named(&config.devices).await.map_err(|error| AgentError::System {
-            step: "list devices",
-            source: std::io::Error::other(error),
-        })?;
-        // There is room for one.
-        let _ = lists.try_send(found);
-    }
+    // Before anybody is told that the agent is ready.
+    node.packet.want(devices.first().await);
+    node.watch_connections(source.connections());
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
     let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
@@ -163,7 +159,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             () = tokio::time::sleep_until((epoch + pacer.due()).into()) => Trigger::Due,
             why = stop.asked() => Trigger::Stop(why),
             failure = node.health_checks.failed() => Trigger::HealthCheckFailed(failure),
-            Some(list) = devices.recv() => Trigger::Devices(list),
+            list = devices.next() => list.map_or(Trigger::SourceEnded("devices"), Trigger::Devices),
         };
         match trigger {
             Trigger::Stop(why) => {
@@ -176,12 +172,7 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
                 return Err(AgentError::SourceEnded(name));
             }
             Trigger::Due => {}
-            Trigger::Devices(mut list) => {
-                while let Ok(later) = devices.try_recv() {
-                    list = later;
-                }
-                node.packet.want(list);
-            }
+            Trigger::Devices(list) => node.packet.want(list),
             Trigger::HealthCheckFailed(Failure { listener, problem }) => {
                 node.events.health_check_failed(&listener, &problem);
             }
@@ -201,6 +192,43 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
             let how = write(&mut node, turn, epoch)?;
             pacer.ended(epoch.elapsed(), how);
         }
+    }
+}
+
+/// The devices of the packet path, followed if it is on.
+struct Devices {
+    follower: Option<Follower>,
+    lists: mpsc::Receiver<Vec<Hooked>>,
+}
+
+impl Devices {
+    fn follow(config: &AgentConfig) -> Result<Self, AgentError> {
+        let (sender, lists) = mpsc::channel(1);
+        let choice = config.devices.clone();
+        let follower = config.has_packet_path().then(|| Follower::follow(choice, sender)).transpose()?;
+        Ok(Self { follower, lists })
+    }
+
+    /// The first list; none in a while is none at all, until one comes.
+    async fn first(&mut self) -> Vec<Hooked> {
+        if self.follower.is_none() {
+            return Vec::new();
+        }
+        let first = tokio::time::timeout(FIRST_DEVICES, self.lists.recv()).await;
+        first.ok().flatten().unwrap_or_default()
+    }
+
+    /// The newest list, once there is another; `None`: there will be none any more.
+    async fn next(&mut self) -> Option<Vec<Hooked>> {
+        let Some(follower) = &mut self.follower else { return std::future::pending().await };
+        let mut list = tokio::select! {
+            list = self.lists.recv() => list?,
+            () = follower.ended() => return None,
+        };
+        while let Ok(later) = self.lists.try_recv() {
+            list = later;
+        }
+        Some(list)
     }
 }
 
@@ -248,6 +276,8 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         error!(reason = %contradiction, "ending: the maps contradict themselves; what is attached stays in force");
         return Err(AdoptError::from(contradiction).into());
     }
+    let inside = devices::inside(&node.packet_words, node.sync.state().node());
+    node.packet.count_inside(&inside);
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
         node.attach()?;

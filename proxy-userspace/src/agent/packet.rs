@@ -3,7 +3,9 @@
 //! Whatever it lacks on a host, sockets are served all the same: that is told as a limitation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 
+use ipnet::IpNet;
 use proxy_common::nat::Ports;
 use tracing::{info, warn};
 
@@ -17,6 +19,7 @@ use crate::datapath::packet::strangers::Stranger;
 use crate::datapath::packet::{self, OBJECT, Packet};
 use crate::datapath::pin::PinDir;
 use crate::devices::Hooked;
+use crate::flows::{self, Sweeper};
 use crate::status::{PacketStatus, Reporter};
 use crate::sys::link::Side;
 
@@ -32,6 +35,8 @@ pub(super) struct PacketPath {
     wanted: Option<Vec<Hooked>>,
     /// Whether the tables hold what every source has listed.
     is_in_force: bool,
+    /// What counts as inside; `None`: it was not written yet.
+    inside: Option<Vec<IpNet>>,
     /// What was told of programs of others, and of devices that failed.
     told: BTreeSet<(String, Side, Stranger)>,
     failed: BTreeMap<u32, String>,
@@ -53,6 +58,7 @@ impl PacketPath {
             pin_dir: load.pin_dir.cloned(),
             wanted: None,
             is_in_force: false,
+            inside: None,
             told: BTreeSet::new(),
             failed: BTreeMap::new(),
             reporter: reporter.clone(),
@@ -130,6 +136,21 @@ impl PacketPath {
         self.reporter.update(|status| status.limitations.push(text));
     }
 
+    /// From now on these ranges count as inside.
+    pub(super) fn count_inside(&mut self, ranges: &[IpNet]) {
+        let Some(packet) = &self.packet else { return };
+        if self.inside.as_deref() == Some(ranges) {
+            return;
+        }
+        match packet.count_inside(ranges) {
+            Ok(()) => self.inside = Some(ranges.to_vec()),
+            Err(error) => {
+                warn!(%error, "who counts as inside stays as it is, and is written again with the next change");
+                self.reporter.warn(format!("ranges that count as inside: {error}"));
+            }
+        }
+    }
+
     /// From now on these are the devices.
     pub(super) fn want(&mut self, devices: Vec<Hooked>) {
         self.wanted = Some(devices);
@@ -151,7 +172,21 @@ impl PacketPath {
             }
         }
         self.apply();
+        self.sweep();
         Ok(())
+    }
+
+    /// Has records of flows that are over swept away. Without that they make room only as the tables fill up.
+    fn sweep(&mut self) {
+        let Some(packet) = &mut self.packet else { return };
+        let parts = packet.sweep().map_err(|error| error.to_string());
+        let started = parts.and_then(|(program, [flows, opening], marks)| {
+            let sweeper = Sweeper::new(program.as_fd(), [&flows, &opening], &marks);
+            sweeper.and_then(|sweeper| flows::start(sweeper, |_, _| {})).map_err(|error| error.to_string())
+        });
+        if let Err(why) = started {
+            self.limit(format!("records of flows that are over are not swept away: {why}"));
+        }
     }
 
     /// Looks again, and mends what somebody else has changed.

@@ -66,6 +66,8 @@ pub(super) struct Node {
     pub(super) clientele: Clientele,
     /// What is done for packets.
     pub(super) packet: PacketPath,
+    /// What the configuration says of it.
+    pub(super) packet_words: kubeproxy::PacketPath,
     loaded: Loaded,
     cgroup: Cgroup,
     /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
@@ -121,6 +123,7 @@ impl Node {
         Ok(Self {
             clientele,
             packet,
+            packet_words: config.packet_path.clone(),
             sync,
             programming,
             reporter,
@@ -139,6 +142,14 @@ impl Node {
             links: None,
             socket_lb: config.socket_lb,
         })
+    }
+
+    /// How the watches of an API server stand is known from here.
+    pub(super) fn watch_connections(&mut self, connections: Option<&Connections>) {
+        if let Some(connections) = connections {
+            self.reporter.connect(connections.clone());
+            self.connections = Some(connections.clone());
+        }
     }
 
     /// Says whether the API server is reached through a cluster IP, if that has changed.

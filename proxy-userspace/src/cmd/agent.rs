@@ -44,6 +44,7 @@ const fn exit_for(error: &AgentError) -> Exit {
         }
         AgentError::Source(_) => Exit::Unreached,
         AgentError::Adopt(_)
+        | AgentError::Devices(_)
         | AgentError::SourceEnded(_)
         | AgentError::Bind { .. }
         | AgentError::System { .. } => Exit::Found,

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{AgentConfig, ConfigError, Resolved, SourceConfig, Surroundings};
-use crate::cli::AgentArgs;
-use crate::kubeproxy::{self, Document, Flags, KubeProxyWords, Notice, Settings};
+use crate::cli::{AgentArgs, DeviceArgs};
+use crate::devices::{Choice, Pattern};
+use crate::kubeproxy::{
+    self, DetectLocalMode, Document, Flags, KubeProxyWords, Notice, PacketPath, Settings,
+};
 use crate::source::kube::{Access, Identity};
 
 /// How long `KUBERNETES_SERVICE_HOST` is tried: it may be a real address.
@@ -65,6 +68,9 @@ impl Merged {
         if is_given("nodeport-addresses") {
             args.nodeport_addresses = Some(said.nodeport_addresses.clone());
         }
+        if is_given("cluster-cidr") && !said.packet_path.cluster_cidrs.is_empty() {
+            args.cluster_cidr.clone_from(&said.packet_path.cluster_cidrs);
+        }
         if flags.has("logging-format") {
             args.log_format = Some(said.log_format);
         }
@@ -117,6 +123,9 @@ impl Merged {
         if let Some(addresses) = &args.nodeport_addresses {
             settings.nodeport_addresses.clone_from(addresses);
         }
+        if !args.cluster_cidr.is_empty() {
+            settings.packet_path.cluster_cidrs.clone_from(&args.cluster_cidr);
+        }
         settings.log_format = args.log_format.unwrap_or(settings.log_format);
         let log_filter = surroundings.log_filter.clone().filter(|filter| !filter.trim().is_empty());
         let log_filter =
@@ -143,6 +152,7 @@ impl Merged {
             Some(directory) => manifests(directory)?,
             None => api(args.api_server, settings.kubeconfig, (origins, surroundings))?,
         };
+        let devices = devices(args.devices, &settings.packet_path)?;
         let config = AgentConfig {
             node_name: settings.node_name.unwrap_or_default(),
             source,
@@ -156,18 +166,30 @@ impl Merged {
             bind_address_hard_fail: settings.bind_address_hard_fail,
             log_format: settings.log_format,
             log_filter,
-            devices: args.devices,
             socket_lb: args.socket_lb,
             move_udp: args.move_udp,
             metrics_services: args.metrics_services,
             bpf_log_level: args.bpf_log_level,
             oom_score_adj: settings.oom_score_adj,
             pacing: settings.pacing,
+            devices,
             packet_path: settings.packet_path,
             configuration,
         };
         Ok(Resolved { config, notices })
     }
+}
+
+/// What the flags say, and what kube-proxy's configuration calls pods' devices.
+fn devices(args: DeviceArgs, packet_path: &PacketPath) -> Result<Choice, ConfigError> {
+    let interface = &packet_path.interface;
+    let pattern = match packet_path.detect_local {
+        DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => None,
+        DetectLocalMode::BridgeInterface => Some(interface.parse()),
+        DetectLocalMode::InterfaceNamePrefix => Some(Pattern::prefix(interface)),
+    };
+    let more_pods = pattern.transpose().map_err(|source| ConfigError::DetectLocal { source })?;
+    Ok(Choice { devices: args.devices, pod_devices: args.pod_devices, more_pods })
 }
 
 fn manifests(path: PathBuf) -> Result<SourceConfig, ConfigError> {

@@ -1,7 +1,7 @@
 //! How flags, variables, files and what the host says come together.
 
 use super::*;
-use crate::cli::{BpfLogLevel, LogFormat, PinArgs, SocketLb};
+use crate::cli::{BpfLogLevel, DeviceArgs, LogFormat, PinArgs, SocketLb};
 use crate::plan::node::NodePortAddresses;
 
 fn surroundings(node_name: Option<&str>) -> Surroundings {
@@ -24,12 +24,13 @@ fn args(manifests: &std::path::Path) -> AgentArgs {
         pin: PinArgs { pin_dir: "pins".into() },
         config: None,
         nodeport_addresses: None,
+        devices: DeviceArgs::default(),
+        cluster_cidr: Vec::new(),
         healthz_address: None,
         metrics_address: None,
         log_format: None,
         health_check_node_ports: true,
         serve_local_vips: false,
-        devices: vec!["none".to_owned()],
         socket_lb: SocketLb::All,
         move_udp: true,
         metrics_services: 1000,
@@ -227,4 +228,78 @@ fn flags_of_kube_proxy_win_over_variables_and_beside_a_file_only_some() {
     let error =
         merged(&["--master=192.0.2.1"], args(scratch.path())).complete(&surroundings(None)).unwrap_err();
     assert!(error.to_string().starts_with("--master: `192.0.2.1`"), "{error}");
+}
+
+#[test]
+fn devices_come_from_flags_and_pods_devices_also_from_the_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("kube-proxy.yaml");
+    let resolved = |text: &str, change: &dyn Fn(&mut AgentArgs)| {
+        std::fs::write(
+            &file,
+            format!("apiVersion: {}\nkind: {}\n{text}", kubeproxy::API_VERSION, kubeproxy::KIND),
+        )
+        .unwrap();
+        let mut args = AgentArgs { config: Some(file.clone()), ..args(scratch.path()) };
+        change(&mut args);
+        AgentConfig::resolve(args, &surroundings(None))
+    };
+    let as_given = |_: &mut AgentArgs| {};
+    let plain = resolved("", &as_given).unwrap().config;
+    assert_eq!((plain.devices, plain.packet_path.cluster_cidrs), (Choice::default(), Vec::new()));
+
+    let named = |args: &mut AgentArgs| {
+        args.devices = DeviceArgs { devices: "eth0".parse().unwrap(), pod_devices: "none".parse().unwrap() };
+    };
+    let text = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}";
+    let devices = resolved(text, &named).unwrap().config.devices;
+    let more_pods = Some("cali*".parse().unwrap());
+    let wanted = Choice { devices: "eth0".parse().unwrap(), pod_devices: "none".parse().unwrap(), more_pods };
+    assert_eq!(devices, wanted);
+    let text = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}";
+    assert_eq!(resolved(text, &as_given).unwrap().config.devices.more_pods, Some("cni0".parse().unwrap()));
+    let text = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: a/b}";
+    let error = resolved(text, &as_given).unwrap_err().to_string();
+    assert!(error.starts_with("detectLocal of --config: `a/b` cannot be the name of a device"), "{error}");
+}
+
+#[test]
+fn the_flag_for_ranges_of_pods_wins_over_the_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("kube-proxy.yaml");
+    let ranges = |text: &str, flag: &[&str]| {
+        std::fs::write(
+            &file,
+            format!("apiVersion: {}\nkind: {}\n{text}", kubeproxy::API_VERSION, kubeproxy::KIND),
+        )
+        .unwrap();
+        let cluster_cidr = flag.iter().map(|text| text.parse().unwrap()).collect();
+        let args = AgentArgs { config: Some(file.clone()), cluster_cidr, ..args(scratch.path()) };
+        let ranges =
+            AgentConfig::resolve(args, &surroundings(None)).unwrap().config.packet_path.cluster_cidrs;
+        ranges.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(ranges("clusterCIDR: 10.244.0.0/16", &[]), ["10.244.0.0/16"]);
+    assert_eq!(
+        ranges("clusterCIDR: 10.244.0.0/16", &["10.9.0.0/16", "10.8.0.0/16"]),
+        ["10.9.0.0/16", "10.8.0.0/16"]
+    );
+    assert_eq!(ranges("clusterCIDR: 10.244.0.0/16\ndetectLocalMode: NodeCIDR", &[]), [""; 0]);
+    assert_eq!(ranges("detectLocalMode: NodeCIDR", &["10.9.0.0/16"]), ["10.9.0.0/16"]);
+}
+
+#[test]
+fn kube_proxys_flag_for_ranges_wins_over_the_variable() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ranges = |words: &[&str]| {
+        let words = std::iter::once("kube-proxy").chain(words.iter().copied()).map(Into::into);
+        let of_environment =
+            AgentArgs { cluster_cidr: vec!["10.9.0.0/16".parse().unwrap()], ..args(scratch.path()) };
+        let merged =
+            Merged::of_kube_proxy(&Flags::parse(words).unwrap(), of_environment, &surroundings(None))
+                .unwrap();
+        merged.settings.packet_path.cluster_cidrs
+    };
+    assert_eq!(ranges(&[]), ["10.9.0.0/16".parse().unwrap()]);
+    assert_eq!(ranges(&["--cluster-cidr=10.244.0.0/16"]), ["10.244.0.0/16".parse().unwrap()]);
 }

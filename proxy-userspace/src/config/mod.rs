@@ -13,10 +13,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::cli::{AgentArgs, BpfLogLevel, LogFormat, SocketLb};
+use crate::devices::{Choice, Selection, SelectionError};
 use crate::kubeproxy::{Document, KubeProxyError, Notice, Pacing, PacketPath};
 use crate::logs::FILTER_VARIABLE;
 use crate::plan::node::NodePortAddresses;
+use crate::source::convert::parse_net;
 use crate::source::kube::{Access, AccessError};
 
 /// Where the kubelet puts the service account of a pod.
@@ -40,8 +44,6 @@ pub struct AgentConfig {
     pub health_check_node_ports: bool,
     /// Whether cluster IPs that are addresses of the node's interfaces are served too.
     pub serve_local_vips: bool,
-    /// Names of the devices whose packets are served, or `none`.
-    pub devices: Vec<String>,
     /// Whose sockets are served where they connect.
     pub socket_lb: SocketLb,
     /// Whether connected UDP sockets are moved.
@@ -64,7 +66,9 @@ pub struct AgentConfig {
     pub oom_score_adj: Option<i32>,
     /// How often is written, and looked again.
     pub pacing: Pacing,
-    /// What will steer the packet path; nothing reads it yet.
+    /// Which devices the packet path is attached to.
+    pub devices: Choice,
+    /// What steers the packet path; of whose packets count as inside, with [`crate::devices::inside`].
     pub packet_path: PacketPath,
     /// All of this in kube-proxy's words.
     pub configuration: Document,
@@ -146,6 +150,12 @@ pub enum ConfigError {
         /// What the system said.
         source: io::Error,
     },
+    /// No device can be called so.
+    #[error("detectLocal of --config: {source}")]
+    DetectLocal {
+        /// What is wrong with the name.
+        source: SelectionError,
+    },
     /// kube-proxy's file or flags make no sense.
     #[error(transparent)]
     KubeProxy(#[from] KubeProxyError),
@@ -181,10 +191,20 @@ impl AgentConfig {
     }
 }
 
+/// Why a range is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a CIDR such as 10.244.0.0/16 or 2001:db8::/32")]
+pub struct RangeError;
+
+/// A range as Kubernetes reads them; host bits are cleared.
+pub fn range(text: &str) -> Result<IpNet, RangeError> {
+    parse_net(text.trim()).ok_or(RangeError)
+}
+
 impl AgentConfig {
     /// Whether packets are served at all.
     pub fn has_packet_path(&self) -> bool {
-        self.devices != ["none"]
+        self.devices.devices != Selection::None
     }
 }
 

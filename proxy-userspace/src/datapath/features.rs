@@ -32,8 +32,20 @@ const HELPERS: [BpfHelper; 19] = [
 /// Helpers that only the egress guard calls.
 const OF_PACKETS: [BpfHelper; 2] = [BpfHelper::BPF_FUNC_sk_fullsock, BpfHelper::BPF_FUNC_skb_load_bytes];
 
-/// Types of the maps, and of the maps in maps.
-const MAP_TYPES: [(&str, MapType); 7] = [
+/// Helpers that only the programs at devices call.
+const OF_DEVICES: [BpfHelper; 8] = [
+    BpfHelper::BPF_FUNC_ktime_get_ns,
+    BpfHelper::BPF_FUNC_skb_store_bytes,
+    BpfHelper::BPF_FUNC_l4_csum_replace,
+    BpfHelper::BPF_FUNC_tail_call,
+    BpfHelper::BPF_FUNC_redirect,
+    BpfHelper::BPF_FUNC_skb_change_tail,
+    BpfHelper::BPF_FUNC_skb_pull_data,
+    BpfHelper::BPF_FUNC_csum_update,
+];
+
+/// Types of the maps, and of the maps in maps; the last two are of programs at devices only.
+const MAP_TYPES: [(&str, MapType); 9] = [
     ("array", MapType::Array),
     ("array_of_maps", MapType::ArrayOfMaps),
     ("hash", MapType::Hash),
@@ -41,6 +53,8 @@ const MAP_TYPES: [(&str, MapType); 7] = [
     ("lpm_trie", MapType::LpmTrie),
     ("sk_storage", MapType::SkStorage),
     ("ringbuf", MapType::RingBuf),
+    ("percpu_array", MapType::PerCpuArray),
+    ("prog_array", MapType::ProgramArray),
 ];
 
 /// Kinds of things.
@@ -72,7 +86,8 @@ pub fn probe() -> Vec<Feature> {
     });
     let helpers = HELPERS.map(|helper| of(ProgramType::CgroupSockAddr, helper));
     let of_packets = OF_PACKETS.map(|helper| of(ProgramType::CgroupSkb, helper));
-    map_types.into_iter().chain(helpers).chain(of_packets).collect()
+    let of_devices = OF_DEVICES.map(|helper| of(ProgramType::SchedClassifier, helper));
+    map_types.into_iter().chain(helpers).chain(of_packets).chain(of_devices).collect()
 }
 
 fn of(program: ProgramType, helper: BpfHelper) -> Feature {
@@ -88,31 +103,43 @@ fn helper_name(helper: BpfHelper) -> String {
 mod tests {
     use super::*;
     use crate::datapath::load::OBJECT;
+    use crate::datapath::packet;
     use aya_obj::Object;
     use std::collections::BTreeSet;
 
     /// `BPF_JMP | BPF_CALL`.
     const CALL: u8 = 0x85;
 
-    #[test]
-    fn the_lists_are_those_of_the_object() {
-        let object = Object::parse(OBJECT).unwrap();
+    /// Helpers that an object calls, and types of its maps.
+    fn used(object: &[u8]) -> (BTreeSet<i32>, BTreeSet<u32>) {
+        let object = Object::parse(object).unwrap();
         let instructions = object.functions.values().flat_map(|function| &function.instructions);
         // A call with another source is one between functions of the object.
         let called =
             instructions.filter(|instruction| instruction.code == CALL && instruction.src_reg() == 0);
-        let called: BTreeSet<i32> = called.map(|instruction| instruction.imm).collect();
-        // The list of UDP sockets is written by an iterator, which no kernel without this helper has.
-        let of_iterators = [BpfHelper::BPF_FUNC_seq_write];
-        let listed = HELPERS.iter().chain(&OF_PACKETS).chain(&of_iterators);
-        assert_eq!(called, listed.map(|helper| *helper as i32).collect());
-
         let maps = object
             .maps
             .values()
             .flat_map(|map| [Some(map.map_type()), map.inner().map(|map| map.map_type())]);
-        let used: BTreeSet<u32> = maps.flatten().collect();
-        assert_eq!(used, MAP_TYPES.map(|(_, map_type)| map_type as u32).into());
+        (called.map(|instruction| instruction.imm).collect(), maps.flatten().collect())
+    }
+
+    /// The lists of UDP sockets and of flows are written by iterators, which no kernel without this helper has.
+    const OF_ITERATORS: [BpfHelper; 1] = [BpfHelper::BPF_FUNC_seq_write];
+
+    fn numbers(helpers: &[BpfHelper]) -> BTreeSet<i32> {
+        helpers.iter().map(|helper| *helper as i32).collect()
+    }
+
+    #[test]
+    fn the_lists_are_those_of_the_objects() {
+        let (called, mut types) = used(OBJECT);
+        assert_eq!(called, numbers(&[&HELPERS[..], &OF_PACKETS, &OF_ITERATORS].concat()));
+        let (called, more) = used(packet::OBJECT);
+        let listed = numbers(&[&HELPERS[..], &OF_ITERATORS].concat());
+        assert_eq!(&called - &listed, numbers(&OF_DEVICES));
+        types.extend(more);
+        assert_eq!(types, MAP_TYPES.map(|(_, map_type)| map_type as u32).into());
     }
 
     #[test]

@@ -1,8 +1,23 @@
-//! Which devices the packet path is attached to.
+//! Which devices the packet path is attached to, what they are told of, and whose packets count as inside.
+//!
+//! [`choose`] decides from facts and knows no kernel; [`Follower`] gathers the facts by netlink and sends the whole list
+//! whenever it changes. Attaching is for `datapath`.
 
-mod named;
+mod choose;
+#[cfg(test)]
+mod choose_tests;
+mod facts;
+mod follow;
+mod inside;
+mod read;
+mod selection;
+mod sources;
 
-pub use named::named;
+pub use choose::{Choice, Chosen, choose};
+pub use facts::{Address, DefaultRoute, Facts, Kind, Link};
+pub use follow::{DevicesError, Follower, look};
+pub use inside::inside;
+pub use selection::{Pattern, Selection, SelectionError};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -106,7 +106,14 @@ fn what_comes_to_nothing_is_named_by_its_flag() {
     for (words, expected) in [
         (&["--masquerade-all"][..], "--masquerade-all: kept, but without effect"),
         (&["--proxy-mode=nftables", "--masquerade-all"], "--masquerade-all: kept, but without effect"),
-        (&["--cluster-cidr=10.0.0.0/8"], "--cluster-cidr: kept, but without effect"),
+        (
+            &["--detect-local-mode=NodeCIDR", "--cluster-cidr=10.0.0.0/8"],
+            "--cluster-cidr: ignored: only detectLocalMode ClusterCIDR asks for it",
+        ),
+        (
+            &["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"],
+            "--pod-bridge-interface: honoured for which devices lead to pods",
+        ),
         (&["--ipvs-scheduler=lc"], "--ipvs-scheduler: ignored"),
         (&["--ipvs-sync-period=1m"], "--ipvs-sync-period: ignored: --proxy-mode is iptables"),
         (&["--profiling"], "--profiling: refused"),
@@ -122,6 +129,7 @@ fn what_comes_to_nothing_is_named_by_its_flag() {
         let said = settings(words).1;
         assert!(said.iter().any(|notice| notice.starts_with(expected)), "{words:?}: {said:?}");
     }
+    assert_eq!(settings(&["--cluster-cidr=10.0.0.0/8"]).1, [""; 0]);
     let faults = |words: &[&str]| parse(words).unwrap().settings(false).unwrap_err().to_string();
     assert_eq!(faults(&["--cluster-cidr=x"]), "--cluster-cidr: `x` is not a CIDR");
     assert!(

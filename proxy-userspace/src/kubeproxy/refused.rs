@@ -19,11 +19,12 @@ const NOT_WINDOWS: &str = "ignored: it is for Windows";
 const NO_SYSCTL: &str = "ignored: Shunt does not use the kernel's conntrack and changes no sysctl";
 const NO_RESYNC: &str =
     "ignored: changes come by the watches, and the maps are read and compared with all of it once an hour";
-const PACKET_PATH: &str =
-    "kept, but without effect: it is for packets, and this version works at sockets only";
+const PACKET_PATH: &str = "kept, but without effect: the packet path of this version does not look at it";
+const BY_ADDRESS: &str = "honoured for which devices lead to pods; whether a packet is a pod's is told by its source address instead, which \
+     must be in the Node's podCIDRs or in --cluster-cidr";
 
 /// Fields and why they come to nothing.
-const FIELDS: [(&str, &str); 42] = [
+const FIELDS: [(&str, &str); 40] = [
     ("clientConnection.acceptContentTypes", OWN_API_CLIENT),
     ("clientConnection.contentType", OWN_API_CLIENT),
     ("clientConnection.qps", OWN_API_CLIENT),
@@ -65,10 +66,8 @@ const FIELDS: [(&str, &str); 42] = [
     ("conntrack.udpStreamTimeout", PACKET_PATH),
     ("iptables.masqueradeAll", PACKET_PATH),
     ("nftables.masqueradeAll", PACKET_PATH),
-    ("detectLocalMode", PACKET_PATH),
-    ("detectLocal.bridgeInterface", PACKET_PATH),
-    ("detectLocal.interfaceNamePrefix", PACKET_PATH),
-    ("clusterCIDR", PACKET_PATH),
+    ("detectLocal.bridgeInterface", BY_ADDRESS),
+    ("detectLocal.interfaceNamePrefix", BY_ADDRESS),
 ];
 
 /// Fields that count in the section of one mode only.

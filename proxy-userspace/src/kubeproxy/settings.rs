@@ -38,7 +38,7 @@ pub struct Settings {
     pub bind_address_hard_fail: bool,
     /// How often is written and read again.
     pub pacing: Pacing,
-    /// What will steer the packet path.
+    /// What steers the packet path.
     pub packet_path: PacketPath,
     /// What only kube-proxy's own words can say.
     pub words: KubeProxyWords,
@@ -86,14 +86,15 @@ impl Default for Pacing {
     }
 }
 
-/// What steers packets rather than sockets: kept for the packet path, which this version does not have.
+/// What steers packets rather than sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PacketPath {
     /// Whether the source of everything sent to a cluster IP is replaced.
     pub masquerade_all: bool,
     /// How packets of pods are told.
     pub detect_local: DetectLocalMode,
-    /// Ranges of the cluster's pods: one a family at most, and only if `detect_local` asks for them.
+    /// Ranges of the cluster's pods: those of `--cluster-cidr`, or of kube-proxy's field, which has one a family at most, and
+    /// only if `detect_local` asks for them.
     pub cluster_cidrs: Vec<IpNet>,
     /// Bridge or prefix of interface names, if `detect_local` asks for one.
     pub interface: String,

@@ -5,7 +5,7 @@
 //! for each hundred thousand of them.
 
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
-use proxy_common::lb::DropReason;
+use proxy_common::reason::DropReason;
 use proxy_common::service::{CELL_WORDS, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use super::fill::{HashCounts, MapFill, fill_counted};

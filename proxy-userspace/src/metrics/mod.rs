@@ -84,7 +84,7 @@ fn seconds(at: Option<jiff::Timestamp>) -> f64 {
 mod tests {
     use std::collections::BTreeSet;
 
-    use proxy_common::lb::DropReason;
+    use proxy_common::reason::DropReason;
 
     use super::services::Shown;
     use super::*;

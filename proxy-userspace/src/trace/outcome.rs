@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 
 use proxy_common::addr::{Addr, Proto};
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{
-    DropReason, Fate, Held, Lookup, Origin, Packet, Pick, Verdict, admits, fate, is_private,
-};
+use proxy_common::lb::{Fate, Held, Lookup, Origin, Packet, Pick, Verdict, admits, fate, is_private};
+use proxy_common::reason::DropReason;
 use proxy_common::service::ViewKind;
 use serde::Serialize;
 
@@ -152,6 +151,14 @@ const fn reason_words(reason: DropReason) -> &'static str {
         DropReason::Inconsistent => "the tables contradict each other, which is a defect",
         DropReason::NoRecord => "there was no memory to remember the socket",
         DropReason::SourceNotAllowed => "loadBalancerSourceRanges do not hold the client's address",
+        DropReason::FlowTableFull => "the table of flows is full",
+        DropReason::NoPort => "no port is left towards the backend",
+        DropReason::NoAddress => "the device has no address to send from",
+        DropReason::Flood => "more flows begin than the node takes",
+        DropReason::SctpPort => "SCTP, and the backend has another port",
+        DropReason::LostFragment => "the first part of the datagram has not come",
+        DropReason::RefusalLimit => "too many packets are refused in this second",
+        DropReason::Unchangeable => "the packet cannot be changed",
     }
 }
 

@@ -7,6 +7,7 @@ mod datagrams;
 mod estimate;
 mod hooks;
 mod machine;
+mod packet;
 mod pairs;
 mod runs;
 mod scale;
@@ -31,6 +32,8 @@ enum BenchCommand {
     Connect(connect::ConnectArguments),
     /// Cost of a hook run for UDP, and of a datagram to a ClusterIP against one that no hook sees.
     Datagrams(datagrams::DatagramArguments),
+    /// Requests and streams through a NodePort from outside, against plain routing and beside a real kube-proxy.
+    Packet(packet::PacketArguments),
     /// Start, updates and memory of an agent that follows an API server, beside a real kube-proxy.
     Sync(sync::SyncArguments),
     /// Time and memory of many services, from model objects to real maps.
@@ -45,6 +48,7 @@ pub fn run(arguments: BenchArguments) -> Result<()> {
     match arguments.command {
         BenchCommand::Connect(arguments) => connect::run(&arguments),
         BenchCommand::Datagrams(arguments) => datagrams::run(&arguments),
+        BenchCommand::Packet(arguments) => packet::run(&arguments),
         BenchCommand::Scale(arguments) => scale::run(&arguments),
         BenchCommand::Sync(arguments) => sync::run(&arguments),
         BenchCommand::ScaleOnce(size) => scale::run_once(size),

@@ -39,7 +39,7 @@ const LAST: Names = Names::AllBut(&["agent", "cmd"]);
 const ALL: Names = Names::AllBut(&[]);
 
 /// The allowed edges.
-pub(crate) const TABLE: [Row; 30] = [
+pub(crate) const TABLE: [Row; 34] = [
     Row {
         module: "proxy-common/src",
         modules: ALL,
@@ -141,6 +141,13 @@ pub(crate) const TABLE: [Row; 30] = [
         reason: "whoever looks after clients knows neither Services nor plans, and has threads of its own",
     },
     Row {
+        module: "proxy-userspace/src/flows",
+        modules: Names::Only(&["sys"]),
+        crates: Names::Only(&["std", "proxy_common", "tracing"]),
+        is_pure: false,
+        reason: "whoever sweeps records of flows knows the maps, and has a thread of its own",
+    },
+    Row {
         module: "proxy-userspace/src/agent/pacing",
         modules: Names::Only(&[]),
         crates: Names::Only(&["std"]),
@@ -225,6 +232,27 @@ pub(crate) const TABLE: [Row; 30] = [
         ]),
         is_pure: false,
         reason: "kube-proxy's configuration is read and judged; what is done with it is decided elsewhere",
+    },
+    Row {
+        module: "proxy-userspace/src/devices/follow",
+        modules: Names::Only(&[]),
+        crates: Names::Only(&["std", "futures_util", "rtnetlink", "thiserror", "tokio", "tracing"]),
+        is_pure: false,
+        reason: "facts about devices come by netlink; what is wanted of them is decided beside",
+    },
+    Row {
+        module: "proxy-userspace/src/devices/read",
+        modules: Names::Only(&[]),
+        crates: Names::Only(&["std", "rtnetlink"]),
+        is_pure: true,
+        reason: "facts are what the kernel's messages say",
+    },
+    Row {
+        module: "proxy-userspace/src/devices",
+        modules: Names::Only(&["kubeproxy", "model"]),
+        crates: Names::Only(&["std", "ipnet", "thiserror"]),
+        is_pure: true,
+        reason: "which devices are wanted follows from facts, and who is inside from what the user and the Node say",
     },
     Row {
         module: "proxy-userspace/src/check/gather",

@@ -97,7 +97,7 @@ fn architecture_names_six_hops_that_exist_and_follow_each_other() {
 #[test]
 fn the_readme_names_every_reason_for_a_drop() {
     let text = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let reasons = proxy_common::lb::DropReason::ALL.map(|reason| format!("\n| `{}` |", reason.name()));
+    let reasons = proxy_common::reason::DropReason::ALL.map(|reason| format!("\n| `{}` |", reason.name()));
     report(&reasons.into_iter().filter(|row| !text.contains(row)).collect::<Vec<_>>());
 }
 

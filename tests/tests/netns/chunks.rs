@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use proxy_common::counter::{ServiceCounter, reason_element, service_element};
 use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
-use proxy_common::lb::DropReason;
 use proxy_common::names;
 use proxy_common::owned;
+use proxy_common::reason::DropReason;
 use proxy_common::service::ViewWord;
 use shunt::maps::{Hashes, WordTable, Words};
 use shunt::plan::ops::block_word;

@@ -4,8 +4,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use proxy_common::counter::reason_element;
-use proxy_common::lb::DropReason;
 use proxy_common::names::{TCP_PEERS, TCP_SOCKETS};
+use proxy_common::reason::DropReason;
 use proxy_common::service::ViewWord;
 use proxy_common::socket::{PEER_PLACES, TcpPeer, peer_place};
 use rustix::net::sockopt::socket_cookie;

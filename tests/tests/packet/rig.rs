@@ -2,27 +2,46 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, ProgramArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
-use etherparse::PacketBuilder;
-use proxy_common::addr::Addr;
+use aya::programs::{Iter, SchedClassifier, TestRun, TestRunOptions};
+use aya::{Btf, Ebpf, EbpfLoader};
+use proxy_common::addr::{Addr, Port, Proto};
+use proxy_common::counter::reason_element;
+use proxy_common::flow::{End, FlowKey, Part};
+use proxy_common::names::{FLOWS, MARKS, OPENING, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
+use proxy_common::node::NodeAddrFlags;
+use proxy_common::reason::DropReason;
 use proxy_common::service::ViewWord;
+use shunt::flows::Sweeper;
+use shunt::maps::{Hashes, WordTable, Words};
+use shunt::sys::map::Map;
+use shunt::sys::mapping::Mapping;
 use tests::hand;
 use zerocopy::IntoBytes;
 
-/// The programs that are tail-called, in the order of their indices.
-const SLOW: [&str; 2] = ["shunt_begin", "shunt_reserve"];
-const ALL: [&str; 5] = ["shunt_nothing", "shunt_arrive", "shunt_leave", "shunt_begin", "shunt_reserve"];
+/// The programs that are attached, and the empty one.
+const FIRST: [&str; 5] =
+    ["shunt_nothing", "shunt_arrive", "shunt_leave", "shunt_arrive_bare", "shunt_leave_bare"];
+/// Shards of each counter.
+const SHARDS: u32 = 1;
 /// The device of a test run: the loopback of this namespace.
 const DEVICE: u32 = 1;
 /// Ports that change a client's.
 pub(crate) const PORTS: Ports = Ports { first: 61_000, count: 4_000 };
+
+/// What the programs are told.
+pub(crate) const SETTINGS: Settings = Settings {
+    timeouts: Timeouts::KERNEL,
+    ports: PORTS,
+    flows_per_second: 1_000_000,
+    refusals_per_second: 1_000,
+};
 
 /// Programs and maps. The programs go first.
 pub(crate) struct Rig {
@@ -37,6 +56,8 @@ pub(crate) enum Answer {
     Next(Vec<u8>),
     /// It is dropped.
     Dropped,
+    /// It goes out where it came in, like this.
+    Back(Vec<u8>),
 }
 
 impl Rig {
@@ -49,19 +70,18 @@ impl Rig {
         hand.insert_frontend(vip)?;
         let ebpf = load(&hand)?;
         let mut rig = Self { ebpf, hand };
-        rig.set_flows_per_second(1_000_000)?;
+        rig.write_settings(SETTINGS)?;
         rig.set_device(None)?;
         Ok(rig)
     }
 
     /// Lets so many flows begin in a second.
     pub(crate) fn set_flows_per_second(&mut self, flows_per_second: u32) -> Result<()> {
-        let settings = Settings {
-            timeouts: Timeouts::KERNEL,
-            ports: PORTS,
-            flows_per_second,
-            refusals_per_second: 1_000,
-        };
+        self.write_settings(Settings { flows_per_second, ..SETTINGS })
+    }
+
+    /// Tells the programs what an agent would.
+    pub(crate) fn write_settings(&mut self, settings: Settings) -> Result<()> {
         let bytes: [u8; size_of::<Settings>()] = settings.as_bytes().try_into()?;
         let mut map = Array::<_, [u8; size_of::<Settings>()]>::try_from(self.map("SETTINGS")?)?;
         Ok(map.set(0, bytes, 0)?)
@@ -84,9 +104,29 @@ impl Rig {
         self.hand.free_row(1)
     }
 
+    /// The service has another frontend.
+    pub(crate) fn insert_frontend(&mut self, frontend: SocketAddr) -> Result<()> {
+        self.hand.insert_frontend(frontend)
+    }
+
+    /// Makes an address one of the node's own, which serves NodePorts.
+    pub(crate) fn be_at(&mut self, ip: IpAddr) -> Result<()> {
+        self.own(ip)?;
+        let flags = NodeAddrFlags::LOCAL.union(NodeAddrFlags::NODE_PORT);
+        Ok(self.hand.store.insert_node_addr(ip.into(), flags)?)
+    }
+
     /// Makes an address owned, without a frontend that anybody asks for.
     pub(crate) fn own(&mut self, ip: IpAddr) -> Result<()> {
         self.hand.insert_frontend(SocketAddr::new(ip, 1))
+    }
+
+    /// How often something was dropped for a reason.
+    pub(crate) fn dropped(&self, reason: DropReason) -> Result<u64> {
+        let load = |shard| {
+            self.hand.store.load(WordTable::Counters, reason_element(reason as u8, SHARDS, shard).into())
+        };
+        (0..SHARDS).try_fold(0, |sum, shard| Ok(sum + load(shard)?))
     }
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
@@ -97,8 +137,33 @@ impl Rig {
         Ok(self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
     }
 
-    /// Runs a packet through a program.
+    /// The service has no backend.
+    pub(crate) fn serve_nobody(&mut self) -> Result<()> {
+        self.hand.switch_to(ViewWord::REJECT)
+    }
+
+    /// Lets so many refusals be sent in a second.
+    pub(crate) fn set_refusals_per_second(&mut self, refusals_per_second: u32) -> Result<()> {
+        self.write_settings(Settings { refusals_per_second, ..SETTINGS })
+    }
+
+    /// Runs a packet through a program. Frames that leave are sent from where frames that enter are sent to: they are turned
+    /// round here, and back again.
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<Answer> {
+        if program != "shunt_leave" {
+            return self.run_as_it_is(program, packet);
+        }
+        let mut bytes = packet.to_vec();
+        turn(&mut bytes);
+        let mut answer = self.run_as_it_is(program, &bytes)?;
+        if let Answer::Next(bytes) | Answer::Back(bytes) = &mut answer {
+            turn(bytes);
+        }
+        Ok(answer)
+    }
+
+    /// The same for a frame as it is.
+    pub(crate) fn run_as_it_is(&mut self, program: &str, packet: &[u8]) -> Result<Answer> {
         let mut out = vec![0; packet.len() + 64];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
@@ -108,8 +173,51 @@ impl Rig {
         match result.return_value.cast_signed() {
             -1 => Ok(Answer::Next(out)),
             2 => Ok(Answer::Dropped),
+            7 => Ok(Answer::Back(out)),
             other => anyhow::bail!("{program} says {other}"),
         }
+    }
+
+    /// The sweep over both tables, as an agent has it.
+    pub(crate) fn sweeper(&mut self) -> Result<Sweeper> {
+        let btf = Btf::from_sys_fs()?;
+        let program: &mut Iter = self.ebpf.program_mut("shunt_sweep").context("no sweep")?.try_into()?;
+        if program.fd().is_err() {
+            program.load("bpf_map_elem", &btf)?;
+        }
+        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let [flows, opening, marks] = [self.open(FLOWS)?, self.open(OPENING)?, self.open(MARKS)?];
+        Ok(Sweeper::new(program.as_fd(), [&flows, &opening], &marks)?)
+    }
+
+    /// The sweep begins another round, so many times, without looking at any record.
+    pub(crate) fn pass_rounds(&mut self, rounds: u64) -> Result<()> {
+        let marks = Mapping::new(&self.open(MARKS)?)?;
+        let round = marks.load(0).context("no word")?;
+        marks.store(0, round + rounds).context("no word")
+    }
+
+    /// Removes a record by hand; whether it was there.
+    pub(crate) fn forget(&mut self, part: Part, from: SocketAddr, to: SocketAddr) -> Result<bool> {
+        let end = |at: SocketAddr| End::new(at.ip().into(), Port::new(at.port()));
+        let mut is_there = false;
+        for name in [FLOWS, OPENING] {
+            for proto in [Proto::TCP, Proto::UDP] {
+                let key = FlowKey::new(part, end(from), end(to), proto);
+                is_there |= self.open(name)?.delete(key.as_bytes())?;
+            }
+        }
+        Ok(is_there)
+    }
+
+    fn open(&self, name: &str) -> Result<Map> {
+        let fd = match self.ebpf.map(name).with_context(|| format!("no map {name}"))? {
+            aya::maps::Map::Array(map) | aya::maps::Map::HashMap(map) | aya::maps::Map::LruHashMap(map) => {
+                map.fd()
+            }
+            _ => anyhow::bail!("{name} is of another type"),
+        };
+        Ok(Map::from_fd(fd.as_fd().try_clone_to_owned()?)?)
     }
 
     /// How long a program takes for a packet: the least of five runs, each so often.
@@ -127,11 +235,18 @@ impl Rig {
     /// Instructions that the verifier walked, by program.
     pub(crate) fn instructions(&mut self) -> Result<Vec<(&'static str, u32)>> {
         let mut all = Vec::new();
-        for name in ALL {
+        for name in FIRST.into_iter().chain(SLOW_PROGRAMS) {
             let walked = self.program(name)?.info()?.verified_instruction_count();
             all.push((name, walked.context("the kernel does not say")?));
         }
         Ok(all)
+    }
+}
+
+/// Turns a frame's addresses round.
+fn turn(frame: &mut [u8]) {
+    if let Some((to, from)) = frame.get_mut(..12).map(|addresses| addresses.split_at_mut(6)) {
+        to.swap_with_slice(from);
     }
 }
 
@@ -147,49 +262,16 @@ fn load(hand: &hand::Rig) -> Result<Ebpf> {
         loader.map_pin_path(name, path);
     }
     let mut ebpf = loader.load(&object)?;
-    for name in ALL {
+    for name in FIRST.into_iter().chain(SLOW_PROGRAMS) {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
         program.load().with_context(|| format!("load {name}"))?;
     }
     let mut slow = ProgramArray::try_from(ebpf.take_map("SLOW").context("no map SLOW")?)?;
-    for (index, name) in (0..).zip(SLOW) {
+    for (index, name) in (0..).zip(SLOW_PROGRAMS) {
         let program: &SchedClassifier = ebpf.program(name).context("no such program")?.try_into()?;
         slow.set(index, program.fd()?, 0)?;
     }
     // The programs' use of the map ends with its last descriptor.
     std::mem::forget(slow);
     Ok(ebpf)
-}
-
-/// Flags of TCP in a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tcp {
-    Syn,
-    SynAck,
-    Ack,
-}
-
-/// A packet as it is to be: `None` is UDP.
-pub(crate) fn packet((from, to): (SocketAddr, SocketAddr), tcp: Option<Tcp>) -> Vec<u8> {
-    let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
-    let ip = match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), 20),
-        (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 20),
-        _ => panic!("two families"),
-    };
-    let mut bytes = Vec::new();
-    let payload = b"a few bytes";
-    match tcp {
-        None => ip.udp(from.port(), to.port()).write(&mut bytes, payload).expect("a vector takes it"),
-        Some(flags) => {
-            let tcp = ip.tcp(from.port(), to.port(), 7, 1_000);
-            let tcp = match flags {
-                Tcp::Syn => tcp.syn(),
-                Tcp::SynAck => tcp.syn().ack(9),
-                Tcp::Ack => tcp.ack(9),
-            };
-            tcp.write(&mut bytes, payload).expect("a vector takes it");
-        }
-    }
-    bytes
 }

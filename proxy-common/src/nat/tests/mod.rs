@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::{Port, Proto};
+use crate::flow::NO_MAC;
 use crate::service::ViewWord;
 use model::{Node, PORTS, Records, SECOND, SERVICE, Tables, Trip, backend, end, is_local, node_addr, vip};
 
@@ -205,12 +206,12 @@ fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
     let mut node = Node::new(1, Proto::TCP);
     node.records = Records::new(3);
     let seen = node.sends(end(200, 0, 1), vip(0), SYN).unwrap();
-    let full = Action::Drop(SERVICE, Why::Full);
+    let full = Action::Drop(SERVICE, DropReason::FlowTableFull);
     assert_eq!(node.sends(end(200, 1, 1), vip(0), SYN), Err(full));
     assert_eq!(node.records.keys().len(), 2, "half a flow would be worse than none");
     assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
     node.records.is_flooded.set(true);
-    assert_eq!(node.sends(end(200, 2, 1), vip(0), SYN), Err(Action::Drop(SERVICE, Why::Flood)));
+    assert_eq!(node.sends(end(200, 2, 1), vip(0), SYN), Err(Action::Drop(SERVICE, DropReason::Flood)));
     assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
 }
 
@@ -218,7 +219,11 @@ fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
 fn when_all_ports_are_taken_a_flow_is_turned_away() {
     let mut node = Node::new(1, Proto::SCTP);
     let client = end(200, 0, 40_000);
-    assert_eq!(node.sends(client, vip(0), 0), Err(Action::Drop(SERVICE, Why::Sctp)), "80 is not 8080");
+    assert_eq!(
+        node.sends(client, vip(0), 0),
+        Err(Action::Drop(SERVICE, DropReason::SctpPort)),
+        "80 is not 8080"
+    );
     node.proto = Proto::UDP;
     node.sends(client, vip(0), 0).unwrap();
     // The second frontend needs another port of the client, and all are in use.
@@ -239,7 +244,7 @@ fn when_all_ports_are_taken_a_flow_is_turned_away() {
         taken.record(Part::Reply, node.now, &mut flow);
         node.records.put(&key, &flow);
     }
-    assert_eq!(node.sends(client, vip(1), 0), Err(Action::Drop(SERVICE, Why::NoPort)));
+    assert_eq!(node.sends(client, vip(1), 0), Err(Action::Drop(SERVICE, DropReason::NoPort)));
     node.now += 31 * SECOND;
     assert!(node.sends(client, vip(1), 0).is_ok(), "those that are over are taken");
 }
@@ -266,4 +271,28 @@ fn a_client_comes_back_to_its_backend_where_the_service_asks_for_it() {
     }
     let others = (1..40).map(|host| node.sends(end(200, host, 1), vip(0), SYN).unwrap().dst);
     assert!(others.collect::<std::collections::BTreeSet<_>>().len() == 3);
+}
+
+#[test]
+fn a_flow_whose_replies_a_bridge_switches_is_switched_too() {
+    let (gateway, neighbour) = ([1, 2, 3], [4, 5, 6]);
+    let (client, pod) = (end(1, 2, 40_000), backend(0));
+    let seen = Trip { src: client, dst: pod };
+    for is_pods in [true, false] {
+        let node = Node::new(1, Proto::TCP);
+        node.mac.set(gateway);
+        assert_eq!(node.arrives(Trip { src: client, dst: vip(0) }, SYN), Ok(seen));
+        assert_eq!(node.switched.get(), NO_MAC);
+        // As the stack sends it: from the address that the request went to.
+        let reply = Trip { src: pod, dst: client };
+        assert_eq!(node.leaves(reply, SYN | ACK, is_pods).src, vip(0));
+        node.arrives(Trip { src: client, dst: vip(0) }, ACK).unwrap();
+        assert_eq!(node.switched.get(), NO_MAC, "nothing was switched");
+        // As the bridge hands it on; towards a router it means nothing.
+        node.mac.set(neighbour);
+        assert_eq!(node.leaves(reply, ACK, is_pods).src, vip(0));
+        node.mac.set(gateway);
+        node.arrives(Trip { src: client, dst: vip(0) }, ACK).unwrap();
+        assert_eq!(node.switched.get(), if is_pods { neighbour } else { NO_MAC });
+    }
 }

@@ -3,13 +3,15 @@
 use crate::addr::{Port, Proto};
 use crate::affinity::Memory;
 use crate::backend::{Backend, BackendState};
+use crate::flow::NO_MAC;
 use crate::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use crate::lb::{Lookup, Pick};
+use crate::mark;
 use crate::nat::*;
 use crate::node::NodeAddrFlags;
 use crate::service::{Half, Head, View, ViewWord};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -89,6 +91,8 @@ pub(super) struct Records {
     pub(super) memories: RefCell<HashMap<Addr, Memory>>,
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
+    /// Places of pairs that have had a record of replies.
+    marks: RefCell<HashSet<u32>>,
 }
 
 impl Records {
@@ -101,6 +105,7 @@ impl Records {
             memories: RefCell::default(),
             is_flooded: Cell::new(false),
             leads_to_pods: Cell::new(false),
+            marks: RefCell::default(),
         }
     }
 
@@ -117,6 +122,9 @@ impl Records {
 }
 
 impl Flows for Records {
+    fn may_know(&self, one: &End, other: &End) -> bool {
+        self.marks.borrow().contains(&mark::place(one, other))
+    }
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
         self.get(key).map(|found| *flow = found).is_some()
     }
@@ -127,6 +135,9 @@ impl Flows for Records {
         if self.put(key, flow) { Claim::Made } else { Claim::Full }
     }
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if key.part != Part::Return as u8 {
+            self.marks.borrow_mut().insert(mark::place(&key.src, &key.dst));
+        }
         let table = if flow.has(Flow::SETTLED) { &self.settled } else { &self.opening };
         let mut table = table.borrow_mut();
         if !table.contains_key(key) && table.len() >= self.capacity {
@@ -195,12 +206,23 @@ pub(super) struct Node {
     pub(super) records: Records,
     pub(super) now: u64,
     pub(super) proto: Proto,
+    /// What frames show of link-layer addresses.
+    pub(super) mac: Cell<Mac>,
+    /// Where the last packet's frame was sent to instead.
+    pub(super) switched: Cell<Mac>,
 }
 
 impl Node {
     pub(super) fn new(backends: u8, proto: Proto) -> Self {
         let tables = Tables { backends, gone: RefCell::default(), word: None, affinity: 0 };
-        Self { tables, records: Records::new(100_000), now: 1_000 * SECOND, proto }
+        Self {
+            tables,
+            records: Records::new(100_000),
+            now: 1_000 * SECOND,
+            proto,
+            mac: Cell::new(NO_MAC),
+            switched: Cell::new(NO_MAC),
+        }
     }
 
     pub(super) fn headers(&self, trip: Trip) -> Headers {
@@ -222,7 +244,8 @@ impl Node {
     pub(super) fn arrives(&self, trip: Trip, tcp: u8) -> Result<Trip, Action> {
         let headers = self.headers(trip);
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
-        let passage = Passage { headers: &headers, tcp, origin: Origin::External, now: self.now };
+        let passage =
+            Passage { headers: &headers, tcp, origin: Origin::External, mac: self.mac.get(), now: self.now };
         self.records.leads_to_pods.set(false);
         let mut work = Work::EMPTY;
         let mut action = arrive(&self.tables, &self.records, &passage, &mut work);
@@ -230,7 +253,10 @@ impl Node {
             action = begin(&self.tables, &self.records, &passage, &mut work);
         }
         match action {
-            Action::Change(change) => Ok(trip.change(change)),
+            Action::Change(change) => {
+                self.switched.set(change.mac);
+                Ok(trip.change(change))
+            }
             other => Err(other),
         }
     }
@@ -239,7 +265,8 @@ impl Node {
     pub(super) fn leaves(&self, trip: Trip, tcp: u8, is_pods: bool) -> Trip {
         let headers = self.headers(trip);
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
-        let passage = Passage { headers: &headers, tcp, origin: Origin::External, now: self.now };
+        let passage =
+            Passage { headers: &headers, tcp, origin: Origin::External, mac: self.mac.get(), now: self.now };
         self.records.leads_to_pods.set(is_pods);
         let mut work = Work::EMPTY;
         let mut action = leave(&self.records, &passage, &mut work);

@@ -5,7 +5,7 @@ mod affinity;
 
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::frontend::FrontendValue;
-use proxy_common::lb::DropReason;
+use proxy_common::reason::DropReason;
 use proxy_common::service::{View, ViewKind};
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::*;
-use crate::cmd::status::AgentAnswer;
+use crate::cmd::status::{AgentAnswer, OtherProgram};
 use crate::model::Listing;
 use crate::status::{Batch, CgroupStatus, Conflict, Identity, Refusal, Reporter, Warning};
 
@@ -16,6 +16,20 @@ fn at(second: i64) -> Timestamp {
 fn observed(name: &'static str, cgroup_id: u64, path: Option<&str>) -> ObservedHook {
     let program_tag = "00ff00ff00ff00ff".to_owned();
     ObservedHook { name, program_id: 117, program_tag, cgroup_id, path: path.map(PathBuf::from) }
+}
+
+/// A report of a node where nothing was ever started.
+fn nothing() -> StatusReport {
+    StatusReport {
+        pin_dir: PathBuf::new(),
+        agent: AgentAnswer { status: None, absent: None },
+        hooks: vec![],
+        missing_hooks: vec![],
+        devices: vec![],
+        missing_devices: vec![],
+        maps: vec![],
+        notes: vec![],
+    }
 }
 
 fn running() -> AgentStatus {
@@ -59,11 +73,8 @@ fn a_node_at_rest() {
         pin_dir: "/sys/fs/bpf/shunt".into(),
         agent: AgentAnswer { status: Some(status), absent: None },
         hooks: vec![observed("connect4", 1, Some("/sys/fs/cgroup")), observed("connect6", 77, None)],
-        devices: vec![],
-        missing_devices: vec![],
-        missing_hooks: vec![],
         maps,
-        notes: vec![],
+        ..nothing()
     };
     let expected = "\
 agent:  running on node-1, pid 42, version 0.1.0, up 1h 2m 3s
@@ -147,11 +158,9 @@ fn a_node_in_trouble() {
         pin_dir: "/pins".into(),
         agent: AgentAnswer { status: Some(status), absent: None },
         hooks: vec![observed("connect4", 0, None)],
-        devices: vec![],
-        missing_devices: vec![],
         missing_hooks: vec!["connect6"],
-        maps: vec![],
         notes: vec!["maps: open /pins/v1/SLOTS: no such file".to_owned()],
+        ..nothing()
     };
     let expected = "\
 agent:  running on node-1, pid 42, version 0.1.0, up 1h 2m 3s
@@ -192,12 +201,8 @@ fn a_node_without_an_agent() {
     let report = StatusReport {
         pin_dir: "/pins".into(),
         agent: AgentAnswer { status: None, absent },
-        hooks: vec![],
-        devices: vec![],
-        missing_devices: vec![],
         missing_hooks: vec!["connect4"],
-        maps: vec![],
-        notes: vec![],
+        ..nothing()
     };
     let expected = "\
 agent:  not running (connect to 127.0.0.1:10249: connection refused)
@@ -215,15 +220,51 @@ fn programs_get_everything_too() {
         pin_dir: "/pins".into(),
         agent: AgentAnswer { status: Some(running()), absent: None },
         hooks: vec![observed("connect4", 1, None)],
-        devices: vec![],
-        missing_devices: vec![],
-        missing_hooks: vec![],
-        maps: vec![],
-        notes: vec![],
+        ..nothing()
     };
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["agent"]["status"]["sync"]["stores"], 340);
     assert_eq!(json["hooks"][0]["program_tag"], "00ff00ff00ff00ff");
     let yaml = serde_saphyr::to_string(&report).unwrap();
     assert!(yaml.contains("node_name: node-1"), "{yaml}");
+}
+
+#[test]
+fn devices_are_told_with_who_else_is_there() {
+    let other = OtherProgram { name: "cil_from_\u{1b}dev".to_owned(), id: 7, is_outside: true };
+    let side = |device: Option<&str>, hook, others| ObservedDevice {
+        device: device.map(str::to_owned),
+        index: 3,
+        hook,
+        means: "tcx",
+        program_id: 117,
+        program_tag: "00ff00ff00ff00ff".to_owned(),
+        others,
+    };
+    let report = StatusReport {
+        devices: vec![
+            side(Some("eth0"), "ingress", vec![other.clone(), OtherProgram { is_outside: false, ..other }]),
+            side(None, "egress", vec![]),
+        ],
+        missing_devices: vec!["eth1".to_owned()],
+        ..nothing()
+    };
+    let expected = "\
+DEVICE  HOOK     STATE           PROGRAM  TAG               OTHERS
+eth0    ingress  attached (tcx)  117      00ff00ff00ff00ff  cil_from_\u{fffd}dev (7) before it, cil_from_\u{fffd}dev (7) behind it
+3       egress   GONE            117      00ff00ff00ff00ff
+eth1             MISSING
+";
+    assert!(table(&report).ends_with(expected), "{}", table(&report));
+    let mut status = running();
+    let packet = PacketStatus {
+        means: "tcx".to_owned(),
+        flows: 65_536,
+        ports: "61000-65535".to_owned(),
+        devices: vec!["eth0".to_owned()],
+    };
+    status.packet = Some(packet);
+    let report = StatusReport { agent: AgentAnswer { status: Some(status), absent: None }, ..report };
+    let line = "\npacket: 1 devices by tcx, 65536 flows at most, ports 61000-65535\n";
+    assert!(table(&report).contains(line), "{}", table(&report));
 }

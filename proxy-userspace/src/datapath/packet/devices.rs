@@ -49,8 +49,10 @@ pub(super) struct Program {
 /// The devices of this node that have the programs.
 #[derive(Debug)]
 pub struct Devices {
-    /// In the order of [`Side::ALL`].
-    pub(super) programs: [Program; 2],
+    /// In the order of [`Side::ALL`]: for devices whose packets have a header of Ethernet.
+    pub(super) framed: [Program; 2],
+    /// For those whose packets have none.
+    pub(super) bare: [Program; 2],
     /// What the programs are told of devices.
     pub(super) entries: Map,
     pub(super) pin_dir: PinDir,
@@ -106,8 +108,9 @@ impl Devices {
         let mut all = BTreeSet::new();
         let has_tcx = self.means == Means::Links;
         for device in wanted {
-            for (side, program) in Side::ALL.into_iter().zip(&self.programs) {
-                let found = strangers::programs((device.index, side), has_tcx, |id| id == program.id);
+            for side in Side::ALL {
+                let id = self.program(device.index, side).id;
+                let found = strangers::programs((device.index, side), has_tcx, |found| found == id);
                 let strangers = match found {
                     Ok(programs) => strangers::strangers(side, &programs),
                     Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
@@ -140,7 +143,7 @@ impl Devices {
         let mut sides = BTreeMap::new();
         for (index, side) in read(&self.pin_dir.links())?.iter().filter_map(|name| device_of(name)) {
             let facts = self.open(index, side)?.device_facts().map_err(failed("read a link"))?;
-            let held = match (facts.index == index, facts.program_id == self.program(side).id) {
+            let held = match (facts.index == index, facts.program_id == self.program(index, side).id) {
                 (false, _) => Held::Dead,
                 (true, true) => Held::Current,
                 (true, false) => Held::Other,
@@ -157,7 +160,7 @@ impl Devices {
             for side in Side::ALL {
                 let found = tc::filters(index, side).map_err(failed("list filters"))?;
                 if let Some(ours) = found.iter().find(|filter| filters::is_ours(filter, side)) {
-                    let is_current = ours.program_id == self.program(side).id;
+                    let is_current = ours.program_id == self.program(index, side).id;
                     sides.insert((index, side), if is_current { Held::Current } else { Held::Other });
                     count += 1;
                 }
@@ -182,14 +185,15 @@ impl Devices {
                 .map(drop)
                 .map_err(failed("tell no more of a device")),
             Effect::Attach(index, side) | Effect::Replace(index, side) if self.means == Means::Filters => {
-                let Program { fd, name, .. } = self.program(side);
+                let Program { fd, name, .. } = self.program(index, side);
                 filters::attach(fd.as_fd(), name, (index, side), &self.pin_dir.filters())
             }
             Effect::Detach(index, side) | Effect::Unpin(index, side) if self.means == Means::Filters => {
                 filters::detach((index, side), &self.pin_dir.filters())
             }
             Effect::Attach(index, side) => {
-                let link = Link::attach_device(self.fd(side), index, side).map_err(failed("attach"))?;
+                let link =
+                    Link::attach_device(self.fd(index, side), index, side).map_err(failed("attach"))?;
                 let path = self.pin_dir.links().join(device_link(index, side));
                 bpf::pin(link.as_fd(), &path).map_err(|source| DatapathError::Path {
                     step: "pin",
@@ -198,7 +202,7 @@ impl Devices {
                 })
             }
             Effect::Replace(index, side) => {
-                self.open(index, side)?.replace(self.fd(side)).map_err(failed("replace the program"))
+                self.open(index, side)?.replace(self.fd(index, side)).map_err(failed("replace the program"))
             }
             Effect::Detach(index, side) => {
                 self.open(index, side)?.detach().map_err(failed("detach"))?;
@@ -245,16 +249,18 @@ impl Devices {
         remove_if_there(&self.pin_dir.links().join(device_link(index, side)))
     }
 
-    fn program(&self, side: Side) -> &Program {
-        let [ingress, egress] = &self.programs;
+    /// One that has gone in between fails at the next step.
+    fn program(&self, index: u32, side: Side) -> &Program {
+        let has_frames = tc::has_ethernet(index).unwrap_or(true);
+        let [ingress, egress] = if has_frames { &self.framed } else { &self.bare };
         match side {
             Side::Ingress => ingress,
             Side::Egress => egress,
         }
     }
 
-    fn fd(&self, side: Side) -> BorrowedFd<'_> {
-        self.program(side).fd.as_fd()
+    fn fd(&self, index: u32, side: Side) -> BorrowedFd<'_> {
+        self.program(index, side).fd.as_fd()
     }
 }
 

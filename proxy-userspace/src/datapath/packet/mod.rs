@@ -18,10 +18,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::Map as AyaMap;
-use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{Iter, SchedClassifier};
+use aya::{Btf, Ebpf, EbpfLoader};
+use ipnet::IpNet;
 use proxy_common::names;
 use proxy_common::nat::{Ports, Settings};
+use proxy_common::node::CidrKey;
 use zerocopy::{FromBytes, IntoBytes};
 
 use self::devices::{Applied, Devices, Means, Program};
@@ -40,10 +42,17 @@ use crate::sys::map::Map;
 /// The object that `cargo xtask ebpf` built and that is committed with this crate.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/packet.bpf.o");
 
-/// The programs at the sides of a device, in the order of [`Side::ALL`].
-pub const ENTRIES: [&str; 2] = ["shunt_arrive", "shunt_leave"];
-/// The programs that go on, by their index.
-pub const SLOW: [(u32, &str); 2] = [(0, "shunt_begin"), (1, "shunt_reserve")];
+/// The programs at the sides of a device, in the order of [`Side::ALL`]: where packets have a header of Ethernet, and where
+/// they have none.
+pub const ENTRIES: [[&str; 2]; 2] =
+    [["shunt_arrive", "shunt_leave"], ["shunt_arrive_bare", "shunt_leave_bare"]];
+/// The program that looks at one record of a flow; it is not attached, but run.
+const SWEEPER: &str = "shunt_sweep";
+
+/// Every program that is loaded at once.
+fn programs() -> impl Iterator<Item = &'static str> {
+    ENTRIES.into_iter().flatten().chain(names::SLOW_PROGRAMS)
+}
 
 /// Programs that passed the verifier, and their maps.
 #[derive(Debug)]
@@ -79,13 +88,16 @@ impl Packet {
             loader.map_pin_path(table.name, pin_dir.directory(table.set).join(table.name));
         }
         let mut ebpf = loader.load(options.object)?;
-        for name in ENTRIES.into_iter().chain(SLOW.map(|(_, name)| name)) {
+        for name in programs() {
             load_program(&mut ebpf, name)?;
         }
         let waiting = Some(fill_slow(&ebpf, pin_dir)?);
-        let [ingress, egress] = ENTRIES;
+        let [framed, bare] = ENTRIES.map(|[ingress, egress]| {
+            Ok::<_, DatapathError>([entry_point(&ebpf, ingress)?, entry_point(&ebpf, egress)?])
+        });
         let devices = Devices {
-            programs: [entry_point(&ebpf, ingress)?, entry_point(&ebpf, egress)?],
+            framed: framed?,
+            bare: bare?,
             entries: map(&ebpf, names::DEVICES)?,
             pin_dir: pin_dir.clone(),
             means: means.unwrap_or_else(|| if has_tcx() { Means::Links } else { Means::Filters }),
@@ -137,14 +149,50 @@ impl Packet {
         self.devices.strangers(wanted)
     }
 
+    /// Has these ranges count as inside, and no others.
+    pub fn count_inside(&self, ranges: &[IpNet]) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::System { step: "write the ranges that count as inside", source };
+        let map = map(&self.ebpf, names::INSIDE)?;
+        let wanted: BTreeSet<CidrKey> = ranges.iter().map(tables::range_key).collect();
+        for key in &wanted {
+            map.update(key.as_bytes(), &names::INSIDE_POD.to_ne_bytes()).map_err(failed)?;
+        }
+        let (keys, _) = map.entries().map_err(failed)?;
+        for key in keys.chunks_exact(size_of::<CidrKey>()) {
+            if !CidrKey::read_from_bytes(key).is_ok_and(|key| wanted.contains(&key)) {
+                map.delete(key).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What records of flows that are over are swept by: the program, the tables that it walks, and their marks. It needs
+    /// the kernel's BTF.
+    pub fn sweep(&mut self) -> Result<(OwnedFd, [Map; 2], Map), DatapathError> {
+        let tables = [map(&self.ebpf, names::FLOWS)?, map(&self.ebpf, names::OPENING)?];
+        let marks = map(&self.ebpf, names::MARKS)?;
+        let absent = || DatapathError::Absent { kind: "program", name: SWEEPER };
+        let program: &mut Iter =
+            self.ebpf.program_mut(SWEEPER).and_then(|program| program.try_into().ok()).ok_or_else(absent)?;
+        let btf = Btf::from_sys_fs().map_err(|error| DatapathError::System {
+            step: "read the kernel's BTF",
+            source: std::io::Error::other(error),
+        })?;
+        let failed = |source| DatapathError::Program { name: SWEEPER, source };
+        program.load("bpf_map_elem", &btf).map_err(failed)?;
+        let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| DatapathError::System { step: "keep a program", source })?;
+        Ok((fd, tables, marks))
+    }
+
     /// What the kernel tells of each program: those at devices, then the others by their index.
     pub fn program_facts(&self) -> Result<Vec<ProgramFacts>, DatapathError> {
-        let all = ENTRIES.into_iter().chain(SLOW.map(|(_, name)| name));
-        all.map(|name| {
-            bpf::program_facts(program_fd(&self.ebpf, name)?)
-                .map_err(|source| DatapathError::System { step: "ask for program facts", source })
-        })
-        .collect()
+        programs()
+            .map(|name| {
+                bpf::program_facts(program_fd(&self.ebpf, name)?)
+                    .map_err(|source| DatapathError::System { step: "ask for program facts", source })
+            })
+            .collect()
     }
 }
 
@@ -181,7 +229,7 @@ fn told(map: &Map) -> Result<Option<Settings>, DatapathError> {
 /// Fills the array of programs that go on, and pins it beside those of other loads; returns where.
 fn fill_slow(ebpf: &Ebpf, pin_dir: &PinDir) -> Result<PathBuf, DatapathError> {
     let slow = map(ebpf, names::SLOW)?;
-    for (index, name) in SLOW {
+    for (index, name) in (0_u32..).zip(names::SLOW_PROGRAMS) {
         let fd = program_fd(ebpf, name)?.as_raw_fd();
         slow.update(&index.to_ne_bytes(), &fd.to_ne_bytes())
             .map_err(|source| DatapathError::System { step: "fill the array of programs", source })?;
@@ -261,11 +309,8 @@ mod tests {
             .filter(|(_, program)| matches!(program.section, ProgramSection::SchedClassifier))
             .map(|(name, _)| name.as_str())
             .filter(|name| *name != MEASURED);
-        let placed = ENTRIES.into_iter().chain(SLOW.map(|(_, name)| name));
-        assert_eq!(classifiers.collect::<BTreeSet<_>>(), placed.collect());
-        let indices: BTreeSet<u32> = SLOW.map(|(index, _)| index).into();
-        let room = object.maps[names::SLOW].max_entries();
-        assert_eq!(indices.len(), SLOW.len());
-        assert!(indices.iter().all(|index| *index < room), "{indices:?} in an array of {room}");
+        assert_eq!(classifiers.collect::<BTreeSet<_>>(), programs().collect());
+        assert_eq!(object.maps[names::SLOW].max_entries() as usize, names::SLOW_PROGRAMS.len());
+        assert!(object.programs.contains_key(SWEEPER));
     }
 }

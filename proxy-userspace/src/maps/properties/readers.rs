@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proxy_common::addr::{Addr, Port};
 use proxy_common::backend::Backend;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
-use proxy_common::lb::{DropReason, Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate, view_for};
+use proxy_common::lb::{Lookup, Origin, Packet, Stranger, Tuple, Verdict, translate, view_for};
 use proxy_common::node::NodeAddrFlags;
+use proxy_common::reason::DropReason;
 use proxy_common::service::{Half, Head, OWNER_WORD, View, ViewKind, ViewWord};
 
 use super::cases::{addr, node_addr};

@@ -50,6 +50,7 @@ fn play(arguments: &Arguments, screen: &mut Screen) -> Result<()> {
         println!("  {}: agent ready after {} ms", node.name, start.elapsed().as_millis());
     }
     scenes::clients_reach_services(&cluster, screen)?;
+    scenes::outside_host(&cluster, screen)?;
     scenes::refusals(&cluster, screen)?;
     scenes::endpoints_change(&cluster, &manifests, &mut servers, screen)?;
     scenes::udp_follows(&cluster, &manifests, screen)?;

@@ -1,13 +1,16 @@
 //! The scenes, in the order in which they are played.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tests::agent::Agent;
+use tests::cgroup::Cgroup;
 use tests::churn::{Candidate, Churn, Pace};
 use tests::load::{Place, Servers, Talker};
 use tests::manifests::{ManifestDir, Slice};
+use tests::netns::Netns;
 use tests::report::{ConnectsReport, GetReport};
 use tests::topology::{Cluster, Pod};
 
@@ -19,6 +22,12 @@ const WEB_PORT: u16 = 8080;
 /// The Service of UDP, as in deploy/demo/names.yaml, and its port on the backends.
 const NAMES: &str = "10.96.0.53:53";
 const NAMES_PORT: u16 = 5353;
+/// The NodePort of deploy/demo/door.yaml.
+const NODE_PORT: u16 = 30_080;
+/// The number of the host outside, among those of nodes.
+const OUTSIDE: u8 = 9;
+/// Connects to each node from there: with two backends one in a million runs shows only one of them.
+const OUTSIDE_TRIES: usize = 10;
 /// The second port of deploy/demo/shop.yaml.
 const ADMIN_PORT: u16 = 9090;
 
@@ -106,6 +115,36 @@ fn print_get(client: &str, what: &str, report: &GetReport) {
 /// The address without its IPv4-mapped form.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Asks both nodes from a host that runs nothing of the cluster and knows no way to a pod.
+pub(crate) fn outside_host(cluster: &Cluster, screen: &mut Screen) -> Result<()> {
+    screen.scene("A host outside the cluster asks a node: packets are rewritten as they enter and leave it");
+    let (netns, cgroup) = (Netns::create("outside")?, Cgroup::create("outside")?);
+    cluster.plug(&netns, OUTSIDE)?;
+    for node in &cluster.nodes {
+        for range in node.pod_ranges() {
+            netns.ip(&format!("route delete {range}"))?;
+        }
+    }
+    let place = Place { netns: &netns, cgroup: &cgroup };
+    let (mut answered, mut names) = (0, BTreeSet::new());
+    for node in &cluster.nodes {
+        for _ in 0..OUTSIDE_TRIES {
+            let target = SocketAddr::new(node.addresses()[0], NODE_PORT);
+            let report = place.get(target, &[])?;
+            if names.len() < 2 || report.name.is_none() {
+                print_get("outside", &format!("NodePort of {}", node.name), &report);
+            }
+            answered += usize::from(report.name.is_some());
+            names.extend(report.name);
+        }
+    }
+    let all = cluster.nodes.len() * OUTSIDE_TRIES;
+    screen.check(&format!("{answered} of {all} connects from outside were answered"), answered == all);
+    let by = names.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
+    screen.check(&format!("by pods of both nodes, whichever was asked: {by}"), names.len() == 2);
+    Ok(())
 }
 
 /// Connects to what cannot be served.

@@ -11,9 +11,9 @@ use tests::netns::Netns;
 
 use super::nat::layout::counter;
 use super::nat::{Hook, Nat};
-use super::traffic::{Server, Way, exchange};
-use super::witness::{Flow, Rules, Witness};
 use super::{PORT, listening, vips};
+use crate::traffic::{Server, Way, exchange};
+use crate::witness::{Flow, Rules, Witness};
 
 /// The bridge's addresses, those of the client and those of the backend.
 const GATEWAYS: [&str; 2] = ["10.244.1.1", "fd00:10:244:1::1"];

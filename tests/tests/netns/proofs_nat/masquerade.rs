@@ -12,9 +12,10 @@ use tests::topology::Cluster;
 
 use super::nat::layout::counter;
 use super::nat::{Hook, Nat};
-use super::traffic::{Client, Server, Way, exchange};
-use super::witness::{Flow, Rules, Witness};
-use super::{PORT, listening, outside, vips};
+use super::{PORT, listening, vips};
+use crate::traffic::{Client, Server, Way, exchange};
+use crate::wire;
+use crate::witness::{Flow, Rules, Witness};
 
 /// The overlay's device on each node, and its addresses there, node 1 first.
 const OVERLAY: &str = "flannel.1";
@@ -58,7 +59,7 @@ impl Scene {
         let (node, far) = (cluster.node(1), cluster.node(2));
         overlay(&cluster)?;
         let client = Netns::create("client")?;
-        outside::wire(&node.netns, &client)?;
+        wire::wire(&node.netns, &client)?;
         if by == By::Plugin {
             node.netns.run("nft", &[MASQUERADE])?;
         }
@@ -156,7 +157,7 @@ fn ours_leaves_alone_what_the_plug_in_masquerades_and_serves_the_rest() {
 fn check_tracked(scene: &Scene, witness: &Witness<'_>) {
     let pod = scene.cluster.pod(2, 1);
     let told = [witness.told(|flow| flow.is_replied).unwrap(), witness.listed().unwrap()].concat();
-    for (at, client) in outside::clients().into_iter().enumerate() {
+    for (at, client) in wire::clients().into_iter().enumerate() {
         let backend = [pod.v4, pod.v6][at];
         let inner: IpAddr = OVERLAY_ADDRESSES[0][at].parse().unwrap();
         for way in Way::BOTH {

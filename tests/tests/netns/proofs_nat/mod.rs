@@ -4,12 +4,9 @@
 mod bridge;
 mod masquerade;
 mod nat;
-mod outside;
 mod same_device;
 mod snat;
 mod symmetric;
-mod traffic;
-mod witness;
 
 use std::net::{IpAddr, SocketAddr};
 

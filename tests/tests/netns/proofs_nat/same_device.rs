@@ -14,9 +14,9 @@ use tests::topology::Cluster;
 
 use super::nat::layout::counter;
 use super::nat::{Hook, Nat};
-use super::traffic::{Server, Way, exchange};
-use super::witness::{Rules, Witness};
 use super::{PORT, listening, vips};
+use crate::traffic::{Server, Way, exchange};
+use crate::witness::{Rules, Witness};
 
 /// Number of the client among the hosts on the switch.
 const CLIENT: u8 = 9;

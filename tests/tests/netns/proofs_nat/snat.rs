@@ -11,9 +11,10 @@ use tests::topology::Cluster;
 
 use super::nat::layout::{SNAT_PORTS, counter};
 use super::nat::{Hook, Nat};
-use super::traffic::{Client, Server, Way, exchange};
-use super::witness::{Flow, Rules, Witness};
-use super::{PORT, listening, outside, vips};
+use super::{PORT, listening, vips};
+use crate::traffic::{Client, Server, Way, exchange};
+use crate::wire;
+use crate::witness::{Flow, Rules, Witness};
 
 /// Where SNAT stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Scene {
             node.netns.sysctls(&STRICT)?;
         }
         let client = Netns::create("client")?;
-        outside::wire(&node.netns, &client)?;
+        wire::wire(&node.netns, &client)?;
         let pod = cluster.pod(2, 1);
         let backends = listening([pod.v4, pod.v6]);
         let server = Server::start(&pod.netns, &backends)?;
@@ -105,7 +106,7 @@ fn a_source_that_is_changed_on_the_way_out_leaves_the_node_with_the_client() {
     let scene = Scene::new(Source::AtEgress).unwrap();
     let witness = Witness::start(scene.node(), Rules::PodsOnly).unwrap();
     let node = scene.cluster.node(1).addresses();
-    for ((vip, client), node) in vips().into_iter().zip(outside::clients()).zip(node) {
+    for ((vip, client), node) in vips().into_iter().zip(wire::clients()).zip(node) {
         for way in Way::BOTH {
             let seen = scene.exchange(vip, way).unwrap();
             let port = SNAT_PORTS.0 + seen.own.port() % SNAT_PORTS.1;
@@ -114,7 +115,7 @@ fn a_source_that_is_changed_on_the_way_out_leaves_the_node_with_the_client() {
         }
     }
     let listed = witness.listed().unwrap();
-    for (client, pod) in outside::clients().into_iter().zip(scene.pods) {
+    for (client, pod) in wire::clients().into_iter().zip(scene.pods) {
         for way in Way::BOTH {
             let is_ours = |flow: &Flow| {
                 flow.protocol == way.protocol() && flow.is_between(client, pod) && flow.is_replied
@@ -124,8 +125,7 @@ fn a_source_that_is_changed_on_the_way_out_leaves_the_node_with_the_client() {
         }
     }
     let told = witness.told(|_| true).unwrap();
-    let is_ours =
-        |flow: &Flow| outside::clients().iter().zip(scene.pods).any(|(a, b)| flow.is_between(*a, b));
+    let is_ours = |flow: &Flow| wire::clients().iter().zip(scene.pods).any(|(a, b)| flow.is_between(*a, b));
     assert!(told.iter().chain(&listed).all(is_ours), "{told:?} {listed:?}");
     assert_eq!(witness.invalid_forwarded().unwrap(), 0);
     assert_eq!(witness.invalid_tracked().unwrap(), 0);
@@ -172,7 +172,7 @@ fn a_source_that_is_changed_on_the_way_in_makes_answers_invalid_for_ipv6() {
     }
     let (node, pod) = (scene.cluster.node(1).addresses()[1], scene.pods[1]);
     let listed = witness.listed().unwrap();
-    for (from, to) in [(node, pod), (pod, outside::clients()[1])] {
+    for (from, to) in [(node, pod), (pod, wire::clients()[1])] {
         let is_one_sided = |flow: &Flow| flow.is_between(from, to) && !flow.is_replied;
         assert!(listed.iter().any(is_one_sided), "{listed:?}");
     }

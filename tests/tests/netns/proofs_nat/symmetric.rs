@@ -12,9 +12,9 @@ use tests::topology::{Cluster, Node};
 
 use super::nat::layout::counter;
 use super::nat::{Hook, Nat};
-use super::traffic::{Server, Way, exchange};
-use super::witness::{Flow, Rules, Witness, number};
 use super::{PORT, listening, vips};
+use crate::traffic::{Server, Way, exchange};
+use crate::witness::{Flow, Rules, Witness, number};
 
 /// Number of the client among the hosts on the switch.
 const CLIENT: u8 = 9;

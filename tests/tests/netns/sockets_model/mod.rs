@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
-use proxy_common::lb::DropReason;
+use proxy_common::reason::DropReason;
 use shunt::agent::sync::{Sync, SyncOptions};
 use shunt::maps::apply::StoreOrder;
 use shunt::maps::store::KernelStore;
@@ -114,7 +114,7 @@ fn random_sockets_meet_what_the_model_says() {
             }
         })
         .unwrap();
-    assert_eq!(DropReason::ALL.len(), 7, "a new reason wants a place in the model");
+    assert_eq!(DropReason::ALL.len(), 15, "a new reason wants a place in the model");
 }
 
 /// The control: a model that is wrong in one thing does not pass.

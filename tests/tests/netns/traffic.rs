@@ -13,7 +13,7 @@ use ring::digest::{SHA256, digest};
 use socket2::{Domain, Socket, Type};
 use tests::netns::Netns;
 
-/// Bytes of a transfer, in each direction.
+/// Bytes of a transfer, in each direction, unless a test says otherwise.
 const LENGTH: usize = 8 << 20;
 /// Sizes of datagrams. None is fragmented, also not in an overlay.
 const SIZES: [usize; 4] = [0, 1, 500, 1_300];
@@ -56,35 +56,54 @@ pub(crate) struct Client {
 /// Sends something from a socket of `netns` to `to` and back.
 pub(crate) fn exchange(netns: &Netns, to: SocketAddr, way: Way) -> Result<Client> {
     match way {
-        Way::Tcp => transfer(netns, to),
+        Way::Tcp => Transfer::open(netns, (None, to))?.complete(LENGTH),
         Way::Udp => datagrams(netns, to),
     }
     .with_context(|| format!("{way:?} to {to}"))
 }
 
-fn transfer(netns: &Netns, to: SocketAddr) -> Result<Client> {
-    let mut stream = netns.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?.context("connect")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let own = stream.local_addr()?;
-    let request = bytes(u64::from(own.port()), LENGTH);
-    stream.write_all(&request).context("send")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut stream = BufReader::new(stream);
-    let mut lines = [String::new(), String::new()];
-    for line in &mut lines {
-        stream.read_line(line).context("read a line")?;
+/// A connection of TCP by which something is to be transferred.
+pub(crate) struct Transfer(TcpStream);
+
+impl Transfer {
+    /// Connects a socket of `netns`, from some address if one is given.
+    pub(crate) fn open(netns: &Netns, (from, to): (Option<SocketAddr>, SocketAddr)) -> Result<Self> {
+        let socket = netns.inside(|| Socket::new(Domain::for_address(to), Type::STREAM, None))??;
+        if let Some(from) = from {
+            // One port towards two servers, at the same time.
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into()).with_context(|| format!("bind to {from}"))?;
+        }
+        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(stream))
     }
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).context("receive")?;
-    let [seen, hash] = lines.map(|line| line.trim_end().to_owned());
-    ensure!(hash == sum(&request), "the server got other bytes than were sent");
-    let seen: SocketAddr = seen.parse().context(seen.clone())?;
-    ensure!(
-        sum(&reply) == sum(&bytes(u64::from(seen.port()), LENGTH)),
-        "other bytes came back than were sent"
-    );
-    Ok(Client { own, seen })
+
+    /// Sends so many bytes, and takes as many.
+    pub(crate) fn complete(self, length: usize) -> Result<Client> {
+        let mut stream = self.0;
+        let own = stream.local_addr()?;
+        let request = bytes(u64::from(own.port()), length);
+        stream.write_all(&request).context("send")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut stream = BufReader::new(stream);
+        let mut lines = [String::new(), String::new()];
+        for line in &mut lines {
+            stream.read_line(line).context("read a line")?;
+        }
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).context("receive")?;
+        let [seen, hash] = lines.map(|line| line.trim_end().to_owned());
+        ensure!(hash == sum(&request), "the server got other bytes than were sent");
+        let seen: SocketAddr = seen.parse().context(seen.clone())?;
+        ensure!(
+            sum(&reply) == sum(&bytes(u64::from(seen.port()), length)),
+            "other bytes came back than were sent"
+        );
+        Ok(Client { own, seen })
+    }
 }
 
 fn datagrams(netns: &Netns, to: SocketAddr) -> Result<Client> {
@@ -171,7 +190,7 @@ fn serve(mut stream: TcpStream, client: SocketAddr) -> Result<()> {
     let mut request = Vec::new();
     stream.read_to_end(&mut request)?;
     stream.write_all(format!("{client}\n{}\n", sum(&request)).as_bytes())?;
-    stream.write_all(&bytes(u64::from(client.port()), LENGTH))?;
+    stream.write_all(&bytes(u64::from(client.port()), request.len()))?;
     Ok(())
 }
 

@@ -1,0 +1,113 @@
+//! Packets that are of a flow and have no ports of their own: ICMP errors, and all parts of a datagram but the first. And the
+//! refusal of one that nobody serves.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::addr::Port;
+use proxy_common::lb::Lookup;
+use proxy_common::nat::fragment::{ENTERS, FragmentKey};
+use proxy_common::nat::{ErrorChange, Report, error_arrives, error_leaves};
+use proxy_common::packet::quoted::{quoted, rewrite_quoted};
+use proxy_common::packet::refusal::refuse;
+use proxy_common::packet::{Side, rewrite};
+use proxy_common::reason::DropReason;
+
+use crate::flows::{self, Room, Tables};
+use crate::maps::{self, Kernel, clients};
+use crate::passage::{DROP, NEXT, REDIRECT};
+use crate::skb::{ERROR, Skb};
+
+/// An ICMP error enters the node.
+#[inline(always)]
+pub fn error_enters(ctx: &TcContext) -> i32 {
+    let Some((mut skb, room)) = read_quoted(ctx) else { return NEXT };
+    let report = Report { outer: &room.headers, inner: &room.quoted, now: clients::now() };
+    let change = error_arrives(&Tables(ctx), &report, &mut room.work);
+    tell(&mut skb, &report, change)
+}
+
+/// An ICMP error leaves the node.
+#[inline(always)]
+pub fn error_exits(ctx: &TcContext) -> i32 {
+    let Some((mut skb, room)) = read_quoted(ctx) else { return NEXT };
+    let report = Report { outer: &room.headers, inner: &room.quoted, now: clients::now() };
+    let change = error_leaves(&Tables(ctx), &report, &mut room.work);
+    tell(&mut skb, &report, change)
+}
+
+#[inline(always)]
+fn read_quoted(ctx: &TcContext) -> Option<(Skb<'_>, &'static mut Room)> {
+    let room = flows::room()?;
+    let skb = Skb::new(ctx, room.link);
+    skb.pull_to(ERROR);
+    if quoted(&skb, &room.headers, &mut room.quoted) { Some((skb, room)) } else { None }
+}
+
+#[inline(always)]
+fn tell(skb: &mut Skb<'_>, report: &Report<'_>, change: Option<ErrorChange>) -> i32 {
+    let Some(change) = change else { return NEXT };
+    if change_error(skb, report, &change) {
+        return NEXT;
+    }
+    maps::count_reason(DropReason::Unchangeable);
+    DROP
+}
+
+#[inline(always)]
+fn change_error(skb: &mut Skb<'_>, report: &Report<'_>, change: &ErrorChange) -> bool {
+    let both = (report.outer, report.inner);
+    let far = match change.quoted_side {
+        Side::Source => Side::Destination,
+        Side::Destination => Side::Source,
+    };
+    let (far_addr, far_port) = far.of(report.inner);
+    let (addr, _) = change.side.of(report.outer);
+    rewrite_quoted(skb, both, change.quoted_side, (change.quoted.addr, change.quoted.port))
+        && (change.quoted_far_port == far_port
+            || rewrite_quoted(skb, both, far, (far_addr, change.quoted_far_port)))
+        && (change.addr == addr || rewrite(skb, report.outer, change.side, (change.addr, Port::ANY)))
+}
+
+/// A part of a datagram without ports.
+#[inline(always)]
+pub fn part(ctx: &TcContext) -> i32 {
+    let Some(room) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, room.link);
+    let headers = &room.headers;
+    let change =
+        flows::part(&FragmentKey::of(headers, room.place)).and_then(|part| part.change(clients::now()));
+    if let Some((side, addr)) = change {
+        if rewrite(&mut skb, headers, side, (addr, Port::ANY)) {
+            return NEXT;
+        }
+        maps::count_reason(DropReason::Unchangeable);
+        return DROP;
+    }
+    // What is for the node itself its own stack puts together; what leaves is of no flow.
+    if room.place != ENTERS || Kernel.node_addr(headers.dst).is_some() || !is_owned(room) {
+        return NEXT;
+    }
+    maps::count_reason(DropReason::LostFragment);
+    DROP
+}
+
+/// Whether the address is a frontend's for certain: the filter only says that it may be.
+#[inline(always)]
+fn is_owned(room: &Room) -> bool {
+    proxy_common::lb::owns_vip(&Kernel, room.headers.dst)
+}
+
+/// Nobody serves a packet: its sender is told.
+#[inline(always)]
+pub fn refusal(ctx: &TcContext) -> i32 {
+    let Some(room) = flows::room() else { return DROP };
+    let mut skb = Skb::new(ctx, room.link);
+    if !Tables(ctx).may_refuse() {
+        maps::count_reason(DropReason::RefusalLimit);
+        return DROP;
+    }
+    if refuse(&skb, &room.headers, &mut room.answer) && skb.turn_into(&room.answer) {
+        skb.send_back();
+        return REDIRECT;
+    }
+    DROP
+}

@@ -1,0 +1,196 @@
+//! Many flows at once, and a flood of SYNs from everywhere: those that are there notice nothing, and memory has an end.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use etherparse::PacketBuilder;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tests::netns::Netns;
+
+use super::layout::Layout;
+use super::site::{Backend, Site};
+use crate::scenario::BACKEND_PORT;
+
+/// Flows at once, and SYNs of the flood; `SHUNT_FLOOD_FLOWS` and `SHUNT_FLOOD_SYNS` say otherwise.
+const FLOWS: usize = 2_000;
+const SYNS: usize = 100_000;
+/// Connections whose clients ask all the time.
+const BUSY: usize = 200;
+/// Connections from one address, well below what an ephemeral range has.
+const OF_ADDRESS: usize = 20_000;
+/// `IPPROTO_RAW`: packets with their headers.
+const RAW: i32 = 255;
+
+fn number(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().map_or(usual, |text| text.parse().unwrap())
+}
+
+/// Accepts for ever, and gives back what it gets on those connections that ask.
+fn hold(pod: &Netns, at: SocketAddr) -> Result<()> {
+    let socket = pod.inside(|| Socket::new(Domain::for_address(at), Type::STREAM, None))??;
+    socket.bind(&at.into())?;
+    socket.listen(65_535)?;
+    let listener = TcpListener::from(socket);
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming().flatten() {
+            if held.len() < BUSY {
+                let stream = stream.try_clone();
+                std::thread::spawn(move || stream.map(answer));
+            }
+            held.push(stream);
+        }
+    });
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+}
+
+/// Connections of the client to a frontend, from as many of its addresses as it takes.
+fn open(site: &Site, (to, count): (SocketAddr, usize)) -> Result<Vec<TcpStream>> {
+    let sources = (0..count.div_ceil(OF_ADDRESS)).map(|host| Ipv4Addr::new(172, 31, 1, 1 + host as u8));
+    let mut all = Vec::with_capacity(count);
+    for source in sources {
+        site.client.add_address("eth0", source.into(), 32)?;
+        site.cluster
+            .node(1)
+            .netns
+            .ip(&format!("route replace {source} via {}", crate::wire::clients()[0]))?;
+        let own = site.client.inside(|| {
+            (0..OF_ADDRESS.min(count - all.len()))
+                .map(|_| connect(source.into(), to))
+                .collect::<Result<Vec<_>>>()
+        })??;
+        all.extend(own);
+    }
+    Ok(all)
+}
+
+fn connect(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(5)).with_context(|| format!("{from} to {to}"))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Asks by every connection, one after the other, until told to stop; how often each.
+fn keep_asking(
+    mut busy: Vec<TcpStream>,
+    stop: &Arc<AtomicBool>,
+) -> JoinHandle<Result<(Vec<TcpStream>, usize)>> {
+    let stop = Arc::clone(stop);
+    std::thread::spawn(move || {
+        let mut rounds = 0;
+        while !stop.load(Ordering::Relaxed) {
+            for stream in &mut busy {
+                stream.write_all(b"?")?;
+                stream.read_exact(&mut [0])?;
+            }
+            rounds += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok((busy, rounds))
+    })
+}
+
+/// Segments of TCP that were sent again by anybody in a namespace.
+fn sent_again(netns: &Netns) -> Result<u64> {
+    let said = netns.run("cat", &["/proc/net/snmp"])?;
+    let mut lines = said.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let (_, value) = pairs.find(|(name, _)| *name == "RetransSegs").context("no such counter")?;
+    Ok(value.parse()?)
+}
+
+/// Sends so many SYNs from random addresses; how many went out in a second.
+fn flood(client: &Netns, (to, count): (SocketAddr, usize)) -> Result<f64> {
+    let IpAddr::V4(ip) = to.ip() else { anyhow::bail!("IPv4 only") };
+    client.inside(|| {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(RAW)))?;
+        let mut random = fastrand::Rng::with_seed(7);
+        let (start, mut packet) = (Instant::now(), Vec::new());
+        for _ in 0..count {
+            packet.clear();
+            let from = [198, 18 + random.u8(..2), random.u8(..), random.u8(..)];
+            PacketBuilder::ipv4(from, ip.octets(), 64)
+                .tcp(random.u16(1024..), to.port(), random.u32(..), 64_000)
+                .syn()
+                .write(&mut packet, &[])?;
+            // A full queue of the device is part of a flood.
+            let _ = socket.send_to(&packet, &SocketAddr::new(ip.into(), 0).into());
+        }
+        anyhow::Ok(f64::from(u32::try_from(count)?) / start.elapsed().as_secs_f64())
+    })?
+}
+
+#[test]
+fn a_flood_of_syns_is_turned_away_and_those_who_talk_notice_nothing() {
+    let (flows, syns) = (number("SHUNT_FLOOD_FLOWS", FLOWS), number("SHUNT_FLOOD_SYNS", SYNS));
+    let limit = 4 * flows as u64 + 10_000;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+    let site = Site::new(Layout::Routed).unwrap();
+    let pod = &site.cluster.pod(1, 2).netns;
+    for netns in [pod, &site.client] {
+        netns
+            .sysctls(&[
+                ("net/ipv4/tcp_max_syn_backlog", "65535"),
+                ("net/ipv4/ip_local_port_range", "10000 60000"),
+            ])
+            .unwrap();
+    }
+    let [_, backend] = [0, 1].map(|port| SocketAddr::new(site.cluster.pod(1, 2).v4, BACKEND_PORT + port));
+    hold(pod, backend).unwrap();
+    site.list_at(Backend::LocalPod, BACKEND_PORT + 1).unwrap();
+    let mut agents = site.agents();
+    let frontend = Backend::LocalPod.frontends(&site.cluster)[0];
+    let begun = Instant::now();
+    let mut all = open(&site, (frontend, flows)).unwrap();
+    println!("{flows} connections in {:?}", begun.elapsed());
+    let again = || sent_again(pod).unwrap() + sent_again(&site.client).unwrap();
+
+    // The control run: the same without a flood, for as long as one takes.
+    let busy = all.drain(..BUSY.min(all.len())).collect();
+    let (before, stop) = (again(), Arc::new(AtomicBool::new(false)));
+    let asking = keep_asking(busy, &stop);
+    std::thread::sleep(Duration::from_secs(3));
+    stop.store(true, Ordering::Relaxed);
+    let (busy, rounds) = asking.join().unwrap().unwrap();
+    let in_peace = again() - before;
+
+    let (before, stop) = (again(), Arc::new(AtomicBool::new(false)));
+    let asking = keep_asking(busy, &stop);
+    let target = Backend::LocalHost.frontends(&site.cluster)[0];
+    let rate = flood(&site.client, (target, syns)).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let (_busy, meanwhile) = asking.join().unwrap().unwrap();
+    let in_flood = again() - before;
+    println!(
+        "{syns} SYNs at {rate:.0} a second; sent again {in_peace} in {rounds} rounds of peace, {in_flood} in {meanwhile} of flood"
+    );
+    assert!(rounds > 10 && meanwhile > 0, "{rounds} {meanwhile}");
+    assert!(in_flood <= in_peace, "{in_flood} segments were sent again, {in_peace} without a flood");
+    check_refused(&agents.remove(0), rate).unwrap();
+}
+
+/// More than the guard lets in on a CPU is counted; what is let in pushes out its like only.
+fn check_refused(agent: &tests::agent::Agent<'_>, rate: f64) -> Result<()> {
+    let counters = agent.shunt(&["dump", "counters"])?;
+    println!("{counters}");
+    let flood = counters.lines().find(|line| line.contains("flood")).context("no such counter")?;
+    let count: u64 = flood.split_whitespace().find_map(|word| word.parse().ok()).context(flood.to_owned())?;
+    ensure!(rate < 150_000.0 || count > 0, "{rate} a second, and none was turned away");
+    Ok(())
+}

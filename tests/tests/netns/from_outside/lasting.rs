@@ -1,0 +1,131 @@
+//! Connections through NodePorts outlast agents: killed, started again, with other programs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::layout::Layout;
+use super::site::{Backend, Site};
+use crate::scenario::BACKEND_PORT;
+use crate::traffic::Transfer;
+
+/// Connections, of which half go to each backend.
+const CONNECTIONS: usize = 500;
+/// Time between two lines of one connection.
+const BEAT: Duration = Duration::from_millis(100);
+/// An answer that takes longer is a gap.
+const GAP: Duration = Duration::from_millis(300);
+/// Bytes of the transfer that runs meanwhile, in each direction.
+const TRANSFER: usize = 256 << 20;
+
+/// Gives back each line; ends with its connections.
+fn echo(site: &Site, backend: Backend) -> Result<()> {
+    let (node, ips) = backend.place(&site.cluster);
+    for ip in ips {
+        let at = SocketAddr::new(ip, BACKEND_PORT + 1);
+        let listener = site.cluster.pod(node, 2).netns.inside(|| TcpListener::bind(at))??;
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || answer(stream));
+            }
+        });
+    }
+    Ok(())
+}
+
+fn answer(stream: TcpStream) -> Result<()> {
+    let mut writer = stream.try_clone()?;
+    for line in BufReader::new(stream).lines() {
+        writer.write_all(format!("{}\n", line?).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// One connection, and how far it has counted.
+struct Counting {
+    reader: BufReader<TcpStream>,
+    worst: Duration,
+}
+
+impl Counting {
+    fn open(site: &Site, to: SocketAddr) -> Result<Self> {
+        let stream = site.client.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)))??;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(Self { reader: BufReader::new(stream), worst: Duration::ZERO })
+    }
+
+    fn say(&mut self, number: usize) -> Result<()> {
+        Ok(self.reader.get_mut().write_all(format!("{number}\n").as_bytes())?)
+    }
+
+    fn hear(&mut self, number: usize, since: Instant) -> Result<()> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).with_context(|| format!("line {number} is missing"))?;
+        ensure!(line.trim_end() == number.to_string(), "{line:?} instead of {number}");
+        self.worst = self.worst.max(since.elapsed());
+        Ok(())
+    }
+}
+
+/// Counts by all connections until told to stop; how many lines, and the longest gap.
+fn count(mut all: Vec<Counting>, stop: &AtomicBool) -> Result<(usize, Duration)> {
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        for one in &mut all {
+            one.say(number)?;
+        }
+        for one in &mut all {
+            one.hear(number, begun)?;
+        }
+        number += 1;
+        std::thread::sleep(BEAT.saturating_sub(begun.elapsed()));
+    }
+    Ok((number, all.iter().map(|one| one.worst).max().unwrap_or_default()))
+}
+
+fn begin_counting(site: &Site, stop: &Arc<AtomicBool>) -> JoinHandle<Result<(usize, Duration)>> {
+    let backends = [Backend::LocalPod, Backend::RemotePod];
+    let targets: Vec<SocketAddr> = backends.iter().flat_map(|one| one.frontends(&site.cluster)).collect();
+    let all = (0..CONNECTIONS).map(|at| Counting::open(site, targets[at % targets.len()]).unwrap()).collect();
+    let stop = Arc::clone(stop);
+    std::thread::spawn(move || count(all, &stop))
+}
+
+#[test]
+fn connections_from_outside_miss_nothing_while_agents_die_and_programs_are_replaced() {
+    let site = Site::new(Layout::Routed).unwrap();
+    for backend in [Backend::LocalPod, Backend::RemotePod] {
+        echo(&site, backend).unwrap();
+        site.list_at(backend, BACKEND_PORT + 1).unwrap();
+    }
+    let mut agents = site.agents();
+    let stop = Arc::new(AtomicBool::new(false));
+    let counting = begin_counting(&site, &stop);
+    // The transfer asks the host, whose server gives back as much as it gets.
+    let frontend = Backend::RemoteHost.frontends(&site.cluster)[0];
+    let transfer = Transfer::open(&site.client, (None, frontend)).unwrap();
+    let transfer = std::thread::spawn(move || transfer.complete(TRANSFER));
+    for _ in 0..3 {
+        for agent in &mut agents {
+            agent.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        for agent in &mut agents {
+            agent.start_again().unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    transfer.join().unwrap().unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let (lines, worst) = counting.join().unwrap().unwrap();
+    println!("{CONNECTIONS} connections, {lines} lines each, the longest gap {worst:?}");
+    assert!(lines > 50, "{lines}");
+    assert!(worst < GAP, "{worst:?}");
+}

@@ -1,0 +1,10 @@
+//! Clients outside the cluster, and whatever else no socket hook sees: through agents, over three layouts of pods, with and
+//! without the rules of a plug-in.
+
+mod collisions;
+mod flood;
+mod lasting;
+mod layout;
+mod paths;
+mod reach;
+mod site;

@@ -1,0 +1,94 @@
+//! How long records live, and what becomes of a flow that has lost one.
+
+use std::net::SocketAddr;
+
+use proxy_common::flow::Part;
+use proxy_common::nat::{Settings, Timeouts};
+use shunt::flows::Swept;
+
+use super::build::{Tcp, packet};
+use super::rig::SETTINGS;
+use super::{Ends, families, next, settle};
+
+#[test]
+fn the_sweep_keeps_what_lives_and_removes_what_is_over() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        let stranger = SocketAddr::new(client.ip(), 9);
+        rig.run("shunt_arrive", &packet((stranger, vip), Some(Tcp::Syn))).unwrap();
+        let mut sweeper = rig.sweeper().unwrap();
+        let lives = Swept { settled: 1, opening: 1, records: 4, removed: 0 };
+        assert_eq!(sweeper.round().unwrap(), lives);
+        // It has not been removed while it lives.
+        assert_eq!(sweeper.round().unwrap(), lives);
+        let timeouts = Timeouts { tcp_open: 0, ..Timeouts::KERNEL };
+        rig.write_settings(Settings { timeouts, ..SETTINGS }).unwrap();
+        let over = Swept { settled: 0, opening: 1, records: 2, removed: 2 };
+        assert_eq!(sweeper.round().unwrap(), over);
+        assert_eq!(sweeper.round().unwrap(), Swept { removed: 0, ..over });
+    }
+}
+
+#[test]
+fn a_mark_lasts_as_long_as_the_sweep_renews_it() {
+    let [ends, _] = families();
+    let Ends { client, vip, backend, .. } = ends;
+    let mut rig = ends.rig();
+    settle(&mut rig, client, (vip, backend));
+    let reply = packet((backend, client), Some(Tcp::Ack));
+    let known = next(packet((vip, client), Some(Tcp::Ack)));
+    let mut sweeper = rig.sweeper().unwrap();
+    for _ in 0..5 {
+        sweeper.round().unwrap();
+        assert_eq!(rig.run("shunt_leave", &reply).unwrap(), known);
+    }
+    // An agent that died in the middle of a round, and the first round of the next.
+    rig.pass_rounds(1).unwrap();
+    assert_eq!(rig.run("shunt_leave", &reply).unwrap(), known);
+    rig.sweeper().unwrap().round().unwrap();
+    // The control: where rounds pass without a sweep it is forgotten, although its record is there.
+    rig.pass_rounds(2).unwrap();
+    assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(reply.clone()));
+    rig.sweeper().unwrap().round().unwrap();
+    assert_eq!(rig.run("shunt_leave", &reply).unwrap(), known);
+}
+
+#[test]
+fn a_lost_record_is_made_anew_by_the_other() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        let ack = Some(Tcp::Ack);
+        let (request, inside) = (packet((client, vip), ack), packet((client, backend), ack));
+        let (reply, outside) = (packet((backend, client), ack), packet((vip, client), ack));
+        assert!(rig.forget(Part::Reply, backend, client).unwrap());
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside.clone()));
+        assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(outside.clone()));
+        assert!(rig.forget(Part::Forward, client, vip).unwrap());
+        assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(outside));
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside));
+        assert!(!rig.forget(Part::Return, backend, client).unwrap(), "no other source was needed");
+    }
+}
+
+#[test]
+fn a_pod_is_switched_to_whom_its_replies_come_from() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        let (request, inside) =
+            (packet((client, vip), Some(Tcp::Ack)), packet((client, backend), Some(Tcp::Ack)));
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside.clone()));
+        // A neighbour on the bridge, not the gateway that the request was sent to.
+        let mut reply = packet((backend, client), Some(Tcp::Ack));
+        reply[..12].copy_from_slice(&[[2; 6], [8; 6]].concat());
+        rig.run_as_it_is("shunt_leave", &reply).unwrap();
+        let mut switched = inside;
+        switched[..6].copy_from_slice(&[8; 6]);
+        assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(switched));
+    }
+}

@@ -1,0 +1,133 @@
+//! Packets that have no ports of their own, and packets that nobody serves.
+
+use std::net::{IpAddr, SocketAddr};
+
+use proxy_common::reason::DropReason;
+
+use super::build::{Tcp, error, packet, parts};
+use super::rig::Answer;
+use super::{Ends, families, next, settle};
+
+fn router(of: SocketAddr) -> IpAddr {
+    if of.is_ipv4() { [198, 51, 100, 1].into() } else { [0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1].into() }
+}
+
+#[test]
+fn an_error_about_a_reply_gets_to_the_backend() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        settle(&mut rig, client, (vip, backend));
+        let sent = packet((vip, client), Some(Tcp::Ack));
+        let of_backend = packet((backend, client), Some(Tcp::Ack));
+        let from = router(client);
+        let answer = rig.run("shunt_arrive", &error(from, vip.ip(), &sent)).unwrap();
+        assert_eq!(answer, next(error(from, backend.ip(), &of_backend)));
+        // About somebody else's packet, it goes on as it is.
+        let stranger = SocketAddr::new(client.ip(), 1);
+        let other = error(from, vip.ip(), &packet((vip, stranger), Some(Tcp::Ack)));
+        assert_eq!(rig.run("shunt_arrive", &other).unwrap(), next(other));
+    }
+}
+
+#[test]
+fn an_error_about_a_request_names_what_the_client_has_asked_for() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        for is_backend in [true, false] {
+            let mut rig = ends.rig();
+            settle(&mut rig, client, (vip, backend));
+            let got = packet((client, backend), Some(Tcp::Ack));
+            let sent = packet((client, vip), Some(Tcp::Ack));
+            // The backend itself goes by the VIP's name; a router on the way keeps its own.
+            let (from, shown) =
+                if is_backend { (backend.ip(), vip.ip()) } else { (router(client), router(client)) };
+            let answer = rig.run("shunt_leave", &error(from, client.ip(), &got)).unwrap();
+            assert_eq!(answer, next(error(shown, client.ip(), &sent)));
+        }
+    }
+}
+
+#[test]
+fn errors_between_a_remote_backend_and_the_client_pass_the_other_source() {
+    for ends in families() {
+        let Ends { client, vip, backend, node, .. } = ends;
+        let mut rig = ends.rig();
+        rig.set_device(Some(node.ip())).unwrap();
+        rig.own(node.ip()).unwrap();
+        rig.run("shunt_arrive", &packet((client, vip), None)).unwrap();
+        let Answer::Next(sent) = rig.run("shunt_leave", &packet((client, backend), None)).unwrap() else {
+            panic!("dropped");
+        };
+        let at = if node.is_ipv4() { 34 } else { 54 };
+        let snat = SocketAddr::new(node.ip(), u16::from_be_bytes([sent[at], sent[at + 1]]));
+        assert_eq!(sent, packet((snat, backend), None));
+        // The remote node's router says that the backend is not to be reached; the client is told about its VIP.
+        let from = router(client);
+        let inside = error(from, client.ip(), &packet((client, backend), None));
+        assert_eq!(rig.run("shunt_arrive", &error(from, node.ip(), &sent)).unwrap(), next(inside.clone()));
+        let outside = error(from, client.ip(), &packet((client, vip), None));
+        assert_eq!(rig.run("shunt_leave", &inside).unwrap(), next(outside));
+        // The client's router says the same of a reply; the backend knows the SNAT address only.
+        let about_reply = error(from, vip.ip(), &packet((vip, client), None));
+        let inside = error(from, backend.ip(), &packet((backend, client), None));
+        assert_eq!(rig.run("shunt_arrive", &about_reply).unwrap(), next(inside.clone()));
+        let outside = error(from, backend.ip(), &packet((backend, snat), None));
+        assert_eq!(rig.run("shunt_leave", &inside).unwrap(), next(outside));
+    }
+}
+
+#[test]
+fn later_parts_of_a_datagram_follow_the_first() {
+    let [ends, _] = families();
+    let Ends { client, vip, backend, .. } = ends;
+    let mut rig = ends.rig();
+    let [first, then] = parts((client, vip), 7);
+    // Nobody knows yet where it goes.
+    assert_eq!(rig.run("shunt_arrive", &then).unwrap(), next(then.clone()));
+    let [first_inside, then_inside] = parts((client, backend), 7);
+    let answer = rig.run("shunt_arrive", &first).unwrap();
+    // The checksum covers the whole datagram, of which the first part shows a piece: all else is as it should be.
+    let Answer::Next(changed) = answer else { panic!("{answer:?}") };
+    assert_eq!(changed[..40], first_inside[..40]);
+    assert_eq!(rig.run("shunt_arrive", &then).unwrap(), next(then_inside));
+    let [_, other] = parts((client, vip), 8);
+    assert_ne!(rig.run("shunt_arrive", &other).unwrap(), next(parts((client, backend), 8)[1].clone()));
+    // The reply is cut in the same way.
+    let [first, then] = parts((backend, client), 9);
+    rig.run("shunt_leave", &first).unwrap();
+    assert_eq!(rig.run("shunt_leave", &then).unwrap(), next(parts((vip, client), 9)[1].clone()));
+}
+
+/// What an answer shows of itself: who sends to whom, and its protocol.
+fn seen(answer: &Answer) -> (IpAddr, IpAddr, u8) {
+    let Answer::Back(bytes) = answer else { panic!("{answer:?}") };
+    assert_eq!(bytes[..12], [[2; 6], [4; 6]].concat(), "the frame is not turned round");
+    let ip = &bytes[14..];
+    if ip[0] >> 4 == 4 {
+        let of = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&ip[at..at + 4]).expect("four bytes"));
+        (of(12), of(16), ip[9])
+    } else {
+        let of = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).expect("sixteen bytes"));
+        (of(8), of(24), ip[6])
+    }
+}
+
+#[test]
+fn what_nobody_serves_is_refused_so_many_times_a_second() {
+    for ends in families() {
+        let Ends { client, vip, .. } = ends;
+        let mut rig = ends.rig();
+        rig.serve_nobody().unwrap();
+        let icmp = if client.is_ipv4() { 1 } else { 58 };
+        for (tcp, proto) in [(Some(Tcp::Syn), 6), (None, icmp)] {
+            let answer = rig.run("shunt_arrive", &packet((client, vip), tcp)).unwrap();
+            assert_eq!(seen(&answer), (vip.ip(), client.ip(), proto));
+        }
+        assert_eq!(rig.dropped(DropReason::NoEndpoints).unwrap(), 2);
+        rig.set_refusals_per_second(0).unwrap();
+        let answer = rig.run("shunt_arrive", &packet((client, vip), None)).unwrap();
+        assert_eq!(answer, Answer::Dropped);
+        assert_eq!(rig.dropped(DropReason::RefusalLimit).unwrap(), 1);
+    }
+}
