@@ -332,6 +332,8 @@ pub enum DumpTable {
     Backends,
     /// What clients of service ports with session affinity were given last.
     Affinity,
+    /// What the packet path remembers of connections, and what became of them.
+    Flows,
     /// What was picked and what was refused, and why.
     Counters,
 }

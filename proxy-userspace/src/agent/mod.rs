@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod clients;
+mod devices;
 pub mod follow;
 pub mod pacing;
 mod packet;
@@ -23,7 +24,7 @@ use crate::config::{AgentConfig, SourceConfig};
 use crate::datapath::DatapathError;
 use crate::datapath::packet::devices::Means;
 use crate::datapath::probe::Missing;
-use crate::devices::{self, DevicesError, Follower, Hooked};
+use crate::devices::{DevicesError, Hooked};
 use crate::health_checks::Failure;
 use crate::maps::StoreError;
 use crate::maps::apply::StoreOrder;
@@ -33,6 +34,7 @@ use crate::plan::rules::Limits;
 use crate::source::kube::{self, Bounds};
 use crate::source::{Batch, SourceError};
 use crate::sys::cgroup::CgroupError;
+use devices::Devices;
 use follow::Source;
 use pacing::{Ended, Intervals, Pacer, Turn};
 use report::{report, report_left_alone};
@@ -86,7 +88,7 @@ pub enum AgentError {
     /// A source could not be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The devices cannot be followed.
+    /// Devices cannot be followed.
     #[error(transparent)]
     Devices(#[from] DevicesError),
     /// A source can say nothing more.
@@ -144,14 +146,14 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     let mut source = Source::follow(config, variant.bounds, sender)?;
     let mut devices = Devices::follow(config)?;
     let mut node = Node::start(config, variant)?;
-    // Before anybody is told that the agent is ready.
-    node.packet.want(devices.first().await);
-    node.watch_connections(source.connections());
+    node.connect(source.connections());
+    let mut devices = Devices::follow(config)?;
+    if let Some(list) = devices.first().await {
+        node.packet.want(list);
+    }
     let mut stop = Stop::new()?;
     let epoch = Instant::now();
-    let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
-    intervals.max = variant.compare_every.unwrap_or(intervals.max);
-    let mut pacer = Pacer::new(intervals, epoch.elapsed());
+    let mut pacer = Pacer::new(intervals(config, variant), epoch.elapsed());
     loop {
         let trigger = tokio::select! {
             batch = batches.recv() => batch.map_or(Trigger::SourceEnded("all"), Trigger::Batch),
@@ -195,41 +197,10 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     }
 }
 
-/// The devices of the packet path, followed if it is on.
-struct Devices {
-    follower: Option<Follower>,
-    lists: mpsc::Receiver<Vec<Hooked>>,
-}
-
-impl Devices {
-    fn follow(config: &AgentConfig) -> Result<Self, AgentError> {
-        let (sender, lists) = mpsc::channel(1);
-        let choice = config.devices.clone();
-        let follower = config.has_packet_path().then(|| Follower::follow(choice, sender)).transpose()?;
-        Ok(Self { follower, lists })
-    }
-
-    /// The first list; none in a while is none at all, until one comes.
-    async fn first(&mut self) -> Vec<Hooked> {
-        if self.follower.is_none() {
-            return Vec::new();
-        }
-        let first = tokio::time::timeout(FIRST_DEVICES, self.lists.recv()).await;
-        first.ok().flatten().unwrap_or_default()
-    }
-
-    /// The newest list, once there is another; `None`: there will be none any more.
-    async fn next(&mut self) -> Option<Vec<Hooked>> {
-        let Some(follower) = &mut self.follower else { return std::future::pending().await };
-        let mut list = tokio::select! {
-            list = self.lists.recv() => list?,
-            () = follower.ended() => return None,
-        };
-        while let Ok(later) = self.lists.try_recv() {
-            list = later;
-        }
-        Some(list)
-    }
+fn intervals(config: &AgentConfig, variant: &Variant) -> Intervals {
+    let mut intervals = Intervals::of_periods(config.pacing.min_sync_period, config.pacing.sync_period);
+    intervals.max = variant.compare_every.unwrap_or(intervals.max);
+    intervals
 }
 
 fn take(node: &mut Node, batch: Batch) {
@@ -280,6 +251,7 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
     node.packet.count_inside(&inside);
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
+        node.packet.count_inside(node.sync.state().node());
         node.attach()?;
     }
     if outcome.concerns_udp {

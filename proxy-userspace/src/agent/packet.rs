@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::nat::Ports;
@@ -18,8 +19,10 @@ use crate::datapath::packet::settings::{self, SetAside};
 use crate::datapath::packet::strangers::Stranger;
 use crate::datapath::packet::{self, OBJECT, Packet};
 use crate::datapath::pin::PinDir;
-use crate::devices::Hooked;
-use crate::flows::{self, Sweeper};
+use crate::devices::{Hooked, inside};
+use crate::flows::{self, Sweeper, Swept};
+use crate::kubeproxy;
+use crate::model::Node;
 use crate::status::{PacketStatus, Reporter};
 use crate::sys::link::Side;
 
@@ -40,6 +43,8 @@ pub(super) struct PacketPath {
     /// What was told of programs of others, and of devices that failed.
     told: BTreeSet<(String, Side, Stranger)>,
     failed: BTreeMap<u32, String>,
+    /// What steers who counts as inside, and who did last.
+    inside: (kubeproxy::PacketPath, Option<Vec<IpNet>>),
     reporter: Reporter,
 }
 
@@ -61,6 +66,7 @@ impl PacketPath {
             inside: None,
             told: BTreeSet::new(),
             failed: BTreeMap::new(),
+            inside: (config.packet_path.clone(), None),
             reporter: reporter.clone(),
         };
         if is_wanted {
@@ -95,7 +101,7 @@ impl PacketPath {
                 means: means.to_owned(),
                 flows,
                 ports: words(ports),
-                devices: Vec::new(),
+                ..PacketStatus::default()
             });
         });
         Ok(())
@@ -136,18 +142,50 @@ impl PacketPath {
         self.reporter.update(|status| status.limitations.push(text));
     }
 
-    /// From now on these ranges count as inside.
-    pub(super) fn count_inside(&mut self, ranges: &[IpNet]) {
+    /// Tells the programs whose packets count as a pod's, if that has changed.
+    pub(super) fn count_inside(&mut self, node: &Node) {
         let Some(packet) = &self.packet else { return };
-        if self.inside.as_deref() == Some(ranges) {
+        let (steering, told) = &mut self.inside;
+        let ranges = inside(steering, node);
+        if told.as_ref() == Some(&ranges) {
             return;
         }
-        match packet.count_inside(ranges) {
-            Ok(()) => self.inside = Some(ranges.to_vec()),
+        match packet.tell_inside(&ranges) {
+            Ok(()) => *told = Some(ranges),
             Err(error) => {
-                warn!(%error, "who counts as inside stays as it is, and is written again with the next change");
-                self.reporter.warn(format!("ranges that count as inside: {error}"));
+                warn!(%error, "who is inside stays as it was, and is told again with the next change");
             }
+        }
+    }
+
+    /// Begins to sweep the tables of flows. Without, records stay, and the path goes on.
+    fn sweep(&mut self) {
+        let Some(packet) = &mut self.packet else { return };
+        let reporter = self.reporter.clone();
+        let tell = move |swept: Swept, took: Duration| {
+            reporter.update(|status| {
+                if let Some(packet) = &mut status.packet {
+                    packet.settled = swept.settled;
+                    packet.opening = swept.opening;
+                }
+            });
+            reporter.measure(|measures| {
+                measures.flows.removed += swept.removed;
+                measures.flows.settled = swept.settled;
+                measures.flows.opening = swept.opening;
+                measures.flows.sweep_seconds = took.as_secs_f64();
+            });
+        };
+        let begun = packet.sweep().map_err(|error| error.to_string()).and_then(|sweep| {
+            let [flows, opening] = &sweep.tables;
+            Sweeper::new(sweep.program.as_fd(), [flows, opening], &sweep.marks)
+                .and_then(|sweeper| flows::start(sweeper, tell))
+                .map_err(|error| error.to_string())
+        });
+        if let Err(why) = begun {
+            self.limit(format!(
+                "records of flows are not swept, and make room only by being used anew: {why}"
+            ));
         }
     }
 
@@ -162,6 +200,7 @@ impl PacketPath {
     /// The tables are in force: the programs may be, too. What another agent has left is taken away where it is not wanted.
     pub(super) fn put_in_force(&mut self) -> Result<(), AgentError> {
         self.is_in_force = true;
+        self.sweep();
         if let (true, Some(pin_dir)) = (self.is_unwanted, &self.pin_dir) {
             let ports = packet::pinned_ports(pin_dir)?;
             for device in packet::take_away(pin_dir)? {

@@ -144,8 +144,8 @@ impl Node {
         })
     }
 
-    /// How the watches of an API server stand is known from here.
-    pub(super) fn watch_connections(&mut self, connections: Option<&Connections>) {
+    /// The watches of an API server, if one is followed.
+    pub(super) fn connect(&mut self, connections: Option<&Connections>) {
         if let Some(connections) = connections {
             self.reporter.connect(connections.clone());
             self.connections = Some(connections.clone());

@@ -30,6 +30,8 @@ pub struct Facts {
     pub place: Place,
     /// What the network namespace is set to.
     pub network: Network,
+    /// What packets from outside would meet.
+    pub packets: Packets,
     /// The addresses that an agent would listen at.
     pub listeners: Vec<Listener>,
     /// kube-proxy and what it leaves behind.
@@ -135,6 +137,57 @@ pub struct Network {
     pub addresses: Seen<Vec<(String, IpAddr)>>,
     /// Which of these are in a ServiceCIDR, as pinned maps know it; none: no maps are pinned.
     pub service_addresses: Option<Seen<Vec<(String, IpAddr)>>>,
+}
+
+/// What packets from outside would meet on their way; a setting is none where there is no such.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packets {
+    /// The devices that an agent would hook; none: it is to hook none.
+    pub devices: Option<Seen<Vec<Device>>>,
+    /// Names and patterns that no device has, with the flag that gives them.
+    pub unmatched: Vec<(&'static str, String)>,
+    /// `net.ipv4.conf.all.rp_filter`.
+    pub rp_filter: Option<String>,
+    /// `net.ipv4.conf.all.send_redirects`.
+    pub send_redirects: Option<String>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub ephemeral_ports: Option<String>,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    pub reserved_ports: Option<String>,
+    /// Chains of nftables at the hook of forwarded packets.
+    pub forward: Seen<Vec<ForwardChain>>,
+    /// Chains of nftables in which a rule drops what connection tracking calls invalid.
+    pub invalid_drops: Seen<Vec<String>>,
+}
+
+/// A device that an agent would hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Whether it leads to pods of this node.
+    pub leads_to_pods: bool,
+    /// `net.ipv4.conf.<device>.forwarding`.
+    pub forwarding: Option<String>,
+    /// `net.ipv4.conf.<device>.rp_filter`.
+    pub rp_filter: Option<String>,
+    /// `net.ipv4.conf.<device>.send_redirects`.
+    pub send_redirects: Option<String>,
+    /// Programs that run where packets enter, in order.
+    pub ingress: Seen<Vec<Attached>>,
+    /// Programs that run where they leave.
+    pub egress: Seen<Vec<Attached>>,
+}
+
+/// A chain of nftables at the hook of forwarded packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardChain {
+    /// Family, table and name.
+    pub name: String,
+    /// Whether what no rule decides is dropped.
+    pub drops: bool,
+    /// Its rules that accept, or have another chain decide.
+    pub ways_out: usize,
 }
 
 /// An address that an agent would listen at.

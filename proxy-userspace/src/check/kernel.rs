@@ -76,13 +76,20 @@ fn programs(programs: Option<&Seen<Vec<Program>>>) -> Finding {
     }
 }
 
-/// What a later version will use is no promise of this one: only what the kernel has is told.
+/// Where programs at devices have their place.
 fn device_hooks(facts: &Facts) -> Finding {
-    let kernel = match facts.host.kernel {
-        Some(version) if version >= TCX => "this kernel has tcx",
-        Some(_) => "this kernel has clsact and no tcx, which came with 6.6",
-        None => "which of tcx and clsact this kernel has is not known",
-    };
-    let advice = "this version attaches nothing to network devices: packets from outside are not looked at";
-    Finding::info("device hooks", format!("none in use; {kernel}"), advice)
+    let check = "device hooks";
+    match facts.host.kernel {
+        Some(version) if version >= TCX => Finding::ok(check, "this kernel has tcx"),
+        Some(_) => Finding::info(
+            check,
+            "this kernel has clsact and no tcx, which came with 6.6",
+            "programs are filters of a clsact qdisc instead of links: whoever flushes the filters of a device takes them away",
+        ),
+        None => Finding::unseen(
+            check,
+            "the kernel's version is not known",
+            "tcx came with 6.6; before it clsact serves",
+        ),
+    }
 }

@@ -7,6 +7,7 @@ mod hooks;
 mod kernel;
 mod kube_proxy;
 mod network;
+mod packets;
 mod pins;
 mod rights;
 #[cfg(test)]
@@ -92,6 +93,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         pins::judge(&facts.pins, &facts.cgroup),
         rights::judge(facts),
         network::judge(facts),
+        packets::judge(facts),
         kube_proxy::judge(facts),
     ];
     parts.concat()

@@ -46,6 +46,7 @@ const fn exit_for(error: &AgentError) -> Exit {
         AgentError::Adopt(_)
         | AgentError::Devices(_)
         | AgentError::SourceEnded(_)
+        | AgentError::Devices(_)
         | AgentError::Bind { .. }
         | AgentError::System { .. } => Exit::Found,
     }

@@ -4,12 +4,18 @@ use super::{Exit, columns, plain, print};
 use crate::check::gather::{Wanted, gather};
 use crate::check::{Finding, State, judge, worst};
 use crate::cli::CheckArgs;
+use crate::devices::Choice;
 
 /// Looks, judges and prints. A host where an agent cannot run is an answer and not an error, but for the exit code.
 pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     let wanted = Wanted {
         cgroup: args.cgroup.clone(),
         pin_dir: args.pin.pin_dir.clone(),
+        devices: Choice {
+            devices: args.devices.devices.clone(),
+            pod_devices: args.devices.pod_devices.clone(),
+            more_pods: None,
+        },
         healthz_address: args.healthz_address,
         metrics_address: args.metrics.metrics_address,
     };

@@ -191,6 +191,13 @@ impl AgentConfig {
     }
 }
 
+impl AgentConfig {
+    /// Whether packets are served at all.
+    pub fn has_packet_path(&self) -> bool {
+        self.devices.devices != Selection::None
+    }
+}
+
 /// Why a range is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a CIDR such as 10.244.0.0/16 or 2001:db8::/32")]
@@ -199,13 +206,6 @@ pub struct RangeError;
 /// A range as Kubernetes reads them; host bits are cleared.
 pub fn range(text: &str) -> Result<IpNet, RangeError> {
     parse_net(text.trim()).ok_or(RangeError)
-}
-
-impl AgentConfig {
-    /// Whether packets are served at all.
-    pub fn has_packet_path(&self) -> bool {
-        self.devices.devices != Selection::None
-    }
 }
 
 /// `--service namespace/name[:port]`: which service ports a listing keeps.

@@ -67,7 +67,14 @@ struct View<'a> {
 impl View<'_> {
     fn hooked(&self, link: &Link) -> Hooked {
         let (v4, v6) = sources(self.facts, link.index);
-        Hooked { index: link.index, name: link.name.clone(), leads_to_pods: self.leads_to_pods(link), v4, v6 }
+        Hooked {
+            index: link.index,
+            name: link.name.clone(),
+            leads_to_pods: self.leads_to_pods(link),
+            is_bare: link.is_bare,
+            v4,
+            v6,
+        }
     }
 
     fn wants(&self, link: &Link) -> bool {

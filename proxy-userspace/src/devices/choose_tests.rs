@@ -86,6 +86,7 @@ fn link(words: &[&str]) -> Link {
         },
         master: (words.get(3) == Some(&"master")).then(|| words[4].parse().unwrap()),
         is_peer_elsewhere: words[2].ends_with("@elsewhere"),
+        is_bare: kind == "wireguard",
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Whether its other end is in another network namespace.
     pub is_peer_elsewhere: bool,
+    /// Whether its packets have no link-layer header.
+    pub is_bare: bool,
 }
 
 /// What a link is, as far as it matters.

@@ -30,6 +30,8 @@ pub struct Hooked {
     pub name: String,
     /// Whether it is the host end of a pod's pair of devices, or a bridge of such.
     pub leads_to_pods: bool,
+    /// Whether its packets begin with their IP header, without an Ethernet frame, as those of WireGuard do.
+    pub is_bare: bool,
     /// Source of IPv4 packets that need another.
     pub v4: Option<Ipv4Addr>,
     /// The same for IPv6.

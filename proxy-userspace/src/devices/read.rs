@@ -6,7 +6,9 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
 use super::facts::{Address, DefaultRoute, Facts, Kind, Link};
@@ -29,6 +31,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         kind: Kind::Other,
         master: None,
         is_peer_elsewhere: false,
+        is_bare: !matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -147,8 +150,14 @@ mod tests {
             kind: Kind::Veth,
             master: Some(3),
             is_peer_elsewhere: true,
+            is_bare: false,
         };
+        message.header.link_layer_type = LinkLayerType::Ether;
         assert_eq!(link(&message), Some(wanted));
+        for bare in [LinkLayerType::None, LinkLayerType::Tunnel, LinkLayerType::Ppp] {
+            message.header.link_layer_type = bare;
+            assert!(link(&message).is_some_and(|link| link.is_bare), "{bare:?}");
+        }
         message.header.flags = LinkFlags::Loopback;
         assert_eq!(link(&message).map(|link| link.kind), Some(Kind::Loopback));
         assert_eq!(link(&LinkMessage::default()), None, "a link without a name");

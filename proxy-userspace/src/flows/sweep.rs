@@ -14,7 +14,7 @@ use crate::sys::mapping::Mapping;
 pub struct Sweeper {
     tables: [MapIterator; 2],
     marks: Mapping,
-    /// Whether the last round has seen every record.
+    /// Whether the last round has come to its end.
     is_whole: bool,
 }
 
@@ -42,9 +42,9 @@ impl Sweeper {
 
     /// Walks both tables once.
     ///
-    /// The number of the round goes up before, and only after a round that was whole: a mark counts in its own round and the
-    /// next, so that by then every record that lives has left a mark of the last one. The first round of an agent does not
-    /// know how the last one of another has ended.
+    /// The number of the round goes up before, and only after a round that has come to its end: a mark counts in its own round
+    /// and two more, so that a record is forgotten only if two rounds one after the other have missed it. The first round of an
+    /// agent does not know how the last one of another has ended.
     pub fn round(&mut self) -> io::Result<Swept> {
         if std::mem::take(&mut self.is_whole) {
             self.begin();

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::family::{Family, Kind, Value};
-use crate::status::{AgentStatus, ClientStatus, Measures, SourceStatus};
+use crate::status::{AgentStatus, ClientStatus, Flows, Measures, SourceStatus};
 
 /// All of it.
 pub(super) fn families(status: &AgentStatus, measures: &Measures) -> Vec<Family> {
@@ -12,7 +12,29 @@ pub(super) fn families(status: &AgentStatus, measures: &Measures) -> Vec<Family>
     families.extend(batches(status, measures));
     families.extend(sources(status));
     families.extend(clients(&status.clients));
+    families.extend(flows(measures.flows));
     families
+}
+
+fn flows(flows: Flows) -> [Family; 3] {
+    let mut counted = Family::new(
+        Kind::Gauge,
+        "shunt_flows",
+        "Flows of the packet path when last swept, by state: settled once the client has answered an answer, opening before.",
+    );
+    for (state, count) in [("settled", flows.settled), ("opening", flows.opening)] {
+        counted.push(vec![("state", state.to_owned())], Value::Whole(count));
+    }
+    let removed = (
+        "shunt_flow_records_removed_total",
+        "Records of flows that the sweep has removed; a flow has two or three.",
+    );
+    let took = ("shunt_flow_sweep_seconds", "How long the last sweep of the tables of flows took.");
+    [
+        counted,
+        Family::single(Kind::Counter, removed, Value::Whole(flows.removed)),
+        Family::single(Kind::Gauge, took, Value::Real(flows.sweep_seconds)),
+    ]
 }
 
 fn build(status: &AgentStatus) -> Family {

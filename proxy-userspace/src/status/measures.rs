@@ -26,6 +26,21 @@ pub struct Measures {
     pub counted: HashCounts,
     /// Answers by endpoint: `/healthz` and `/livez`, of each those that were healthy and those that were not.
     pub answers: [[u64; 2]; 2],
+    /// What the sweep of flows has found.
+    pub flows: Flows,
+}
+
+/// Flows of the packet path.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Flows {
+    /// Records that were removed, since the start.
+    pub removed: u64,
+    /// Flows whose client has answered; when last swept.
+    pub settled: u64,
+    /// Flows that are opening; when last swept.
+    pub opening: u64,
+    /// Seconds that the last sweep took.
+    pub sweep_seconds: f64,
 }
 
 /// Changes of objects.
@@ -61,6 +76,7 @@ impl Default for Measures {
             changes: Changes::default(),
             counted: HashCounts::default(),
             answers: [[0; 2]; 2],
+            flows: Flows::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::histogram::Histogram;
-pub use self::measures::{Changes, Measures, Probe};
+pub use self::measures::{Changes, Flows, Measures, Probe};
 pub use self::reporter::{Batch, Health, OVERDUE, Reporter};
 use crate::model::Listing;
 use crate::source::kube::Connection;
@@ -98,6 +98,10 @@ pub struct PacketStatus {
     pub ports: String,
     /// Names of the devices that should have the programs.
     pub devices: Vec<String>,
+    /// Flows whose client has answered; when last swept.
+    pub settled: u64,
+    /// Flows that are opening; when last swept.
+    pub opening: u64,
 }
 
 /// Who an agent is.

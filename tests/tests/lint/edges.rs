@@ -256,7 +256,7 @@ pub(crate) const TABLE: [Row; 34] = [
     },
     Row {
         module: "proxy-userspace/src/check/gather",
-        modules: Names::Only(&["datapath", "health", "sys"]),
+        modules: Names::Only(&["datapath", "devices", "health", "sys"]),
         crates: Names::Only(&["std", "proxy_common", "rustix", "zerocopy"]),
         is_pure: false,
         reason: "looking at the host knows no Service, and decides nothing",

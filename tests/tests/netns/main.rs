@@ -16,6 +16,7 @@ mod cluster;
 mod commands;
 mod crowd;
 mod devices;
+mod dump_flows;
 mod events;
 mod foreign;
 mod from_outside;

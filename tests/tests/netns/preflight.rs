@@ -111,6 +111,61 @@ fn every_chain_of_a_large_cluster_is_seen() {
     assert!(state == "warning" && found.ends_with(&format!(" and {} more", CHAINS - 5)), "{found}");
 }
 
+/// A firewall that lets nothing through, and drops what is invalid in a chain of its own. Both of these hooks are written, so
+/// that the one for the host's own packets is seen not to count.
+const FIREWALL: &str = "table inet fw { chain checks { ct state invalid counter drop; }; \
+                        chain input { type filter hook input priority 0; policy drop; ct state invalid drop; }; \
+                        chain forward { type filter hook forward priority 0; policy drop; }; };";
+
+#[test]
+fn what_packets_from_outside_would_meet_is_told() {
+    let cluster = one_node();
+    let node = cluster.node(1);
+    let look = || Preflight::of(node).unwrap();
+    let before = look();
+    assert_eq!(before.about("devices").unwrap(), ("ok", "eth0; to pods: pod1"));
+    for check in ["programs at devices", "forwarding of devices", "port ranges"] {
+        assert_eq!(before.about(check).unwrap().0, "ok", "{check}");
+    }
+    let [forwarded, invalid] = ["forwarded packets in nftables", "rules that drop invalid packets"];
+    assert_eq!([forwarded, invalid].map(|check| before.about(check).unwrap().0), ["ok", "ok"]);
+
+    node.netns.run("nft", &[FIREWALL]).unwrap();
+    let closed = look();
+    assert_eq!(closed.about(forwarded).unwrap(), ("warning", "all dropped: inet fw forward"));
+    assert_eq!(closed.about(invalid).unwrap(), ("info", "inet fw checks"));
+    node.netns.run("nft", &["add rule inet fw forward ip daddr 10.244.0.0/16 accept"]).unwrap();
+    assert_eq!(
+        look().about(forwarded).unwrap(),
+        ("info", "dropped unless a rule accepts them: inet fw forward")
+    );
+    node.netns.run("nft", &["add rule inet fw checks ct state established accept"]).unwrap();
+    node.netns.run("nft", &["delete table inet fw"]).unwrap();
+
+    let settings = [
+        ("net/ipv4/conf/eth0/rp_filter", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/pod1/rp_filter", "0"),
+        ("net/ipv4/conf/pod1/forwarding", "0"),
+        ("net/ipv4/conf/all/send_redirects", "0"),
+        ("net/ipv4/conf/eth0/send_redirects", "1"),
+        ("net/ipv4/ip_local_port_range", "20000 60999"),
+    ];
+    node.netns.sysctls(&settings).unwrap();
+    let set = look();
+    assert_eq!(set.about("reverse path filter").unwrap(), ("info", "strict: eth0"));
+    assert_eq!(set.about("forwarding of devices").unwrap(), ("warning", "off: pod1"));
+    assert_eq!(set.about("ICMP redirects").unwrap(), ("info", "sent by eth0"));
+    assert_eq!(set.about("port ranges").unwrap().0, "warning");
+    node.netns.sysctls(&[("net/ipv4/ip_local_reserved_ports", "30000-32767")]).unwrap();
+    assert_eq!(look().about("port ranges").unwrap().0, "ok");
+
+    let mut command = node.agent().command("shunt").unwrap();
+    command.args(["check", "-o", "table", "--devices", "eth7,eth0", "--pod-devices", "cali*"]);
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(said.contains("no device: --devices eth7, --pod-devices cali*"), "{said}");
+}
+
 #[test]
 fn addresses_of_kube_proxys_ipvs_mode_are_named() {
     let cluster = one_node();

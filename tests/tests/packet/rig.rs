@@ -12,7 +12,7 @@ use aya::programs::{Iter, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::reason_element;
-use proxy_common::flow::{End, FlowKey, Part};
+use proxy_common::flow::{End, Flow, FlowKey, Part, Whole};
 use proxy_common::names::{FLOWS, MARKS, OPENING, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
 use proxy_common::node::NodeAddrFlags;
@@ -23,6 +23,7 @@ use shunt::maps::{Hashes, WordTable, Words};
 use shunt::sys::map::Map;
 use shunt::sys::mapping::Mapping;
 use tests::hand;
+use tests::peer::monotonic_nanoseconds;
 use zerocopy::IntoBytes;
 
 /// The programs that are attached, and the empty one.
@@ -195,6 +196,38 @@ impl Rig {
         let marks = Mapping::new(&self.open(MARKS)?)?;
         let round = marks.load(0).context("no word")?;
         marks.store(0, round + rounds).context("no word")
+    }
+
+    /// Fills the main table with flows of two records, of which every second flow is over; so many records.
+    pub(crate) fn fill(&mut self, records: u32) -> Result<()> {
+        let flows = self.open(FLOWS)?;
+        let now = monotonic_nanoseconds();
+        let end = |network: u32, host: u32, port| {
+            End::new(IpAddr::from(network.wrapping_add(host).to_be_bytes()).into(), Port::new(port))
+        };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for number in 0..records / 2 {
+            let (client, vip, backend) =
+                (end(0x0b00_0000, number, 40_000), end(0x0a60_0001, 0, 80), end(0x0af4_0102, 0, 8080));
+            let whole = Whole {
+                client,
+                inside: client.port,
+                vip,
+                backend,
+                proto: Proto::TCP,
+                flags: Flow::SETTLED,
+                ..Whole::EMPTY
+            };
+            let used = if number % 2 == 0 { now } else { 1 };
+            for part in [Part::Forward, Part::Reply] {
+                let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
+                whole.key(part, &mut key);
+                whole.record(part, used, &mut flow);
+                keys.extend_from_slice(key.as_bytes());
+                values.extend_from_slice(flow.as_bytes());
+            }
+        }
+        flows.update_batch(&keys, &values).map_err(|(done, error)| anyhow::anyhow!("after {done}: {error}"))
     }
 
     /// Removes a record by hand; whether it was there.

@@ -89,7 +89,8 @@ pub(super) fn hooks(cgroup: &Seen<Cgroup>, pin_dir: &Path) -> Vec<Hook> {
     HOOKS.map(hook).into()
 }
 
-fn program_name(id: u32) -> io::Result<String> {
+/// The name of a program.
+pub(super) fn program_name(id: u32) -> io::Result<String> {
     let program = bpf::program_by_id(id)?;
     Ok(bpf::program_facts(program.as_fd())?.name)
 }
@@ -140,7 +141,7 @@ fn links(dir: &Path) -> Seen<Vec<PinnedLink>> {
 }
 
 /// An error with what lies behind it.
-fn sentence(error: &dyn Error) -> String {
+pub(super) fn sentence(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

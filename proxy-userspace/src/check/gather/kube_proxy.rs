@@ -58,15 +58,22 @@ fn is_shunt(exe: &Path, own: Option<(u64, u64)>) -> bool {
 
 type Names = Seen<Vec<(String, String)>>;
 
-fn nftables() -> (Names, Names) {
+/// Whether the kernel has nftables, in it or loaded: to ask one that has not would load it.
+pub(super) fn has_nftables() -> Seen<bool> {
     match fs::read_to_string("/proc/kallsyms") {
-        Ok(symbols) if symbols.lines().any(|line| line.contains(NFTABLES_SYMBOL)) => {}
-        Ok(symbols) if !symbols.is_empty() => return (Ok(Vec::new()), Ok(Vec::new())),
+        Ok(symbols) if !symbols.is_empty() => Ok(symbols.lines().any(|line| line.contains(NFTABLES_SYMBOL))),
         outcome => {
             let why = outcome.err().map_or_else(|| "it is empty".to_owned(), |error| error.to_string());
-            let why = format!("whether nftables is loaded: /proc/kallsyms: {why}");
-            return (Err(why.clone()), Err(why));
+            Err(format!("whether nftables is loaded: /proc/kallsyms: {why}"))
         }
+    }
+}
+
+fn nftables() -> (Names, Names) {
+    match has_nftables() {
+        Ok(true) => {}
+        Ok(false) => return (Ok(Vec::new()), Ok(Vec::new())),
+        Err(why) => return (Err(why.clone()), Err(why)),
     }
     let refused = |error: io::Error| format!("nftables: {error} (listing takes CAP_NET_ADMIN)");
     let tables = nftables::tables().map_err(refused);
@@ -82,7 +89,8 @@ fn nftables() -> (Names, Names) {
     )
 }
 
-fn family(number: u8) -> String {
+/// `NFPROTO_*` by name.
+pub(super) fn family(number: u8) -> String {
     let known = FAMILIES.iter().find(|(family, _)| *family == number);
     known.map_or_else(|| format!("family {number}"), |(_, name)| (*name).to_owned())
 }

@@ -4,6 +4,7 @@
 mod datapath;
 mod kube_proxy;
 mod network;
+mod packets;
 mod place;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use proxy_common::names::SCHEMA;
 use super::facts::Facts;
 use crate::datapath::pin::PinDir;
 use crate::datapath::probe;
+use crate::devices::Choice;
 
 /// What the user says an agent would run with.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub struct Wanted {
     pub cgroup: Option<PathBuf>,
     /// Where it pins.
     pub pin_dir: PathBuf,
+    /// Which devices it hooks.
+    pub devices: Choice,
     /// Where it tells its health.
     pub healthz_address: SocketAddr,
     /// Where it tells of itself.
@@ -48,6 +52,7 @@ pub async fn gather(wanted: &Wanted) -> Facts {
         pins: datapath::pins(&wanted.pin_dir),
         place: place::look(),
         network,
+        packets: packets::look(wanted).await,
         listeners,
         kube_proxy: kube_proxy::look(),
         host,

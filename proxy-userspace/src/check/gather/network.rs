@@ -38,7 +38,8 @@ pub(super) fn look(pin_dir: &Path) -> Network {
     }
 }
 
-fn sysctl(key: &str) -> Option<String> {
+/// A setting of the network namespace, or of the kernel.
+pub(super) fn sysctl(key: &str) -> Option<String> {
     fs::read_to_string(Path::new("/proc/sys").join(key)).ok().map(|value| value.trim().to_owned())
 }
 

@@ -77,11 +77,10 @@ fn programs_are_taken_or_refused_or_interpreted() {
 }
 
 #[test]
-fn no_use_is_claimed_of_device_hooks() {
-    judged("device hooks", (State::Info, &["none in use; this kernel has clsact and no tcx"]), |_| {});
-    judged("device hooks", (State::Info, &["none in use; this kernel has tcx"]), |facts| {
-        facts.host.kernel = Some((6, 6));
-    });
+fn the_place_of_programs_at_devices_is_told() {
+    judged("device hooks", (State::Info, &["clsact and no tcx"]), |_| {});
+    judged("device hooks", (State::Ok, &["tcx"]), |facts| facts.host.kernel = Some((6, 6)));
+    judged("device hooks", (State::Unseen, &[]), |facts| facts.host.kernel = None);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 mod host;
 mod leftovers;
 mod node;
+mod packets;
 
 use super::facts::{
-    Attached, Cgroup, Facts, Holder, Hook, KubeProxy, Listener, Network, PinContents, PinnedLink, Pins,
-    Place, Program,
+    Attached, Cgroup, Device, Facts, ForwardChain, Holder, Hook, KubeProxy, Listener, Network, Packets,
+    PinContents, PinnedLink, Pins, Place, Program,
 };
 use super::{Finding, State, judge, worst};
 use crate::datapath::features::{Feature, Kind};
@@ -48,11 +49,34 @@ fn fit() -> Facts {
         pins: pins(),
         place: Place { is_initial_pid_namespace: Ok(true), shares_network_of_process_1: Ok(true) },
         network,
+        packets: packets(),
         listeners: vec![
             listener("--healthz-address", Holder::Agent),
             listener("--metrics-address", Holder::Agent),
         ],
         kube_proxy,
+    }
+}
+
+fn packets() -> Packets {
+    let device = |name: &str, leads_to_pods| Device {
+        name: name.to_owned(),
+        leads_to_pods,
+        forwarding: Some("1".to_owned()),
+        rp_filter: Some("0".to_owned()),
+        send_redirects: Some("0".to_owned()),
+        ingress: Ok(vec![attached(6, "shunt_arrive", false)]),
+        egress: Ok(vec![attached(7, "shunt_leave", false)]),
+    };
+    Packets {
+        devices: Some(Ok(vec![device("eth0", false), device("cni0", true)])),
+        unmatched: Vec::new(),
+        rp_filter: Some("0".to_owned()),
+        send_redirects: Some("0".to_owned()),
+        ephemeral_ports: Some("32768\t60999".to_owned()),
+        reserved_ports: Some(String::new()),
+        forward: Ok(vec![ForwardChain { name: "ip filter FORWARD".to_owned(), drops: false, ways_out: 0 }]),
+        invalid_drops: Ok(Vec::new()),
     }
 }
 
@@ -140,6 +164,16 @@ fn whatever_is_not_as_it_should_be_comes_with_advice() {
     nothing_seen.pins.is_of_process_1 = denied();
     nothing_seen.place = Place { is_initial_pid_namespace: denied(), shares_network_of_process_1: denied() };
     nothing_seen.network.addresses = denied();
+    nothing_seen.packets = Packets {
+        devices: Some(denied()),
+        unmatched: Vec::new(),
+        rp_filter: None,
+        send_redirects: None,
+        ephemeral_ports: None,
+        reserved_ports: None,
+        forward: denied(),
+        invalid_drops: denied(),
+    };
     nothing_seen.kube_proxy = KubeProxy {
         processes: denied(),
         tables: denied(),

@@ -2,6 +2,7 @@
 //! a hash; their names come from the agent, and without one the hash is shown.
 
 mod affinity;
+mod flows;
 
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::frontend::FrontendValue;
@@ -41,6 +42,10 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {
         DumpTable::Affinity => {
             let known = open_clients(&args.pin.pin_dir)?;
             print(form, &dump.memories(&known, monotonic_now())?, |rows| affinity::table(rows))?;
+        }
+        DumpTable::Flows => {
+            let records = flows::read(&args.pin.pin_dir)?;
+            print(form, &dump.flows(&records, monotonic_now())?, |rows| flows::table(rows))?;
         }
         DumpTable::Counters => print(form, &dump.counters()?, |rows| counters_table(rows))?,
     }

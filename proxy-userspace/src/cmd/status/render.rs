@@ -61,9 +61,11 @@ fn agent(text: &mut String, status: &AgentStatus) {
     }
     line(text, "client", &clients(&status.clients));
     if let Some(packet) = &status.packet {
-        let PacketStatus { means, flows, ports, devices } = packet;
+        let PacketStatus { means, flows, ports, devices, settled, opening } = packet;
         let devices = devices.len();
-        let words = format!("{devices} devices by {means}, {flows} flows at most, ports {ports}");
+        let words = format!(
+            "{devices} devices by {means}, {settled} flows and {opening} opening, {flows} records at most, ports {ports}"
+        );
         line(text, "packet", &words);
     }
     line(text, "sync", &sync(&status.sync));

@@ -134,6 +134,14 @@ node-addresses  2026-07-29T08:00:00.000Z
     assert!(sources(&status).contains("https://api.example:6443/ at 192.0.2.1 watching since "));
 }
 
+fn conflict() -> Conflict {
+    Conflict {
+        service: "b/web:/tcp".to_owned(),
+        frontend: "10.96.0.1:80/tcp".to_owned(),
+        holder: "a/web:/tcp".to_owned(),
+    }
+}
+
 #[test]
 fn a_node_in_trouble() {
     let mut status = running();
@@ -146,12 +154,7 @@ fn a_node_in_trouble() {
     status.limitations = vec!["no bpffs: a restart is not hitless".to_owned()];
     let refusal = Refusal { service: "default/web:http/tcp".to_owned(), table: "SLOTS".to_owned() };
     status.refused = [refusal].into_iter().collect();
-    let conflict = Conflict {
-        service: "b/web:/tcp".to_owned(),
-        frontend: "10.96.0.1:80/tcp".to_owned(),
-        holder: "a/web:/tcp".to_owned(),
-    };
-    status.conflicts = [conflict].into_iter().collect();
+    status.conflicts = [conflict()].into_iter().collect();
     status.warnings.count = 30;
     status.warnings.last = [Warning { at: at(2), text: "Service a/b: \u{1b}[31mred".to_owned() }].into();
     let report = StatusReport {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use proxy_common::nat::Device;
 use zerocopy::{FromBytes, IntoBytes};
@@ -49,10 +49,8 @@ pub(super) struct Program {
 /// The devices of this node that have the programs.
 #[derive(Debug)]
 pub struct Devices {
-    /// In the order of [`Side::ALL`]: for devices whose packets have a header of Ethernet.
-    pub(super) framed: [Program; 2],
-    /// For those whose packets have none.
-    pub(super) bare: [Program; 2],
+    /// In the order of [`Side::ALL`]: of devices with Ethernet frames, and of those without.
+    pub(super) programs: [[Program; 2]; 2],
     /// What the programs are told of devices.
     pub(super) entries: Map,
     pub(super) pin_dir: PinDir,
@@ -90,7 +88,8 @@ impl Devices {
             if failed.contains(&step.device()) {
                 continue;
             }
-            match self.carry_out(step) {
+            let is_bare = wanted.iter().any(|device| device.index == step.device() && device.is_bare);
+            match self.carry_out(step, is_bare) {
                 Ok(()) => applied.done.push(step),
                 Err(error) => {
                     failed.insert(step.device());
@@ -109,8 +108,7 @@ impl Devices {
         let has_tcx = self.means == Means::Links;
         for device in wanted {
             for side in Side::ALL {
-                let id = self.program(device.index, side).id;
-                let found = strangers::programs((device.index, side), has_tcx, |found| found == id);
+                let found = strangers::programs((device.index, side), has_tcx, |id| self.is_ours(side, id));
                 let strangers = match found {
                     Ok(programs) => strangers::strangers(side, &programs),
                     Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
@@ -143,7 +141,7 @@ impl Devices {
         let mut sides = BTreeMap::new();
         for (index, side) in read(&self.pin_dir.links())?.iter().filter_map(|name| device_of(name)) {
             let facts = self.open(index, side)?.device_facts().map_err(failed("read a link"))?;
-            let held = match (facts.index == index, facts.program_id == self.program(index, side).id) {
+            let held = match (facts.index == index, self.is_ours(side, facts.program_id)) {
                 (false, _) => Held::Dead,
                 (true, true) => Held::Current,
                 (true, false) => Held::Other,
@@ -160,7 +158,7 @@ impl Devices {
             for side in Side::ALL {
                 let found = tc::filters(index, side).map_err(failed("list filters"))?;
                 if let Some(ours) = found.iter().find(|filter| filters::is_ours(filter, side)) {
-                    let is_current = ours.program_id == self.program(index, side).id;
+                    let is_current = self.is_ours(side, ours.program_id);
                     sides.insert((index, side), if is_current { Held::Current } else { Held::Other });
                     count += 1;
                 }
@@ -173,7 +171,7 @@ impl Devices {
         Ok(sides)
     }
 
-    fn carry_out(&self, step: Effect) -> Result<(), DatapathError> {
+    fn carry_out(&self, step: Effect, is_bare: bool) -> Result<(), DatapathError> {
         match step {
             Effect::Tell(index, device) => self
                 .entries
@@ -185,15 +183,15 @@ impl Devices {
                 .map(drop)
                 .map_err(failed("tell no more of a device")),
             Effect::Attach(index, side) | Effect::Replace(index, side) if self.means == Means::Filters => {
-                let Program { fd, name, .. } = self.program(index, side);
+                let Program { fd, name, .. } = self.program(side, is_bare);
                 filters::attach(fd.as_fd(), name, (index, side), &self.pin_dir.filters())
             }
             Effect::Detach(index, side) | Effect::Unpin(index, side) if self.means == Means::Filters => {
                 filters::detach((index, side), &self.pin_dir.filters())
             }
             Effect::Attach(index, side) => {
-                let link =
-                    Link::attach_device(self.fd(index, side), index, side).map_err(failed("attach"))?;
+                let link = Link::attach_device(self.program(side, is_bare).fd.as_fd(), index, side)
+                    .map_err(failed("attach"))?;
                 let path = self.pin_dir.links().join(device_link(index, side));
                 bpf::pin(link.as_fd(), &path).map_err(|source| DatapathError::Path {
                     step: "pin",
@@ -202,7 +200,8 @@ impl Devices {
                 })
             }
             Effect::Replace(index, side) => {
-                self.open(index, side)?.replace(self.fd(index, side)).map_err(failed("replace the program"))
+                let program = self.program(side, is_bare).fd.as_fd();
+                self.open(index, side)?.replace(program).map_err(failed("replace the program"))
             }
             Effect::Detach(index, side) => {
                 self.open(index, side)?.detach().map_err(failed("detach"))?;
@@ -249,18 +248,17 @@ impl Devices {
         remove_if_there(&self.pin_dir.links().join(device_link(index, side)))
     }
 
-    /// One that has gone in between fails at the next step.
-    fn program(&self, index: u32, side: Side) -> &Program {
-        let has_frames = tc::has_ethernet(index).unwrap_or(true);
-        let [ingress, egress] = if has_frames { &self.framed } else { &self.bare };
+    fn program(&self, side: Side, is_bare: bool) -> &Program {
+        let [ingress, egress] = &self.programs[usize::from(is_bare)];
         match side {
             Side::Ingress => ingress,
             Side::Egress => egress,
         }
     }
 
-    fn fd(&self, index: u32, side: Side) -> BorrowedFd<'_> {
-        self.program(index, side).fd.as_fd()
+    /// Whether a program is one of this load. No device changes from one kind to the other.
+    fn is_ours(&self, side: Side, id: u32) -> bool {
+        [false, true].into_iter().any(|is_bare| self.program(side, is_bare).id == id)
     }
 }
 

@@ -105,7 +105,7 @@ mod tests {
 
     fn device(index: u32) -> Hooked {
         let v4 = Some([192, 0, 2, 1].into());
-        Hooked { index, name: format!("eth{index}"), leads_to_pods: false, v4, v6: None }
+        Hooked { index, name: format!("eth{index}"), leads_to_pods: false, is_bare: false, v4, v6: None }
     }
 
     /// What is there once the steps have been done; a step that makes no sense is a failure.

@@ -42,17 +42,12 @@ use crate::sys::map::Map;
 /// The object that `cargo xtask ebpf` built and that is committed with this crate.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/packet.bpf.o");
 
-/// The programs at the sides of a device, in the order of [`Side::ALL`]: where packets have a header of Ethernet, and where
-/// they have none.
+/// The programs at the sides of a device, in the order of [`Side::ALL`]: of one with Ethernet frames, and of one whose packets
+/// begin with their IP header.
 pub const ENTRIES: [[&str; 2]; 2] =
     [["shunt_arrive", "shunt_leave"], ["shunt_arrive_bare", "shunt_leave_bare"]];
-/// The program that looks at one record of a flow; it is not attached, but run.
-const SWEEPER: &str = "shunt_sweep";
-
-/// Every program that is loaded at once.
-fn programs() -> impl Iterator<Item = &'static str> {
-    ENTRIES.into_iter().flatten().chain(names::SLOW_PROGRAMS)
-}
+/// The program that sweeps the tables of flows: run, not attached.
+const SWEEP: &str = "shunt_sweep";
 
 /// Programs that passed the verifier, and their maps.
 #[derive(Debug)]
@@ -66,6 +61,17 @@ pub struct Packet {
     pub made_room: Vec<MadeRoom>,
     /// Flows that there may be.
     pub flows: u32,
+}
+
+/// What sweeps the tables of flows.
+#[derive(Debug)]
+pub struct Sweep {
+    /// The loaded program.
+    pub program: OwnedFd,
+    /// The tables that it is to walk.
+    pub tables: [Map; 2],
+    /// Their marks.
+    pub marks: Map,
 }
 
 impl Packet {
@@ -92,12 +98,12 @@ impl Packet {
             load_program(&mut ebpf, name)?;
         }
         let waiting = Some(fill_slow(&ebpf, pin_dir)?);
-        let [framed, bare] = ENTRIES.map(|[ingress, egress]| {
+        let of = |[ingress, egress]: [&'static str; 2]| {
             Ok::<_, DatapathError>([entry_point(&ebpf, ingress)?, entry_point(&ebpf, egress)?])
-        });
+        };
+        let [framed, bare] = ENTRIES;
         let devices = Devices {
-            framed: framed?,
-            bare: bare?,
+            programs: [of(framed)?, of(bare)?],
             entries: map(&ebpf, names::DEVICES)?,
             pin_dir: pin_dir.clone(),
             means: means.unwrap_or_else(|| if has_tcx() { Means::Links } else { Means::Filters }),
@@ -121,6 +127,39 @@ impl Packet {
     pub fn tell(&self, settings: &Settings) -> Result<(), DatapathError> {
         let failed = |source| DatapathError::System { step: "tell the packet path its settings", source };
         self.settings.update(&0_u32.to_ne_bytes(), settings.as_bytes()).map_err(failed)
+    }
+
+    /// Tells the programs whose packets count as inside: these ranges and no others.
+    pub fn tell_inside(&self, ranges: &[IpNet]) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::System { step: "tell the packet path who is inside", source };
+        let map = map(&self.ebpf, names::INSIDE)?;
+        let wanted: BTreeSet<Vec<u8>> = ranges.iter().map(|range| lpm_key(*range)).collect();
+        let (keys, _) = map.entries().map_err(failed)?;
+        for key in &wanted {
+            map.update(key, &names::INSIDE_POD.to_ne_bytes()).map_err(failed)?;
+        }
+        for key in keys.chunks_exact(size_of::<CidrKey>()).filter(|key| !wanted.contains(*key)) {
+            map.delete(key).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// What sweeps the tables of flows. It needs the kernel's BTF.
+    pub fn sweep(&mut self) -> Result<Sweep, DatapathError> {
+        let absent = || DatapathError::Absent { kind: "program", name: SWEEP };
+        let tables = [map(&self.ebpf, names::FLOWS)?, map(&self.ebpf, names::OPENING)?];
+        let marks = map(&self.ebpf, names::MARKS)?;
+        let program: &mut Iter =
+            self.ebpf.program_mut(SWEEP).and_then(|program| program.try_into().ok()).ok_or_else(absent)?;
+        let btf = Btf::from_sys_fs().map_err(|error| DatapathError::System {
+            step: "read the kernel's BTF",
+            source: std::io::Error::other(error),
+        })?;
+        let failed = |source| DatapathError::Program { name: SWEEP, source };
+        program.load("bpf_map_elem", &btf).map_err(failed)?;
+        let program = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+        let program = program.map_err(|source| DatapathError::System { step: "keep a program", source })?;
+        Ok(Sweep { program, tables, marks })
     }
 
     /// Has the programs at these devices and at no others. Whatever goes wrong with one device leaves the others alone.
@@ -194,6 +233,18 @@ impl Packet {
             })
             .collect()
     }
+}
+
+/// Every program but the sweep: those at devices, then those that go on by their index.
+fn programs() -> impl Iterator<Item = &'static str> {
+    ENTRIES.into_iter().flatten().chain(names::SLOW_PROGRAMS)
+}
+
+/// A range as the kernel's longest-prefix-match trie has it.
+fn lpm_key(range: IpNet) -> Vec<u8> {
+    let more = if range.addr().is_ipv4() { 96 } else { 0 };
+    let key = CidrKey { prefix_len: u32::from(range.prefix_len()) + more, addr: range.network().into() };
+    key.as_bytes().to_vec()
 }
 
 /// Takes the packet path away that another agent has left, and returns the devices that it was at.
@@ -311,6 +362,5 @@ mod tests {
             .filter(|name| *name != MEASURED);
         assert_eq!(classifiers.collect::<BTreeSet<_>>(), programs().collect());
         assert_eq!(object.maps[names::SLOW].max_entries() as usize, names::SLOW_PROGRAMS.len());
-        assert!(object.programs.contains_key(SWEEPER));
     }
 }

@@ -10,16 +10,23 @@ use tests::topology::{Cluster, Node};
 const OVERLAY: &str = "flannel.1";
 const OVERLAY_MTU: u16 = 1450;
 
-/// A plug-in's own SNAT in the manner of flannel's: what comes from outside to pods of other nodes.
-const MASQUERADE: &str = "table inet plugin {
-    chain postrouting {
-        type nat hook postrouting priority srcnat;
-        ip saddr 10.244.0.0/16 return
-        ip6 saddr fd00:10:244::/48 return
-        ip daddr 10.244.0.0/16 masquerade fully-random
-        ip6 daddr fd00:10:244::/48 masquerade fully-random
-    }
-}";
+/// A plug-in's own SNAT in the manner of flannel's: what comes from outside to pods of other nodes than this one, whose ranges
+/// are given.
+fn masquerade([v4, v6]: [String; 2]) -> String {
+    format!(
+        "table inet plugin {{
+            chain postrouting {{
+                type nat hook postrouting priority srcnat;
+                ip saddr 10.244.0.0/16 return
+                ip6 saddr fd00:10:244::/48 return
+                ip daddr {v4} return
+                ip6 daddr {v6} return
+                ip daddr 10.244.0.0/16 masquerade fully-random
+                ip6 daddr fd00:10:244::/48 masquerade fully-random
+            }}
+        }}"
+    )
+}
 
 /// A layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +73,7 @@ fn overlay(cluster: &Cluster) -> Result<()> {
             node.netns.ip(&format!("link set pod{ordinal} mtu {OVERLAY_MTU}"))?;
             pod.netns.ip(&format!("link set eth0 mtu {OVERLAY_MTU}"))?;
         }
-        node.netns.run("nft", &[MASQUERADE])?;
+        node.netns.run("nft", &[&masquerade(node.pod_ranges())])?;
     }
     for node in &cluster.nodes {
         for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
@@ -106,10 +113,10 @@ fn bridge(node: &Node) -> Result<()> {
     });
     for (ordinal, pod) in (1..).zip(&node.pods) {
         let port = format!("pod{ordinal}");
-        netns.ip(&format!("address flush dev {port}"))?;
         for address in [pod.v4, pod.v6] {
             netns.ip(&format!("route delete {address}"))?;
         }
+        netns.ip(&format!("address flush dev {port}"))?;
         netns.ip(&format!("link set {port} master cni0"))?;
         pod.netns.ip("address flush dev eth0 scope global")?;
         for (address, (gateway, length)) in [pod.v4, pod.v6].into_iter().zip(&gateways) {

@@ -160,7 +160,7 @@ impl Site {
                 "addresses": [ip], "nodeName": self.cluster.node(node).name, "conditions": { "ready": true },
             });
             let ports = ["tcp", "udp"]
-                .map(|name| json!({ "name": name, "protocol": name.to_uppercase(), "port": BACKEND_PORT }));
+                .map(|name| json!({ "name": name, "protocol": name.to_uppercase(), "port": port.unwrap_or(BACKEND_PORT) }));
             let listed = if port.is_some() { vec![endpoint] } else { Vec::new() };
             self.write(&slice((backend.service(), family), &json!(ports), listed))?;
         }

@@ -1,7 +1,12 @@
-//! Names of nftables tables and chains in the calling thread's network namespace, by netlink dumps that change nothing.
+//! nftables tables, chains and rules in the calling thread's network namespace, by netlink dumps that change nothing: names,
+//! where chains are hooked, and of rules what matters to packets that pass through.
 //!
 //! For `shunt check` alone: the agent opens no netfilter socket. Chains of an iptables that stands on nftables are among
 //! them; those of the older iptables are not.
+
+mod rules;
+
+pub use rules::{Rule, Verdict};
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,10 +18,16 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 
-/// `NFTA_TABLE_NAME`, which is also `NFTA_CHAIN_TABLE`.
+/// `NFTA_TABLE_NAME`, which is also `NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE`.
 const TABLE: u16 = 1;
 /// `NFTA_CHAIN_NAME`.
 const CHAIN: u16 = 3;
+/// `NFTA_CHAIN_HOOK`: of base chains only.
+const HOOK: u16 = 4;
+/// `NFTA_HOOK_HOOKNUM`, inside of it.
+const HOOK_NUMBER: u16 = 1;
+/// `NFTA_CHAIN_POLICY`.
+const POLICY: u16 = 5;
 /// Bits of an attribute's type that are no part of it.
 const ATTRIBUTE_FLAGS: u16 = 0xc000;
 /// Bytes of `struct nlmsghdr`.
@@ -48,40 +59,50 @@ pub struct Chain {
     pub table: Table,
     /// Its name.
     pub name: String,
+    /// Where it is hooked; none: it is only jumped to.
+    pub base: Option<Base>,
+}
+
+/// Where a base chain is hooked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Base {
+    /// `NF_INET_*`, e.g. 2 for packets that are forwarded.
+    pub hook: u32,
+    /// Whether what no rule decides is dropped.
+    pub drops: bool,
 }
 
 /// Every table. Needs CAP_NET_ADMIN.
 pub fn tables() -> io::Result<Vec<Table>> {
-    let objects = dump(libc::NFT_MSG_GETTABLE, libc::NFT_MSG_NEWTABLE)?;
-    Ok(objects.into_iter().map(|object| object.table).collect())
+    dump(libc::NFT_MSG_GETTABLE, libc::NFT_MSG_NEWTABLE, read_table)
 }
 
 /// Every chain. Needs CAP_NET_ADMIN.
 pub fn chains() -> io::Result<Vec<Chain>> {
-    let objects = dump(libc::NFT_MSG_GETCHAIN, libc::NFT_MSG_NEWCHAIN)?;
-    let chain = |object: Object| object.chain.map(|name| Chain { table: object.table, name });
-    Ok(objects.into_iter().filter_map(chain).collect())
+    dump(libc::NFT_MSG_GETCHAIN, libc::NFT_MSG_NEWCHAIN, read_chain)
 }
 
-/// What one message of a dump tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Object {
-    table: Table,
-    chain: Option<String>,
+/// Every rule. Needs CAP_NET_ADMIN.
+pub fn rules() -> io::Result<Vec<Rule>> {
+    dump(libc::NFT_MSG_GETRULE, libc::NFT_MSG_NEWRULE, rules::read)
 }
+
+/// Reads what one message of a dump tells.
+type Read<T> = fn(u8, &[(u16, &[u8])]) -> Option<T>;
 
 /// A dump as far as it has come.
-#[derive(Debug, Default)]
-struct Dump {
-    objects: Vec<Object>,
+#[derive(Debug)]
+struct Dump<T> {
+    objects: Vec<T>,
+    read: Read<T>,
     is_over: bool,
     /// Something changed since it began, so that it may lack what is there.
     is_torn: bool,
 }
 
-fn dump(question: libc::c_int, answer: libc::c_int) -> io::Result<Vec<Object>> {
+fn dump<T>(question: libc::c_int, answer: libc::c_int, read: Read<T>) -> io::Result<Vec<T>> {
     for _ in 0..ATTEMPTS {
-        let mut dump = Dump::default();
+        let mut dump = Dump::new(read);
         // A socket of its own, so that nothing of an earlier dump can come in.
         let socket = ask(message_type(question))?;
         let mut datagram = vec![0_u8; DATAGRAM];
@@ -123,7 +144,11 @@ fn request(question: u16) -> Vec<u8> {
     bytes
 }
 
-impl Dump {
+impl<T> Dump<T> {
+    const fn new(read: Read<T>) -> Self {
+        Self { objects: Vec::new(), read, is_over: false, is_torn: false }
+    }
+
     /// Takes the messages of one datagram; those of other kinds than `answer` are passed over.
     fn read(&mut self, datagram: &[u8], answer: u16) -> io::Result<()> {
         let mut rest = datagram;
@@ -149,27 +174,51 @@ impl Dump {
             return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) };
         }
         if kind == answer {
-            let object = read_object(&message[HEADER..]).ok_or_else(|| malformed("names no table"))?;
+            let object = self.read_object(&message[HEADER..]).ok_or_else(|| malformed("names no table"))?;
             self.objects.push(object);
         }
         Ok(())
     }
+
+    fn read_object(&self, body: &[u8]) -> Option<T> {
+        (self.read)(*body.first()?, &attributes(body.get(FAMILY_HEADER..)?)?)
+    }
 }
 
-fn read_object(body: &[u8]) -> Option<Object> {
-    let family = *body.first()?;
-    let mut rest = body.get(FAMILY_HEADER..)?;
-    let (mut table, mut chain) = (None, None);
+/// The attributes laid end to end in `bytes`; none if one is cut off.
+fn attributes(bytes: &[u8]) -> Option<Vec<(u16, &[u8])>> {
+    let (mut rest, mut found) = (bytes, Vec::new());
     while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
         let value = rest.get(ATTRIBUTE_HEADER..usize::from(length))?;
-        match kind & !ATTRIBUTE_FLAGS {
-            TABLE => table = Some(text(value)),
-            CHAIN => chain = Some(text(value)),
-            _ => {}
-        }
+        found.push((kind & !ATTRIBUTE_FLAGS, value));
         rest = rest.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
     }
-    Some(Object { table: Table { family, name: table? }, chain })
+    Some(found)
+}
+
+/// The first attribute of a kind.
+fn value_of<'a>(attributes: &[(u16, &'a [u8])], kind: u16) -> Option<&'a [u8]> {
+    attributes.iter().find(|(other, _)| *other == kind).map(|(_, value)| *value)
+}
+
+fn read_table(family: u8, attributes: &[(u16, &[u8])]) -> Option<Table> {
+    Some(Table { family, name: text(value_of(attributes, TABLE)?) })
+}
+
+fn read_chain(family: u8, attributes: &[(u16, &[u8])]) -> Option<Chain> {
+    let table = read_table(family, attributes)?;
+    let base = value_of(attributes, HOOK).and_then(|hook| {
+        let hook = number(value_of(&self::attributes(hook)?, HOOK_NUMBER)?)?;
+        // Zero is NF_DROP; a chain that says nothing accepts.
+        let drops = value_of(attributes, POLICY).and_then(number) == Some(0);
+        Some(Base { hook, drops })
+    });
+    Some(Chain { table, name: text(value_of(attributes, CHAIN)?), base })
+}
+
+/// A number as nftables writes them.
+fn number(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.get(..4)?.try_into().ok()?))
 }
 
 /// A string as the kernel writes it, up to its zero byte.
@@ -223,8 +272,8 @@ mod tests {
         message(NEW_CHAIN, 0, &body)
     }
 
-    fn read(datagram: &[u8]) -> io::Result<Dump> {
-        let mut dump = Dump::default();
+    fn read(datagram: &[u8]) -> io::Result<Dump<Chain>> {
+        let mut dump = Dump::new(read_chain);
         dump.read(datagram, NEW_CHAIN)?;
         Ok(dump)
     }
@@ -235,11 +284,28 @@ mod tests {
         let other = message(NEW_CHAIN + 1, 0, &[2, 0, 0, 0]);
         let datagram = [chain("nat", "KUBE-SERVICES"), other, chain("filter", "FORWARD"), done].concat();
         let dump = read(&datagram).unwrap();
-        let names = dump.objects.iter().map(|object| (&*object.table.name, object.chain.as_deref()));
-        let wanted = [("nat", Some("KUBE-SERVICES")), ("filter", Some("FORWARD"))];
+        let names = dump.objects.iter().map(|chain| (&*chain.table.name, &*chain.name));
+        let wanted = [("nat", "KUBE-SERVICES"), ("filter", "FORWARD")];
         assert_eq!(names.collect::<Vec<_>>(), wanted);
         assert_eq!((dump.objects[0].table.family, dump.is_over, dump.is_torn), (2, true, false));
         assert!(!read(&chain("nat", "a")).unwrap().is_over);
+    }
+
+    #[test]
+    fn where_a_chain_is_hooked_is_read_with_its_policy() {
+        let base = |attributes: &[Vec<u8>]| {
+            let mut body = vec![2, 0, 0, 0];
+            body.extend(attribute(TABLE, b"filter\0"));
+            body.extend(attribute(CHAIN, b"FORWARD\0"));
+            body.extend(attributes.concat());
+            read(&message(NEW_CHAIN, 0, &body)).unwrap().objects[0].base
+        };
+        let hook = attribute(HOOK, &attribute(HOOK_NUMBER, &2_u32.to_be_bytes()));
+        let policy = |code: u32| attribute(POLICY, &code.to_be_bytes());
+        assert_eq!(base(&[]), None);
+        assert_eq!(base(&[hook.clone(), policy(0)]), Some(Base { hook: 2, drops: true }));
+        assert_eq!(base(&[hook.clone(), policy(1)]), Some(Base { hook: 2, drops: false }));
+        assert_eq!(base(&[hook]), Some(Base { hook: 2, drops: false }));
     }
 
     #[test]
