@@ -43,8 +43,6 @@ use sync::{AdoptError, Outcome};
 
 /// Batches of events that may wait; a source that fills this waits in turn.
 const BATCHES: usize = 1024;
-/// How long the first list of devices is waited for.
-const FIRST_DEVICES: Duration = Duration::from_secs(2);
 
 /// What a test may change about an agent; the default is what a user runs.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +142,6 @@ async fn run_loop(config: &AgentConfig, variant: &Variant) -> Result<(), AgentEr
     let (sender, mut batches) = mpsc::channel(BATCHES);
     // First, on threads of its own: it lists while the verifier walks through the programs.
     let mut source = Source::follow(config, variant.bounds, sender)?;
-    let mut devices = Devices::follow(config)?;
     let mut node = Node::start(config, variant)?;
     node.connect(source.connections());
     let mut devices = Devices::follow(config)?;
@@ -247,8 +244,6 @@ fn write(node: &mut Node, turn: Turn, epoch: Instant) -> Result<Ended, AgentErro
         error!(reason = %contradiction, "ending: the maps contradict themselves; what is attached stays in force");
         return Err(AdoptError::from(contradiction).into());
     }
-    let inside = devices::inside(&node.packet_words, node.sync.state().node());
-    node.packet.count_inside(&inside);
     // Before the report: whoever reads there that the agent is ready may send a connection at once.
     if node.sync.is_ready() {
         node.packet.count_inside(node.sync.state().node());

@@ -38,8 +38,6 @@ pub(super) struct PacketPath {
     wanted: Option<Vec<Hooked>>,
     /// Whether the tables hold what every source has listed.
     is_in_force: bool,
-    /// What counts as inside; `None`: it was not written yet.
-    inside: Option<Vec<IpNet>>,
     /// What was told of programs of others, and of devices that failed.
     told: BTreeSet<(String, Side, Stranger)>,
     failed: BTreeMap<u32, String>,
@@ -63,7 +61,6 @@ impl PacketPath {
             pin_dir: load.pin_dir.cloned(),
             wanted: None,
             is_in_force: false,
-            inside: None,
             told: BTreeSet::new(),
             failed: BTreeMap::new(),
             inside: (config.packet_path.clone(), None),
@@ -211,21 +208,7 @@ impl PacketPath {
             }
         }
         self.apply();
-        self.sweep();
         Ok(())
-    }
-
-    /// Has records of flows that are over swept away. Without that they make room only as the tables fill up.
-    fn sweep(&mut self) {
-        let Some(packet) = &mut self.packet else { return };
-        let parts = packet.sweep().map_err(|error| error.to_string());
-        let started = parts.and_then(|(program, [flows, opening], marks)| {
-            let sweeper = Sweeper::new(program.as_fd(), [&flows, &opening], &marks);
-            sweeper.and_then(|sweeper| flows::start(sweeper, |_, _| {})).map_err(|error| error.to_string())
-        });
-        if let Err(why) = started {
-            self.limit(format!("records of flows that are over are not swept away: {why}"));
-        }
     }
 
     /// Looks again, and mends what somebody else has changed.

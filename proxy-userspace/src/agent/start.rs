@@ -66,8 +66,6 @@ pub(super) struct Node {
     pub(super) clientele: Clientele,
     /// What is done for packets.
     pub(super) packet: PacketPath,
-    /// What the configuration says of it.
-    pub(super) packet_words: kubeproxy::PacketPath,
     loaded: Loaded,
     cgroup: Cgroup,
     /// `None`: the pin directory is on no bpffs, and nothing outlives the process.
@@ -123,7 +121,6 @@ impl Node {
         Ok(Self {
             clientele,
             packet,
-            packet_words: config.packet_path.clone(),
             sync,
             programming,
             reporter,

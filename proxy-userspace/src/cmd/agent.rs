@@ -44,7 +44,6 @@ const fn exit_for(error: &AgentError) -> Exit {
         }
         AgentError::Source(_) => Exit::Unreached,
         AgentError::Adopt(_)
-        | AgentError::Devices(_)
         | AgentError::SourceEnded(_)
         | AgentError::Devices(_)
         | AgentError::Bind { .. }

@@ -11,8 +11,6 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::link::Side;
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_GETLINK: u16 = 18;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
@@ -153,30 +151,6 @@ fn absent_is_none(outcome: io::Result<()>) -> io::Result<()> {
 /// The name of a device.
 pub fn device_name(index: u32) -> io::Result<String> {
     Ok(rustix::net::netdevice::index_to_name(open()?, index)?)
-}
-
-/// Whether packets of a device have a header of Ethernet: those of tunnels begin with that of IP.
-pub fn has_ethernet(index: u32) -> io::Result<bool> {
-    /// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK`.
-    const FRAMED: [u16; 2] = [1, 772];
-    let mut bytes = vec![0; 4];
-    bytes.extend(RTM_GETLINK.to_ne_bytes());
-    bytes.extend(REQUEST.to_ne_bytes());
-    // The rest of the header, then `struct ifinfomsg`: family and type, index, flags, changes.
-    bytes.extend([0; 12]);
-    bytes.extend(index.to_ne_bytes());
-    bytes.extend([0; 8]);
-    let socket = open()?;
-    send(&socket, &Request { bytes }.finish(), SendFlags::empty())?;
-    let answer = receive(&socket)?;
-    for (kind, body) in messages(&answer) {
-        match (kind, body.get(2..).and_then(<[u8]>::first_chunk)) {
-            (RTM_NEWLINK, Some(framing)) => return Ok(FRAMED.contains(&u16::from_ne_bytes(*framing))),
-            (NLMSG_ERROR, _) => outcome(body)?,
-            _ => {}
-        }
-    }
-    Err(io::Error::other("the kernel does not answer"))
 }
 
 /// `TC_H_CLSACT` with `TC_H_MIN_INGRESS` or `TC_H_MIN_EGRESS`.
@@ -353,9 +327,5 @@ mod tests {
         let nowhere = i32::MAX as u32;
         assert_eq!(filters(nowhere, Side::Ingress).unwrap(), []);
         assert!(add_clsact(nowhere).is_err());
-        assert!(has_ethernet(nowhere).is_err() && device_name(nowhere).is_err());
-        // The loopback is the first device of every network namespace.
-        assert!(has_ethernet(1).unwrap());
-        assert_eq!(device_name(1).unwrap(), "lo");
     }
 }

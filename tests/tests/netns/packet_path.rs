@@ -64,7 +64,7 @@ impl Outside {
 }
 
 fn agent<'a>(scenario: &'a Scenario, variant: &[&str]) -> Agent<'a> {
-    let arguments = ["--devices", DEVICE, "--pod-devices", "none"];
+    let arguments = ["--devices", DEVICE];
     let launch = Launch::following(scenario.manifests.path(), &arguments).varied(variant);
     Agent::start_as(scenario.cluster.node(1), launch).unwrap()
 }

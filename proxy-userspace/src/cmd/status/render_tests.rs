@@ -265,9 +265,12 @@ eth1             MISSING
         flows: 65_536,
         ports: "61000-65535".to_owned(),
         devices: vec!["eth0".to_owned()],
+        settled: 3,
+        opening: 2,
     };
     status.packet = Some(packet);
     let report = StatusReport { agent: AgentAnswer { status: Some(status), absent: None }, ..report };
-    let line = "\npacket: 1 devices by tcx, 65536 flows at most, ports 61000-65535\n";
+    let line =
+        "\npacket: 1 devices by tcx, 3 flows and 2 opening, 65536 records at most, ports 61000-65535\n";
     assert!(table(&report).contains(line), "{}", table(&report));
 }

@@ -188,42 +188,6 @@ impl Packet {
         self.devices.strangers(wanted)
     }
 
-    /// Has these ranges count as inside, and no others.
-    pub fn count_inside(&self, ranges: &[IpNet]) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::System { step: "write the ranges that count as inside", source };
-        let map = map(&self.ebpf, names::INSIDE)?;
-        let wanted: BTreeSet<CidrKey> = ranges.iter().map(tables::range_key).collect();
-        for key in &wanted {
-            map.update(key.as_bytes(), &names::INSIDE_POD.to_ne_bytes()).map_err(failed)?;
-        }
-        let (keys, _) = map.entries().map_err(failed)?;
-        for key in keys.chunks_exact(size_of::<CidrKey>()) {
-            if !CidrKey::read_from_bytes(key).is_ok_and(|key| wanted.contains(&key)) {
-                map.delete(key).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What records of flows that are over are swept by: the program, the tables that it walks, and their marks. It needs
-    /// the kernel's BTF.
-    pub fn sweep(&mut self) -> Result<(OwnedFd, [Map; 2], Map), DatapathError> {
-        let tables = [map(&self.ebpf, names::FLOWS)?, map(&self.ebpf, names::OPENING)?];
-        let marks = map(&self.ebpf, names::MARKS)?;
-        let absent = || DatapathError::Absent { kind: "program", name: SWEEPER };
-        let program: &mut Iter =
-            self.ebpf.program_mut(SWEEPER).and_then(|program| program.try_into().ok()).ok_or_else(absent)?;
-        let btf = Btf::from_sys_fs().map_err(|error| DatapathError::System {
-            step: "read the kernel's BTF",
-            source: std::io::Error::other(error),
-        })?;
-        let failed = |source| DatapathError::Program { name: SWEEPER, source };
-        program.load("bpf_map_elem", &btf).map_err(failed)?;
-        let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
-        let fd = fd.map_err(|source| DatapathError::System { step: "keep a program", source })?;
-        Ok((fd, tables, marks))
-    }
-
     /// What the kernel tells of each program: those at devices, then the others by their index.
     pub fn program_facts(&self) -> Result<Vec<ProgramFacts>, DatapathError> {
         programs()

@@ -2,9 +2,7 @@
 
 use aya::EbpfError;
 use aya_obj::Object;
-use ipnet::IpNet;
 use proxy_common::names;
-use proxy_common::node::CidrKey;
 
 use crate::datapath::DatapathError;
 use crate::datapath::pin::{MapSet, PinDir, Pinned, at};
@@ -73,12 +71,6 @@ pub(super) fn make_room(pin_dir: &PinDir, pinned: &[Pinned]) -> Result<Vec<MadeR
 /// The first pinned map that is not what the object wants.
 pub fn foreign_map(pin_dir: &PinDir, object: &[u8]) -> Result<Option<String>, DatapathError> {
     pin_dir.foreign_among(pinned(object)?)
-}
-
-/// The key of a range in a trie of them.
-pub(super) fn range_key(range: &IpNet) -> CidrKey {
-    let mapped_bits = if range.addr().is_ipv4() { 96 } else { 0 };
-    CidrKey { prefix_len: u32::from(range.prefix_len()) + mapped_bits, addr: range.network().into() }
 }
 
 /// How many flows a machine with so many bytes of memory may have.
