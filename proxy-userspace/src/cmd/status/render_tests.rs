@@ -134,6 +134,14 @@ node-addresses  2026-07-29T08:00:00.000Z
     assert!(sources(&status).contains("https://api.example:6443/ at 192.0.2.1 watching since "));
 }
 
+fn conflict() -> Conflict {
+    Conflict {
+        service: "b/web:/tcp".to_owned(),
+        frontend: "10.96.0.1:80/tcp".to_owned(),
+        holder: "a/web:/tcp".to_owned(),
+    }
+}
+
 #[test]
 fn a_node_in_trouble() {
     let mut status = running();
@@ -146,12 +154,7 @@ fn a_node_in_trouble() {
     status.limitations = vec!["no bpffs: a restart is not hitless".to_owned()];
     let refusal = Refusal { service: "default/web:http/tcp".to_owned(), table: "SLOTS".to_owned() };
     status.refused = [refusal].into_iter().collect();
-    let conflict = Conflict {
-        service: "b/web:/tcp".to_owned(),
-        frontend: "10.96.0.1:80/tcp".to_owned(),
-        holder: "a/web:/tcp".to_owned(),
-    };
-    status.conflicts = [conflict].into_iter().collect();
+    status.conflicts = [conflict()].into_iter().collect();
     status.warnings.count = 30;
     status.warnings.last = [Warning { at: at(2), text: "Service a/b: \u{1b}[31mred".to_owned() }].into();
     let report = StatusReport {
@@ -262,12 +265,12 @@ eth1             MISSING
         flows: 65_536,
         ports: "61000-65535".to_owned(),
         devices: vec!["eth0".to_owned()],
-        settled: 12,
-        opening: 3,
+        settled: 3,
+        opening: 2,
     };
     status.packet = Some(packet);
     let report = StatusReport { agent: AgentAnswer { status: Some(status), absent: None }, ..report };
     let line =
-        "\npacket: 1 devices by tcx, 12 flows and 3 opening, 65536 records at most, ports 61000-65535\n";
+        "\npacket: 1 devices by tcx, 3 flows and 2 opening, 65536 records at most, ports 61000-65535\n";
     assert!(table(&report).contains(line), "{}", table(&report));
 }
