@@ -35,7 +35,7 @@ fn end(site: &Site, frontend: SocketAddr, way: Way) -> End {
             let kind = error
                 .chain()
                 .find_map(|cause| cause.downcast_ref::<std::io::Error>())
-                .map(|error| error.kind());
+                .map(std::io::Error::kind);
             let is_refused = kind == Some(ErrorKind::ConnectionRefused);
             assert!(!is_refused || begun.elapsed() < AT_ONCE, "{error:#} after {:?}", begun.elapsed());
             if is_refused { End::Refused } else { End::Silence }
