@@ -163,7 +163,11 @@ fn routed_pods_hang_on_pairs_without_addresses_or_with_the_gateways() {
         addresses: "eth0 192.0.2.7/24; veth1 10.244.1.1/32; veth2 10.244.1.1/32; veth2 fd00:244::1/128",
         routes: "via eth0",
     }
-    .auto(&["eth0 192.0.2.7", "veth1 pods 10.244.1.1", "veth2 pods 10.244.1.1 fd00:244::1"]);
+    .auto(&[
+        "eth0 192.0.2.7 fd00:244::1",
+        "veth1 pods 10.244.1.1 fd00:244::1",
+        "veth2 pods 10.244.1.1 fd00:244::1",
+    ]);
     // netkit is a pair too, and one whose both ends are here is none of a pod's.
     Host {
         links: "1 lo loopback; 2 eth0 card; 3 lxc1 netkit@elsewhere; 4 cilium_host veth; 5 cilium_net veth; 6 \
@@ -183,7 +187,8 @@ fn a_node_in_a_container_has_an_end_of_a_pair_for_a_card() {
     };
     nested.auto(&["eth0 172.18.0.2 fc00:f853::2", "veth1 pods 10.244.0.1 fc00:f853::2"]);
     // By its network alone, and by its default route alone.
-    Host { routes: "", ..nested }.auto(&["eth0 172.18.0.2 fc00:f853::2", "veth1 pods 10.244.0.1"]);
+    Host { routes: "", ..nested }
+        .auto(&["eth0 172.18.0.2 fc00:f853::2", "veth1 pods 10.244.0.1 fc00:f853::2"]);
     let single = Host {
         links: "1 lo loopback; 2 eth0 veth@elsewhere; 3 veth1 veth@elsewhere",
         addresses: "eth0 172.18.0.2/32",

@@ -23,8 +23,8 @@ pub(super) fn sources(facts: &Facts, index: u32) -> (Option<Ipv4Addr>, Option<Ip
     (v4, v6)
 }
 
-/// The device's own, that of the default route, that of its device, and last that of the loopback device: nodes whose
-/// links have no addresses have their own there.
+/// The device's own, that of the default route, that of its device, that of the loopback device (nodes whose links have no
+/// addresses have their own there), and last that of any link by which packets of others arrive, as the kernel does.
 fn source(facts: &Facts, index: u32, is_v4: bool) -> Option<IpAddr> {
     let own = |index| first(facts.node_addresses(index), is_v4);
     let route = facts.default_routes.iter().find(|route| route.is_v4 == is_v4);
@@ -33,6 +33,7 @@ fn source(facts: &Facts, index: u32, is_v4: bool) -> Option<IpAddr> {
         .or_else(|| route?.preferred_source)
         .or_else(|| own(route?.index))
         .or_else(|| own(loopback()?.index))
+        .or_else(|| facts.links.iter().filter(|link| link.carries_packets()).find_map(|link| own(link.index)))
 }
 
 fn first<'a>(mut addresses: impl Iterator<Item = &'a Address>, is_v4: bool) -> Option<IpAddr> {

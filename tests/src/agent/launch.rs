@@ -26,7 +26,7 @@ pub(super) enum Source {
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub(super) source: Source,
-    /// Further arguments of the agent.
+    /// Further arguments of the agent. Without `--devices` it serves no packets.
     pub(super) arguments: Vec<String>,
     /// Program and first arguments of what runs the agent; empty: nothing does.
     pub(super) wrapper: Vec<String>,
@@ -91,6 +91,10 @@ impl Launch {
             self.name_source(&mut command);
             command.arg("--cgroup").arg(node.cgroup.path());
             command.arg("--pin-dir").arg(pin_dir(node));
+            // What a test shows of sockets is to be the sockets' doing: packets are served where a test says so.
+            if !arguments.iter().any(|argument| argument == "--devices") {
+                command.args(["--devices", "none"]);
+            }
         }
         command.args(arguments);
         Process::spawn(&format!("agent of {}", node.name), command)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
-use proxy_common::names::{FLOWS_VERSION, SCHEMA, SOCKETS_VERSION};
+use proxy_common::names::{SCHEMA, SOCKETS_VERSION};
 use shunt::datapath::hooks::HOOKS;
 use shunt::datapath::load::OBJECT;
 use shunt::sys::link::programs_of;
@@ -209,10 +209,7 @@ fn hooks_pins_and_addresses_of_the_agent_are_told_from_those_of_others() {
     let running = look();
     let (state, found) = running.about("hook connect4").unwrap();
     assert!(state == "ok" && found.contains("(shunt_connect4; pinned here)"), "{state} {found}");
-    let pins = format!(
-        "flows{FLOWS_VERSION}, sockets{SOCKETS_VERSION}, v{SCHEMA}, {}",
-        HOOKS.map(|hook| hook.name).join(", ")
-    );
+    let pins = format!("sockets{SOCKETS_VERSION}, v{SCHEMA}, {}", HOOKS.map(|hook| hook.name).join(", "));
     assert_eq!(running.about("pins").unwrap(), ("ok", &*pins));
     for (flag, address) in [("--metrics-address", "127.0.0.1:10249"), ("--healthz-address", "0.0.0.0:10256")]
     {

@@ -66,7 +66,8 @@ impl Site {
         for (name, object) in objects(cluster) {
             manifests.write(&format!("{name}.json"), &object.to_string())?;
         }
-        let agent = Agent::start(cluster.node(By::Shunt as usize), manifests.path())?;
+        let node = cluster.node(By::Shunt as usize);
+        let agent = Agent::start_with(node, manifests.path(), &["--devices", "auto"])?;
         let (control, proxy) = if is_alone { (None, None) } else { kube_proxy(cluster)? };
         let has_kube_proxy = proxy.is_some();
         Ok(Self {

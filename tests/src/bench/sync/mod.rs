@@ -168,7 +168,7 @@ impl Bench<'_> {
         match (self.server, control) {
             (Server::StandIn(server), _) => Agent::follow_at(node, &server.url()),
             (Server::Real(_), Some(control)) => {
-                Agent::follow(node, &control.kubeconfig("system:kube-proxy")?, &[])
+                Agent::follow(node, &control.kubeconfig("system:kube-proxy")?, &["--devices", "auto"])
             }
             (Server::Real(_), None) => anyhow::bail!("a real server has a control plane"),
         }

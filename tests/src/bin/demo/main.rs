@@ -46,7 +46,7 @@ fn play(arguments: &Arguments, screen: &mut Screen) -> Result<()> {
     let mut agents = Vec::new();
     for node in &cluster.nodes {
         let start = Instant::now();
-        agents.push(Agent::start(node, manifests.path())?);
+        agents.push(Agent::start_with(node, manifests.path(), &["--devices", "auto"])?);
         println!("  {}: agent ready after {} ms", node.name, start.elapsed().as_millis());
     }
     scenes::clients_reach_services(&cluster, screen)?;

@@ -18,7 +18,9 @@ fn cluster_ips(backend: Backend) -> [SocketAddr; 2] {
 }
 
 fn agents(site: &Site) -> Vec<Agent<'_>> {
-    let start = |node| Agent::start_with(node, site.manifests.path(), &["--socket-lb", "off"]).unwrap();
+    let start = |node| {
+        Agent::start_with(node, site.manifests.path(), &["--devices", "auto", "--socket-lb", "off"]).unwrap()
+    };
     site.cluster.nodes.iter().map(start).collect()
 }
 
@@ -63,7 +65,7 @@ fn pods_without_hooked_sockets_reach_every_backend_and_themselves() {
 fn without_the_devices_of_pods_nobody_answers() {
     let site = Site::new(Layout::Routed).unwrap();
     let node = site.cluster.node(1);
-    let arguments = ["--socket-lb", "off", "--pod-devices", "none"];
+    let arguments = ["--devices", "auto", "--socket-lb", "off", "--pod-devices", "none"];
     let _agent = Agent::start_with(node, site.manifests.path(), &arguments).unwrap();
     for target in cluster_ips(Backend::LocalPod) {
         assert!(exchange(&node.pods[0].netns, target, Way::Udp).is_err());

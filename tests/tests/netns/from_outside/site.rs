@@ -117,7 +117,8 @@ impl Site {
 
     /// An agent on every node, ready.
     pub(crate) fn agents(&self) -> Vec<Agent<'_>> {
-        self.cluster.nodes.iter().map(|node| Agent::start(node, self.manifests.path()).unwrap()).collect()
+        let start = |node| Agent::start_with(node, self.manifests.path(), &["--devices", "auto"]).unwrap();
+        self.cluster.nodes.iter().map(start).collect()
     }
 
     /// Writes a Service with what is changed of it: keys of `spec`, laid over the rest.
