@@ -197,11 +197,11 @@ fn a_node_in_a_container_has_an_end_of_a_pair_for_a_card() {
     single.auto(&["eth0 172.18.0.2", "veth1 pods 172.18.0.2"]);
     // With neither only the user knows.
     let unknown = Host { routes: "", ..single };
-    unknown.auto(&["eth0 pods 172.18.0.2", "veth1 pods"]);
-    assert_eq!(unknown.hooked("eth0", "auto"), ["eth0 172.18.0.2", "veth1 pods"]);
+    unknown.auto(&["eth0 pods 172.18.0.2", "veth1 pods 172.18.0.2"]);
+    assert_eq!(unknown.hooked("eth0", "auto"), ["eth0 172.18.0.2", "veth1 pods 172.18.0.2"]);
     assert_eq!(
         unknown.hooked("eth*", "auto"),
-        ["eth0 pods 172.18.0.2", "veth1 pods"],
+        ["eth0 pods 172.18.0.2", "veth1 pods 172.18.0.2"],
         "a pattern takes no pod's"
     );
 }
