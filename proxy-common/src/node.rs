@@ -58,7 +58,7 @@ impl core::fmt::Display for CidrKey {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "user"))]
 mod tests {
     use super::*;
 

@@ -118,12 +118,13 @@ fn settle<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
     }
 }
 
-/// Flags of a part after a packet.
+/// Flags of a part after a packet. An RST counts until another packet comes: whoever is really reset sends none, and nobody here
+/// knows whether it was within the window.
 #[inline(always)]
 pub(super) const fn seen(flags: u16, tcp: u8) -> u16 {
     let finished = if tcp & FIN != 0 { Flow::FINISHED } else { 0 };
     let reset = if tcp & RST != 0 { Flow::RESET } else { 0 };
-    flags | finished | reset
+    (flags & !Flow::RESET) | finished | reset
 }
 
 /// Keeps a record alive that a packet has come by.

@@ -12,9 +12,9 @@ pub struct Timeouts {
     pub tcp_opening: u32,
     /// TCP that is open (`..._established`).
     pub tcp_open: u32,
-    /// TCP that one side has finished (`..._time_wait`).
+    /// TCP that one side has finished, or reset (`..._time_wait`).
     pub tcp_finished: u32,
-    /// TCP that was reset (`..._close`).
+    /// TCP that was reset before it was open (`..._close`).
     pub tcp_reset: u32,
     /// UDP (`nf_conntrack_udp_timeout`).
     pub udp: u32,
@@ -40,8 +40,10 @@ impl Timeouts {
     #[inline(always)]
     pub const fn of(&self, proto: Proto, flow: &Flow) -> u32 {
         match proto {
-            Proto::TCP if flow.has(Flow::RESET) => self.tcp_reset,
-            Proto::TCP if flow.has(Flow::FINISHED) => self.tcp_finished,
+            // Connection tracking checks that an RST is within the window, and then keeps its record for a moment only. Here
+            // nobody knows: a forged one is not to cost an open connection that pauses.
+            Proto::TCP if flow.has(Flow::RESET) && !flow.has(Flow::SETTLED) => self.tcp_reset,
+            Proto::TCP if flow.has(Flow::FINISHED) || flow.has(Flow::RESET) => self.tcp_finished,
             Proto::TCP if flow.has(Flow::SETTLED) => self.tcp_open,
             Proto::TCP => self.tcp_opening,
             Proto::UDP if flow.has(Flow::SETTLED) => self.udp_stream,

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -29,7 +30,9 @@ use crate::sys::link::Side;
 /// The packet path of an agent.
 #[derive(Debug)]
 pub(super) struct PacketPath {
-    /// `None`: it is off, or could not be loaded.
+    /// Until it is needed: the verifier walks through its programs while the sources are listed.
+    loading: Option<JoinHandle<Result<Packet, String>>>,
+    /// `None`: it is off, or not loaded yet, or could not be.
     packet: Option<Packet>,
     /// Whether what another agent has left is to be taken away.
     is_unwanted: bool,
@@ -47,7 +50,7 @@ pub(super) struct PacketPath {
 }
 
 impl PacketPath {
-    /// Loads it if it is wanted; nothing is attached yet.
+    /// Begins to load it if it is wanted; nothing is attached yet.
     pub(super) fn load(
         config: &AgentConfig,
         variant: &Variant,
@@ -56,6 +59,7 @@ impl PacketPath {
     ) -> Self {
         let is_wanted = config.has_packet_path();
         let mut path = Self {
+            loading: None,
             packet: None,
             is_unwanted: !is_wanted,
             pin_dir: load.pin_dir.cloned(),
@@ -67,19 +71,26 @@ impl PacketPath {
             reporter: reporter.clone(),
         };
         if is_wanted {
-            let object = variant.packet_object.as_deref().unwrap_or(OBJECT);
-            let loaded = match load.pin_dir {
-                Some(_) => Packet::load(&LoadOptions { object, ..load.clone() }, variant.means)
-                    .map_err(|error| error.to_string()),
-                None => Err("its programs share the tables by pins, which take a bpffs".to_owned()),
-            };
-            match loaded.and_then(|packet| path.prepare(&packet).map(|()| packet)) {
-                Ok(packet) => path.packet = Some(packet),
-                Err(why) => path
-                    .limit(format!("nobody outside this node is served, nor what has no socket here: {why}")),
+            match begin(variant, load) {
+                Ok(loading) => path.loading = Some(loading),
+                Err(why) => path.do_without(&why),
             }
         }
         path
+    }
+
+    /// Waits until it is loaded, if that has begun.
+    fn take_loaded(&mut self) {
+        let Some(loading) = self.loading.take() else { return };
+        let loaded = loading.join().unwrap_or_else(|_| Err("its loading has panicked".to_owned()));
+        match loaded.and_then(|packet| self.prepare(&packet).map(|()| packet)) {
+            Ok(packet) => self.packet = Some(packet),
+            Err(why) => self.do_without(&why),
+        }
+    }
+
+    fn do_without(&self, why: &str) {
+        self.limit(format!("nobody outside this node is served, nor what has no socket here: {why}"));
     }
 
     /// Tells the programs how long flows live, and which ports are for them.
@@ -141,6 +152,7 @@ impl PacketPath {
 
     /// Tells the programs whose packets count as a pod's, if that has changed.
     pub(super) fn count_inside(&mut self, node: &Node) {
+        self.take_loaded();
         let Some(packet) = &self.packet else { return };
         let (steering, told) = &mut self.inside;
         let ranges = inside(steering, node);
@@ -196,6 +208,7 @@ impl PacketPath {
 
     /// The tables are in force: the programs may be, too. What another agent has left is taken away where it is not wanted.
     pub(super) fn put_in_force(&mut self) -> Result<(), AgentError> {
+        self.take_loaded();
         self.is_in_force = true;
         self.sweep();
         if let (true, Some(pin_dir)) = (self.is_unwanted, &self.pin_dir) {
@@ -281,6 +294,22 @@ impl PacketPath {
         }
         self.told = found;
     }
+}
+
+/// Loads the programs on a thread of its own. The tables are there already: they are shared by their pins.
+fn begin(variant: &Variant, load: &LoadOptions<'_>) -> Result<JoinHandle<Result<Packet, String>>, String> {
+    let pin_dir = load.pin_dir.cloned().ok_or("its programs share the tables by pins, which take a bpffs")?;
+    let (object, means) = (variant.packet_object.clone(), variant.means);
+    let LoadOptions { host_netns, counter_shards, mover, host_only, log_level, .. } = *load;
+    let load = move || {
+        let object = object.as_deref().unwrap_or(OBJECT);
+        let pin_dir = Some(&pin_dir);
+        let options =
+            LoadOptions { object, pin_dir, host_netns, counter_shards, mover, host_only, log_level };
+        Packet::load(&options, means).map_err(|error| error.to_string())
+    };
+    let thread = std::thread::Builder::new().name("shunt-load".to_owned());
+    thread.spawn(load).map_err(|error| format!("no thread to load it: {error}"))
 }
 
 /// Gives ports back; a failure is told, since nobody could act upon it here.

@@ -159,7 +159,11 @@ pub fn programs_of(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::
 
 /// Ids of the programs at a side of a device (tcx), in the order in which they run. Needs CAP_NET_ADMIN.
 pub fn programs_at(index: u32, side: Side) -> io::Result<Vec<u32>> {
-    programs(index, side.attach_type(), 0)
+    match programs(index, side.attach_type(), 0) {
+        // Nothing was ever attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        outcome => outcome,
+    }
 }
 
 /// Whether the kernel has tcx: one that has not knows no such place.

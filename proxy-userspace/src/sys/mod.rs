@@ -3,7 +3,6 @@
 
 pub mod bpf;
 pub mod cgroup;
-pub mod device;
 pub mod diag;
 pub mod files;
 pub mod iter;

@@ -81,6 +81,11 @@ impl Transfer {
         Ok(Self(stream))
     }
 
+    /// The client's own end.
+    pub(crate) fn own(&self) -> Result<SocketAddr> {
+        Ok(self.0.local_addr()?)
+    }
+
     /// Sends so many bytes, and takes as many.
     pub(crate) fn complete(self, length: usize) -> Result<Client> {
         let mut stream = self.0;

@@ -296,3 +296,22 @@ fn a_flow_whose_replies_a_bridge_switches_is_switched_too() {
         assert_eq!(node.switched.get(), if is_pods { neighbour } else { NO_MAC });
     }
 }
+
+#[test]
+fn a_forged_reset_costs_no_open_connection() {
+    let mut node = Node::new(1, Proto::TCP);
+    let request = Trip { src: end(1, 2, 40_000), dst: vip(0) };
+    let seen = node.arrives(request, SYN).unwrap();
+    node.leaves(Trip { src: seen.dst, dst: seen.src }, SYN | ACK, true);
+    node.arrives(request, ACK).unwrap();
+    assert_eq!(node.arrives(request, RST), Ok(seen), "whoever gets it judges it");
+    // The connection pauses, and goes on as if nothing had been.
+    node.now += 60 * SECOND;
+    assert_eq!(node.arrives(request, ACK), Ok(seen));
+    node.now += 100_000 * SECOND;
+    assert_eq!(node.arrives(request, ACK), Ok(seen));
+    // A real one is the last packet.
+    assert_eq!(node.arrives(request, RST | ACK), Ok(seen));
+    node.now += 121 * SECOND;
+    assert_eq!(node.arrives(request, ACK), Err(Action::Pass));
+}

@@ -6,7 +6,7 @@ use super::network::sysctl;
 use super::{Wanted, datapath};
 use crate::check::facts::{Attached, Device, ForwardChain, Packets, Seen};
 use crate::devices::{self, Hooked, Selection};
-use crate::sys::device;
+use crate::sys::link;
 use crate::sys::nftables::{self, Chain, Rule, Table, Verdict};
 
 /// `NF_INET_FORWARD`.
@@ -52,7 +52,7 @@ fn device_facts(hooked: &Hooked) -> Device {
         is_pinned_here: false,
     };
     let programs = |side| {
-        let ids = device::programs_at(hooked.index, side).map_err(|error| error.to_string())?;
+        let ids = link::programs_at(hooked.index, side).map_err(|error| error.to_string())?;
         Ok(ids.into_iter().map(attached).collect())
     };
     Device {
@@ -61,8 +61,8 @@ fn device_facts(hooked: &Hooked) -> Device {
         forwarding: setting("forwarding"),
         rp_filter: setting("rp_filter"),
         send_redirects: setting("send_redirects"),
-        ingress: programs(device::Side::Ingress),
-        egress: programs(device::Side::Egress),
+        ingress: programs(link::Side::Ingress),
+        egress: programs(link::Side::Egress),
     }
 }
 

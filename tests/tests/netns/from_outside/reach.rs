@@ -1,12 +1,19 @@
 //! Who is reached from outside, what the backend sees of the client, and what connection tracking sees of both.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use etherparse::PacketBuilder;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::layout::Layout;
 use super::site::{Backend, Site};
-use crate::traffic::{Way, exchange};
+use crate::traffic::{Transfer, Way, exchange};
 use crate::wire;
 use crate::witness::{Flow, Rules, Witness};
+
+/// `IPPROTO_RAW`: packets with their headers.
+const RAW: i32 = 255;
 
 /// Every frontend by TCP and UDP, over IPv4 and IPv6.
 fn reaches_all(site: &Site, layout: Layout) {
@@ -86,4 +93,58 @@ fn check_tracked(site: &Site, witness: &Witness<'_>, layout: Layout) {
     assert_eq!(told.iter().find(names_vip), None, "{layout:?}");
     assert_eq!(witness.invalid_forwarded().unwrap(), 0, "{layout:?}");
     assert_eq!(witness.invalid_tracked().unwrap(), 0, "{layout:?}");
+}
+
+/// Bytes of a long transfer in each direction; `SHUNT_TRANSFER_BYTES` says otherwise.
+const LONG: usize = 64 << 20;
+
+#[test]
+fn long_transfers_come_through_whole_in_both_directions() {
+    let length = std::env::var("SHUNT_TRANSFER_BYTES").map_or(LONG, |text| text.parse().unwrap());
+    let site = Site::new(Layout::Routed).unwrap();
+    let _agents = site.agents();
+    for backend in Backend::ALL {
+        for frontend in backend.frontends(&site.cluster) {
+            let begun = Instant::now();
+            let transfer = Transfer::open(&site.client, (None, frontend)).unwrap();
+            transfer.complete(length).unwrap_or_else(|error| panic!("{backend:?} {frontend}: {error:#}"));
+            println!("{length} bytes to {backend:?} by {frontend} and back: {:?}", begun.elapsed());
+        }
+    }
+}
+
+/// Segments of somebody who knows the ends of a connection and nothing else.
+fn forge(site: &Site, (from, to): (SocketAddr, SocketAddr)) {
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (from.ip(), to.ip()) else { panic!("IPv4 only") };
+    site.client
+        .inside(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(RAW))).unwrap();
+            for number in 0..64_u32 {
+                let sequence = number.wrapping_mul(0x0400_0000);
+                let tcp = PacketBuilder::ipv4(src.octets(), dst.octets(), 64).tcp(
+                    from.port(),
+                    to.port(),
+                    sequence,
+                    9,
+                );
+                let tcp = if number % 2 == 0 { tcp.rst() } else { tcp.ack(sequence ^ 0x5555_5555) };
+                let mut packet = Vec::new();
+                tcp.write(&mut packet, b"forged").unwrap();
+                socket.send_to(&packet, &SocketAddr::new(dst.into(), 0).into()).unwrap();
+            }
+        })
+        .unwrap();
+}
+
+#[test]
+fn segments_out_of_the_window_break_no_connection() {
+    let site = Site::new(Layout::Routed).unwrap();
+    let _agents = site.agents();
+    for backend in Backend::ALL {
+        for frontend in backend.frontends(&site.cluster).into_iter().filter(SocketAddr::is_ipv4) {
+            let transfer = Transfer::open(&site.client, (None, frontend)).unwrap();
+            forge(&site, (transfer.own().unwrap(), frontend));
+            transfer.complete(1 << 20).unwrap_or_else(|error| panic!("{backend:?} {frontend}: {error:#}"));
+        }
+    }
 }
