@@ -5,6 +5,7 @@ mod bootstrap;
 mod clients;
 mod devices;
 pub mod follow;
+mod keeper;
 pub mod pacing;
 mod packet;
 pub mod programming;

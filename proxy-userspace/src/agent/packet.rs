@@ -2,7 +2,6 @@
 //!
 //! Whatever it lacks on a host, sockets are served all the same: that is told as a limitation.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,39 +10,36 @@ use ipnet::IpNet;
 use proxy_common::nat::Ports;
 use tracing::{info, warn};
 
+use super::keeper::Keeper;
 use super::{AgentError, Variant};
 use crate::config::AgentConfig;
 use crate::datapath::load::LoadOptions;
-use crate::datapath::packet::effects::Effect;
 use crate::datapath::packet::ports::ends;
 use crate::datapath::packet::settings::{self, SetAside};
-use crate::datapath::packet::strangers::Stranger;
-use crate::datapath::packet::{self, OBJECT, Packet};
+use crate::datapath::packet::{self, Inside, OBJECT, Packet};
 use crate::datapath::pin::PinDir;
-use crate::devices::{Hooked, inside};
+use crate::devices::{self, Hooked};
 use crate::flows::{self, Sweeper, Swept};
 use crate::kubeproxy;
 use crate::model::Node;
 use crate::status::{PacketStatus, Reporter};
-use crate::sys::link::Side;
 
 /// The packet path of an agent.
 #[derive(Debug)]
 pub(super) struct PacketPath {
     /// Until it is needed: the verifier walks through its programs while the sources are listed.
     loading: Option<JoinHandle<Result<Packet, String>>>,
-    /// `None`: it is off, or not loaded yet, or could not be.
+    /// From when it is loaded until it is attached.
     packet: Option<Packet>,
+    /// From then on.
+    keeper: Option<Keeper>,
+    /// Where the programs look who is inside.
+    ranges: Option<Inside>,
     /// Whether what another agent has left is to be taken away.
     is_unwanted: bool,
     pin_dir: Option<PinDir>,
-    /// `None`: nobody has said yet.
+    /// What was said before it is attached; `None`: nothing yet.
     wanted: Option<Vec<Hooked>>,
-    /// Whether the tables hold what every source has listed.
-    is_in_force: bool,
-    /// What was told of programs of others, and of devices that failed.
-    told: BTreeSet<(String, Side, Stranger)>,
-    failed: BTreeMap<u32, String>,
     /// What steers who counts as inside, and who did last.
     inside: (kubeproxy::PacketPath, Option<Vec<IpNet>>),
     reporter: Reporter,
@@ -61,12 +57,11 @@ impl PacketPath {
         let mut path = Self {
             loading: None,
             packet: None,
+            keeper: None,
+            ranges: None,
             is_unwanted: !is_wanted,
             pin_dir: load.pin_dir.cloned(),
             wanted: None,
-            is_in_force: false,
-            told: BTreeSet::new(),
-            failed: BTreeMap::new(),
             inside: (config.packet_path.clone(), None),
             reporter: reporter.clone(),
         };
@@ -83,8 +78,13 @@ impl PacketPath {
     fn take_loaded(&mut self) {
         let Some(loading) = self.loading.take() else { return };
         let loaded = loading.join().unwrap_or_else(|_| Err("its loading has panicked".to_owned()));
-        match loaded.and_then(|packet| self.prepare(&packet).map(|()| packet)) {
-            Ok(packet) => self.packet = Some(packet),
+        let prepare = |packet: Packet| {
+            self.prepare(&packet)?;
+            let ranges = packet.inside().map_err(|error| error.to_string())?;
+            Ok((packet, ranges))
+        };
+        match loaded.and_then(prepare) {
+            Ok((packet, ranges)) => (self.packet, self.ranges) = (Some(packet), Some(ranges)),
             Err(why) => self.do_without(&why),
         }
     }
@@ -153,13 +153,13 @@ impl PacketPath {
     /// Tells the programs whose packets count as a pod's, if that has changed.
     pub(super) fn count_inside(&mut self, node: &Node) {
         self.take_loaded();
-        let Some(packet) = &self.packet else { return };
+        let Some(inside) = &self.ranges else { return };
         let (steering, told) = &mut self.inside;
-        let ranges = inside(steering, node);
+        let ranges = devices::inside(steering, node);
         if told.as_ref() == Some(&ranges) {
             return;
         }
-        match packet.tell_inside(&ranges) {
+        match inside.tell(&ranges) {
             Ok(()) => *told = Some(ranges),
             Err(error) => {
                 warn!(%error, "who is inside stays as it was, and is told again with the next change");
@@ -200,16 +200,15 @@ impl PacketPath {
 
     /// From now on these are the devices.
     pub(super) fn want(&mut self, devices: Vec<Hooked>) {
-        self.wanted = Some(devices);
-        if self.is_in_force {
-            self.apply();
+        match &self.keeper {
+            Some(keeper) => keeper.want(devices),
+            None => self.wanted = Some(devices),
         }
     }
 
     /// The tables are in force: the programs may be, too. What another agent has left is taken away where it is not wanted.
     pub(super) fn put_in_force(&mut self) -> Result<(), AgentError> {
         self.take_loaded();
-        self.is_in_force = true;
         self.sweep();
         if let (true, Some(pin_dir)) = (self.is_unwanted, &self.pin_dir) {
             let ports = packet::pinned_ports(pin_dir)?;
@@ -220,79 +219,34 @@ impl PacketPath {
                 give_back(ports);
             }
         }
-        self.apply();
+        self.attach();
         Ok(())
     }
 
+    /// Hands the programs to the thread that keeps them at devices, and waits a little while until they are.
+    fn attach(&mut self) {
+        let Some(packet) = self.packet.take() else { return };
+        match Keeper::start(packet, self.reporter.clone()) {
+            Ok(keeper) => {
+                if let Some(devices) = self.wanted.take() {
+                    keeper.begin(devices);
+                }
+                self.keeper = Some(keeper);
+            }
+            Err(error) => self.do_without(&format!("no thread to attach it: {error}")),
+        }
+    }
+
     /// Looks again, and mends what somebody else has changed.
-    pub(super) fn look_again(&mut self) {
-        if self.is_in_force {
-            self.apply();
+    pub(super) fn look_again(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.look_again();
         }
     }
 
     /// Whether nothing of an agent before this one is at a device any more.
     pub(super) fn is_settled(&self) -> bool {
-        self.packet.as_ref().is_none_or(Packet::is_settled)
-    }
-
-    fn apply(&mut self) {
-        let (Some(packet), Some(wanted)) = (&mut self.packet, &self.wanted) else { return };
-        let applied = match packet.apply(wanted) {
-            Ok(applied) => applied,
-            Err(error) => {
-                warn!(%error, "devices stay as they are, and are looked at again");
-                self.reporter.warn(format!("devices of the packet path: {error}"));
-                return;
-            }
-        };
-        let name = |index: u32| {
-            let known = wanted.iter().find(|device| device.index == index);
-            known.map_or_else(|| index.to_string(), |device| device.name.clone())
-        };
-        for effect in &applied.done {
-            log(effect, &name(effect.device()));
-        }
-        let mut failed = BTreeMap::new();
-        for failure in applied.failures.into_iter().filter(|failure| !failure.is_gone) {
-            let text = format!("device {}: {}", name(failure.device), failure.error);
-            if self.failed.get(&failure.device) != Some(&text) {
-                warn!("{text}");
-                self.reporter.warn(text.clone());
-            }
-            failed.insert(failure.device, text);
-        }
-        let devices = wanted.iter().map(|device| device.name.clone()).collect();
-        self.failed = failed;
-        self.tell_of_strangers();
-        self.reporter.update(|status| {
-            if let Some(packet) = &mut status.packet {
-                packet.devices = devices;
-            }
-        });
-    }
-
-    /// Each is told once, for as long as it is there.
-    fn tell_of_strangers(&mut self) {
-        let (Some(packet), Some(wanted)) = (&self.packet, &self.wanted) else { return };
-        let found = match packet.strangers(wanted) {
-            Ok(found) => found,
-            Err(error) => {
-                warn!(%error, "programs of others at devices cannot be listed");
-                return;
-            }
-        };
-        for (device, side, stranger) in found.difference(&self.told) {
-            let place = if stranger.is_outside { "between the wire and ours" } else { "behind ours" };
-            warn!(
-                device,
-                hook = side.name(),
-                program = stranger.name,
-                id = stranger.id,
-                "a program of somebody else is {place}"
-            );
-        }
-        self.told = found;
+        self.keeper.as_ref().is_none_or(Keeper::is_settled)
     }
 }
 
@@ -318,15 +272,6 @@ fn give_back(ports: Ports) {
         Ok(true) => info!(ports = %words(Some(ports)), "given back to ip_local_reserved_ports"),
         Ok(false) => {}
         Err(error) => warn!(%error, ports = %words(Some(ports)), "stay in ip_local_reserved_ports"),
-    }
-}
-
-fn log(effect: &Effect, device: &str) {
-    match effect {
-        Effect::Attach(_, side) => info!(device, hook = side.name(), "attached"),
-        Effect::Replace(_, side) => info!(device, hook = side.name(), "replaced"),
-        Effect::Detach(_, side) => info!(device, hook = side.name(), "detached"),
-        Effect::Tell(..) | Effect::Unpin(..) | Effect::Forget(_) => {}
     }
 }
 

@@ -129,19 +129,9 @@ impl Packet {
         self.settings.update(&0_u32.to_ne_bytes(), settings.as_bytes()).map_err(failed)
     }
 
-    /// Tells the programs whose packets count as inside: these ranges and no others.
-    pub fn tell_inside(&self, ranges: &[IpNet]) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::System { step: "tell the packet path who is inside", source };
-        let map = map(&self.ebpf, names::INSIDE)?;
-        let wanted: BTreeSet<Vec<u8>> = ranges.iter().map(|range| lpm_key(*range)).collect();
-        let (keys, _) = map.entries().map_err(failed)?;
-        for key in &wanted {
-            map.update(key, &names::INSIDE_POD.to_ne_bytes()).map_err(failed)?;
-        }
-        for key in keys.chunks_exact(size_of::<CidrKey>()).filter(|key| !wanted.contains(*key)) {
-            map.delete(key).map_err(failed)?;
-        }
-        Ok(())
+    /// Where the programs look who is inside.
+    pub fn inside(&self) -> Result<Inside, DatapathError> {
+        map(&self.ebpf, names::INSIDE).map(Inside)
     }
 
     /// What sweeps the tables of flows. It needs the kernel's BTF.
@@ -196,6 +186,26 @@ impl Packet {
                     .map_err(|source| DatapathError::System { step: "ask for program facts", source })
             })
             .collect()
+    }
+}
+
+/// Ranges whose packets count as inside.
+#[derive(Debug)]
+pub struct Inside(Map);
+
+impl Inside {
+    /// Tells the programs: these ranges and no others.
+    pub fn tell(&self, ranges: &[IpNet]) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::System { step: "tell the packet path who is inside", source };
+        let wanted: BTreeSet<Vec<u8>> = ranges.iter().map(|range| lpm_key(*range)).collect();
+        let (keys, _) = self.0.entries().map_err(failed)?;
+        for key in &wanted {
+            self.0.update(key, &names::INSIDE_POD.to_ne_bytes()).map_err(failed)?;
+        }
+        for key in keys.chunks_exact(size_of::<CidrKey>()).filter(|key| !wanted.contains(*key)) {
+            self.0.delete(key).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
