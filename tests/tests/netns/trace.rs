@@ -258,7 +258,7 @@ fn a_client_from_outside_is_told_that_no_hook_sees_it() {
             (&verdict["carried_out"], &verdict["reason"]),
             (&json!(false), &json!("no-local-endpoints"))
         );
-        assert!(trace["notes"][0].as_str().unwrap().contains("outside the node"), "{trace}");
+        assert!(trace["notes"][0].as_str().unwrap().contains("packets from outside (--devices)"), "{trace}");
         let real =
             outside.inside(|| TcpStream::connect_timeout(&target, Duration::from_millis(500))).unwrap();
         assert!(real.is_err(), "nobody serves it, and nobody drops it either");
