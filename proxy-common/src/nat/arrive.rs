@@ -91,7 +91,10 @@ fn forward<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Optio
         settle(flows, passage, work);
     } else {
         refresh(flows, passage, (&work.key, &mut work.flow));
-        if passage.now.saturating_sub(work.twin.used) >= REFRESH {
+        // The other side of what is reset says nothing any more by which its record would know.
+        let flags = seen(work.twin.flags, passage.tcp & RST);
+        if flags != work.twin.flags || passage.now.saturating_sub(work.twin.used) >= REFRESH {
+            work.twin.flags = flags;
             work.twin.used = passage.now;
             flows.put(&work.twin_key, &work.twin);
         }

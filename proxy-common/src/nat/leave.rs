@@ -1,7 +1,7 @@
 //! A packet leaves the node: the VIP instead of the backend, and SNAT towards remote backends.
 
 use super::arrive::{refresh, seen};
-use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
+use super::{Action, Change, Claim, Flows, Passage, RST, TRIES, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, NO_MAC, Part};
 use crate::packet::Side;
@@ -72,7 +72,12 @@ fn back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Change {
     if is_switched {
         work.twin.mac = passage.mac;
     }
-    if is_lost || is_switched {
+    let is_reset = passage.tcp & RST != 0 && !work.twin.has(Flow::RESET);
+    if is_reset {
+        work.twin.flags |= Flow::RESET;
+        work.twin.used = passage.now;
+    }
+    if is_lost || is_switched || is_reset {
         flows.put(&work.twin_key, &work.twin);
     }
     if work.flow.has(Flow::ANSWERED) {
@@ -119,6 +124,15 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
     })
 }
 
+/// Whether a connection has been over for a while: its port may serve another, or there would be too few for clients that come
+/// often. A backend takes a new SYN also where it still remembers the old connection (RFC 6191). One that a side has finished may
+/// be waiting for the other.
+#[inline(always)]
+const fn is_spent(flow: &Flow, now: u64) -> bool {
+    let idle = now.saturating_sub(flow.used);
+    flow.has(Flow::RESET) && idle >= 1_000_000_000 || flow.has(Flow::FINISHED) && idle >= 30_000_000_000
+}
+
 /// Finds a source that no other flow has towards this backend: the client's port if it is of the range, else any of it.
 #[inline(always)]
 fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
@@ -135,7 +149,10 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
         match flows.claim(&work.twin_key, &work.twin, &mut other) {
             Claim::Made => return Ok(()),
             Claim::Full => return Err(DropReason::FlowTableFull),
-            Claim::Taken if !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) => {
+            Claim::Taken
+                if is_spent(&other, passage.now)
+                    || !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) =>
+            {
                 flows.remove(&work.twin_key);
                 flows.put(&work.twin_key, &work.twin);
                 return Ok(());

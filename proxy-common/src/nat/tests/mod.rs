@@ -315,3 +315,27 @@ fn a_forged_reset_costs_no_open_connection() {
     node.now += 121 * SECOND;
     assert_eq!(node.arrives(request, ACK), Err(Action::Pass));
 }
+
+#[test]
+fn a_reset_by_either_side_ends_every_record() {
+    for is_client in [true, false] {
+        let mut node = Node::new(1, Proto::TCP);
+        let request = Trip { src: end(1, 2, 40_000), dst: vip(0) };
+        let seen = node.arrives(request, SYN).unwrap();
+        let reply = Trip { src: seen.dst, dst: seen.src };
+        node.leaves(reply, SYN | ACK, true);
+        node.arrives(request, ACK).unwrap();
+        if is_client {
+            node.arrives(request, RST).unwrap();
+        } else {
+            node.leaves(reply, RST, true);
+        }
+        node.now += 121 * SECOND;
+        let timeouts = node.records.timeouts();
+        let alive = |key: &FlowKey| {
+            let flow = node.records.get(key).unwrap();
+            is_alive(&flow, Proto::TCP, &timeouts, node.now)
+        };
+        assert_eq!(node.records.keys().iter().filter(|key| alive(key)).count(), 0, "{is_client}");
+    }
+}
