@@ -39,12 +39,14 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         work.whole.record(Part::Return, passage.now, &mut work.twin);
         flows.put(&work.twin_key, &work.twin);
     }
-    Action::Change(Change {
-        side: Side::Source,
-        to: work.whole.snat,
-        far_port: passage.headers.dst_port,
-        mac: NO_MAC,
-    })
+    by_other_source(passage, work)
+}
+
+/// The packet gets the source that its flow has towards the backend.
+#[inline(always)]
+const fn by_other_source(passage: &Passage<'_>, work: &Work) -> Action {
+    let (to, far_port) = (work.whole.snat, passage.headers.dst_port);
+    Action::Change(Change { side: Side::Source, to, far_port, mac: NO_MAC })
 }
 
 #[inline(always)]
@@ -116,12 +118,7 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
     }
     work.twin.other = work.whole.snat;
     flows.put(&work.twin_key, &work.twin);
-    Action::Change(Change {
-        side: Side::Source,
-        to: work.whole.snat,
-        far_port: passage.headers.dst_port,
-        mac: NO_MAC,
-    })
+    by_other_source(passage, work)
 }
 
 /// Whether a connection has been over for a while: its port may serve another, or there would be too few for clients that come

@@ -34,6 +34,16 @@ impl Side {
         }
     }
 
+    /// The other end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn far(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
     /// What `headers` say of this side.
     #[inline(always)]
     pub const fn of(self, headers: &Headers) -> (Addr, Port) {

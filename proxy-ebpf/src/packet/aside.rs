@@ -3,12 +3,12 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Port;
-use proxy_common::lb::Lookup;
+use proxy_common::lb::{Lookup, owns_vip};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey};
 use proxy_common::nat::{ErrorChange, Report, error_arrives, error_leaves};
 use proxy_common::packet::quoted::{quoted, rewrite_quoted};
 use proxy_common::packet::refusal::refuse;
-use proxy_common::packet::{Side, rewrite};
+use proxy_common::packet::rewrite;
 use proxy_common::reason::DropReason;
 
 use crate::flows::{self, Room, Tables};
@@ -55,10 +55,7 @@ fn tell(skb: &mut Skb<'_>, report: &Report<'_>, change: Option<ErrorChange>) -> 
 #[inline(always)]
 fn change_error(skb: &mut Skb<'_>, report: &Report<'_>, change: &ErrorChange) -> bool {
     let both = (report.outer, report.inner);
-    let far = match change.quoted_side {
-        Side::Source => Side::Destination,
-        Side::Destination => Side::Source,
-    };
+    let far = change.quoted_side.far();
     let (far_addr, far_port) = far.of(report.inner);
     let (addr, _) = change.side.of(report.outer);
     rewrite_quoted(skb, both, change.quoted_side, (change.quoted.addr, change.quoted.port))
@@ -83,17 +80,11 @@ pub fn part(ctx: &TcContext) -> i32 {
         return DROP;
     }
     // What is for the node itself its own stack puts together; what leaves is of no flow.
-    if room.place != ENTERS || Kernel.node_addr(headers.dst).is_some() || !is_owned(room) {
+    if room.place != ENTERS || Kernel.node_addr(headers.dst).is_some() || !owns_vip(&Kernel, headers.dst) {
         return NEXT;
     }
     maps::count_reason(DropReason::LostFragment);
     DROP
-}
-
-/// Whether the address is a frontend's for certain: the filter only says that it may be.
-#[inline(always)]
-fn is_owned(room: &Room) -> bool {
-    proxy_common::lb::owns_vip(&Kernel, room.headers.dst)
 }
 
 /// Nobody serves a packet: its sender is told.

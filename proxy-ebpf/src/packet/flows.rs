@@ -292,7 +292,7 @@ fn spend(what: u32, most: u32) -> bool {
 
 /// Copies a record by words: the compiler would call a function that copies bytes.
 #[inline(always)]
-pub fn copy(from: &Flow, to: &mut Flow) {
+fn copy(from: &Flow, to: &mut Flow) {
     const WORDS: usize = size_of::<Flow>() / 8;
     let (from, to) = ((&raw const *from).cast::<u64>(), (&raw mut *to).cast::<u64>());
     let mut index = 0;

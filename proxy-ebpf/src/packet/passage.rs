@@ -7,7 +7,7 @@ use proxy_common::flow::{End, NO_MAC};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{Action, Change, Passage, arrive, begin, is_icmp, leave, reserve};
-use proxy_common::packet::{Bytes, Fragment, Headers, Side, parse, rewrite};
+use proxy_common::packet::{Bytes, Fragment, Headers, parse, rewrite};
 use proxy_common::reason::DropReason;
 
 use crate::flows::{self, Room, Slow, Tables};
@@ -149,10 +149,7 @@ fn change_packet(skb: &mut Skb<'_>, headers: &Headers, change: &Change) -> bool 
     {
         return false;
     }
-    let far = match change.side {
-        Side::Source => Side::Destination,
-        Side::Destination => Side::Source,
-    };
+    let far = change.side.far();
     let (far_addr, far_port) = far.of(headers);
     change.far_port == far_port || rewrite(skb, headers, far, (far_addr, change.far_port))
 }
