@@ -40,6 +40,13 @@ pub struct CidrKey {
 
 #[cfg(feature = "user")]
 impl CidrKey {
+    /// The range with this first address and so many bits, as its family counts them. IPv4 ranges are held IPv4-mapped, which
+    /// makes their prefix 96 bits longer.
+    pub fn new(addr: Addr, own_bits: u8) -> Self {
+        let mapped_bits = if addr.is_v4() { 96 } else { 0 };
+        Self { prefix_len: u32::from(own_bits) + mapped_bits, addr }
+    }
+
     /// Whether the range has an address.
     pub fn covers(&self, addr: Addr) -> bool {
         let number = |addr: Addr| {

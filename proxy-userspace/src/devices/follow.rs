@@ -17,7 +17,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::choose::{Choice, choose};
 use super::facts::{DefaultRoute, Facts};
@@ -46,7 +46,8 @@ type Notice = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
 /// Follows the devices; dropping it ends that.
 #[derive(Debug)]
 pub struct Follower {
-    tasks: [JoinHandle<()>; 3],
+    /// Dropped, it ends them.
+    tasks: JoinSet<()>,
 }
 
 impl Follower {
@@ -78,26 +79,18 @@ impl Follower {
                 }
             }
         };
-        Ok(Self { tasks: [tokio::spawn(notices), tokio::spawn(answers), tokio::spawn(follow)] })
+        let mut tasks = JoinSet::new();
+        tasks.spawn(notices);
+        tasks.spawn(answers);
+        tasks.spawn(follow);
+        Ok(Self { tasks })
     }
 
     /// Resolves when a part of it has ended, without which it sees no more changes. None does by itself unless it
     /// panics, the kernel closes a socket, or the receiver is gone.
     pub async fn ended(&mut self) {
-        let [notices, answers, follow] = &mut self.tasks;
-        tokio::select! {
-            _ = notices => {}
-            _ = answers => {}
-            _ = follow => {}
-        }
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        // Which one, and how, is nothing that anybody could act upon.
+        let _ = self.tasks.join_next().await;
     }
 }
 

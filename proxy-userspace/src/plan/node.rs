@@ -236,13 +236,8 @@ pub(super) fn covering_keys(mut nets: Vec<IpNet>) -> Vec<CidrKey> {
     keys
 }
 
-/// IPv4 ranges are held IPv4-mapped, which makes their prefix 96 bits longer.
 fn cidr_key(net: &IpNet) -> CidrKey {
-    let mapped_bits = match net {
-        IpNet::V4(_) => 96,
-        IpNet::V6(_) => 0,
-    };
-    CidrKey { prefix_len: u32::from(net.prefix_len()) + mapped_bits, addr: net.network().into() }
+    CidrKey::new(net.network().into(), net.prefix_len())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{Batch, SourceError, Warning};
 use crate::model::{Event, Listing};
@@ -29,7 +29,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Follows the addresses; dropping it ends that.
 #[derive(Debug)]
 pub struct NodeAddresses {
-    tasks: [JoinHandle<()>; 3],
+    /// Dropped, it ends them.
+    tasks: JoinSet<()>,
 }
 
 impl NodeAddresses {
@@ -57,27 +58,18 @@ impl NodeAddresses {
                 while changes.try_recv().is_ok() {}
             }
         };
-        Ok(Self { tasks: [tokio::spawn(notices), tokio::spawn(answers), tokio::spawn(follow)] })
+        let mut tasks = JoinSet::new();
+        tasks.spawn(notices);
+        tasks.spawn(answers);
+        tasks.spawn(follow);
+        Ok(Self { tasks })
     }
 
     /// Resolves when a part of it has ended, without which it sees no more changes. None does by itself unless it
     /// panics, the kernel closes a socket, or the receiver is gone.
     pub async fn ended(&mut self) {
-        let [notices, answers, follow] = &mut self.tasks;
         // Which one, and how, is nothing that anybody could act upon.
-        tokio::select! {
-            _ = notices => {}
-            _ = answers => {}
-            _ = follow => {}
-        }
-    }
-}
-
-impl Drop for NodeAddresses {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        let _ = self.tasks.join_next().await;
     }
 }
 

@@ -216,9 +216,7 @@ fn programs() -> impl Iterator<Item = &'static str> {
 
 /// A range as the kernel's longest-prefix-match trie has it.
 fn lpm_key(range: IpNet) -> Vec<u8> {
-    let more = if range.addr().is_ipv4() { 96 } else { 0 };
-    let key = CidrKey { prefix_len: u32::from(range.prefix_len()) + more, addr: range.network().into() };
-    key.as_bytes().to_vec()
+    CidrKey::new(range.network().into(), range.prefix_len()).as_bytes().to_vec()
 }
 
 /// Takes the packet path away that another agent has left, and returns the devices that it was at.
