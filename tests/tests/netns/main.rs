@@ -34,6 +34,7 @@ mod moving;
 mod netfilter;
 mod node_addresses;
 mod overlap;
+mod overlay;
 mod packet_path;
 mod peers;
 mod preflight;

@@ -2,13 +2,10 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
-use tests::netns::Netns;
+use anyhow::Result;
 use tests::topology::{Cluster, Node};
 
-/// The overlay's device on each node, and the room that it leaves for the headers of VXLAN over IPv4.
-const OVERLAY: &str = "flannel.1";
-const OVERLAY_MTU: u16 = 1450;
+use crate::overlay;
 
 /// A plug-in's own SNAT in the manner of flannel's: what comes from outside to pods of other nodes than this one, whose ranges
 /// are given.
@@ -53,49 +50,13 @@ impl Layout {
     }
 }
 
-/// The overlay's addresses on a node: those of its range that no pod has.
-fn overlay_addresses(node: &Node) -> [String; 2] {
-    node.pod_ranges().map(|range| range.split('/').next().unwrap_or_default().to_owned())
-}
-
+/// The overlay, and on each node a plug-in that masquerades.
 fn overlay(cluster: &Cluster) -> Result<()> {
+    overlay::lay(cluster)?;
     for node in &cluster.nodes {
-        let underlay = node.addresses()[0];
-        node.netns.ip(&format!(
-            "link add {OVERLAY} mtu {OVERLAY_MTU} type vxlan id 1 local {underlay} dev eth0 dstport 8472 nolearning"
-        ))?;
-        for (address, prefix) in overlay_addresses(node).iter().zip([32, 128]) {
-            node.netns.add_address(OVERLAY, address.parse()?, prefix)?;
-        }
-        node.netns.ip(&format!("link set {OVERLAY} up"))?;
-        // As plug-ins do: what a pod offers as its largest segment then fits.
-        for (ordinal, pod) in (1..).zip(&node.pods) {
-            node.netns.ip(&format!("link set pod{ordinal} mtu {OVERLAY_MTU}"))?;
-            pod.netns.ip(&format!("link set eth0 mtu {OVERLAY_MTU}"))?;
-        }
         node.netns.run("nft", &[&masquerade(node.pod_ranges())])?;
     }
-    for node in &cluster.nodes {
-        for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
-            let mac = mac(&other.netns)?;
-            let underlay = other.addresses()[0].to_string();
-            node.netns.run("bridge", &["fdb", "append", &mac, "dev", OVERLAY, "dst", &underlay])?;
-            for (range, gateway) in other.pod_ranges().into_iter().zip(overlay_addresses(other)) {
-                node.netns.ip(&format!("neighbour add {gateway} lladdr {mac} dev {OVERLAY}"))?;
-                // For IPv6 a gateway is refused that is reached through another device, as it is by the old route.
-                node.netns.ip(&format!("route delete {range}"))?;
-                node.netns.add_route(&format!("{range} via {gateway} dev {OVERLAY} onlink"))?;
-            }
-        }
-    }
     Ok(())
-}
-
-/// The MAC address of the overlay's device.
-fn mac(node: &Netns) -> Result<String> {
-    let line = node.ip(&format!("-o link show dev {OVERLAY}"))?;
-    let word = line.split_once("link/ether ").context(line.clone())?.1.split(' ').next();
-    Ok(word.unwrap_or_default().to_owned())
 }
 
 /// Moves the pods of a node to ports of one bridge. Netfilter sees what is bridged, as plug-ins of this kind have it.

@@ -6,23 +6,20 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tests::netns::Netns;
 use tests::topology::Cluster;
 
 use super::nat::layout::counter;
 use super::nat::{Hook, Nat};
 use super::{PORT, listening, vips};
+use crate::overlay;
 use crate::traffic::{Client, Server, Way, exchange};
 use crate::wire;
 use crate::witness::{Flow, Rules, Witness};
 
-/// The overlay's device on each node, and its addresses there, node 1 first.
-const OVERLAY: &str = "flannel.1";
-const OVERLAY_ADDRESSES: [[&str; 2]; 2] =
-    [["10.244.1.0", "fd00:10:244:1::"], ["10.244.2.0", "fd00:10:244:2::"]];
-/// Room for the headers of VXLAN over IPv4.
-const OVERLAY_MTU: u16 = 1450;
+/// The overlay's addresses on node 1.
+const OVERLAY_ADDRESSES: [&str; 2] = ["10.244.1.0", "fd00:10:244:1::"];
 /// The port at which the VIPs lead to the host of node 2.
 const HOST_PORT: u16 = 81;
 
@@ -57,7 +54,7 @@ impl Scene {
     fn new(by: By) -> Result<Self> {
         let cluster = Cluster::new(2, 1)?;
         let (node, far) = (cluster.node(1), cluster.node(2));
-        overlay(&cluster)?;
+        overlay::lay(&cluster)?;
         let client = Netns::create("client")?;
         wire::wire(&node.netns, &client)?;
         if by == By::Plugin {
@@ -71,13 +68,13 @@ impl Scene {
             nat.serve(SocketAddr::new(vip, PORT), pod)?;
             nat.serve(SocketAddr::new(vip, HOST_PORT), host)?;
         }
-        for device in ["ext0", "eth0", OVERLAY] {
+        for device in ["ext0", "eth0", overlay::DEVICE] {
             nat.attach(&node.netns, device, &[Hook::Ingress, Hook::Egress])?;
         }
-        for (own, inner) in node.addresses().into_iter().zip(OVERLAY_ADDRESSES[0]) {
+        for (own, inner) in node.addresses().into_iter().zip(OVERLAY_ADDRESSES) {
             nat.masquerade(&node.netns, "eth0", own)?;
             if by != By::Nobody {
-                nat.masquerade(&node.netns, OVERLAY, inner.parse()?)?;
+                nat.masquerade(&node.netns, overlay::DEVICE, inner.parse()?)?;
             }
         }
         Ok(Self { nat, _servers: servers, client, cluster })
@@ -88,46 +85,9 @@ impl Scene {
     }
 }
 
-/// Connects the nodes by VXLAN, and pods of the other node by that alone.
-fn overlay(cluster: &Cluster) -> Result<()> {
-    for (node, own) in cluster.nodes.iter().zip(OVERLAY_ADDRESSES) {
-        let underlay = node.addresses()[0];
-        node.netns.ip(&format!(
-            "link add {OVERLAY} mtu {OVERLAY_MTU} type vxlan id 1 local {underlay} dev eth0 dstport 8472 nolearning"
-        ))?;
-        for (address, prefix) in own.into_iter().zip([32, 128]) {
-            node.netns.add_address(OVERLAY, address.parse()?, prefix)?;
-        }
-        node.netns.ip(&format!("link set {OVERLAY} up"))?;
-        // As plug-ins do: what a pod offers as its largest segment then fits.
-        node.netns.ip(&format!("link set pod1 mtu {OVERLAY_MTU}"))?;
-        node.pods[0].netns.ip(&format!("link set eth0 mtu {OVERLAY_MTU}"))?;
-    }
-    for (near, far) in [(0, 1), (1, 0)] {
-        let (node, other) = (&cluster.nodes[near], &cluster.nodes[far]);
-        let mac = mac(&other.netns)?;
-        let underlay = other.addresses()[0];
-        node.netns.run("bridge", &["fdb", "append", &mac, "dev", OVERLAY, "dst", &underlay.to_string()])?;
-        for (range, gateway) in other.pod_ranges().into_iter().zip(OVERLAY_ADDRESSES[far]) {
-            node.netns.ip(&format!("neighbour add {gateway} lladdr {mac} dev {OVERLAY}"))?;
-            // For IPv6 a gateway is refused that is reached through another device, as it is by the old route.
-            node.netns.ip(&format!("route delete {range}"))?;
-            node.netns.add_route(&format!("{range} via {gateway} dev {OVERLAY} onlink"))?;
-        }
-    }
-    Ok(())
-}
-
-/// The MAC address of the overlay's device.
-fn mac(node: &Netns) -> Result<String> {
-    let line = node.ip(&format!("-o link show dev {OVERLAY}"))?;
-    let word = line.split_once("link/ether ").context(line.clone())?.1.split(' ').next();
-    Ok(word.unwrap_or_default().to_owned())
-}
-
 /// Every exchange with the pod comes through, and is seen as coming from the overlay's address of node 1.
 fn check_overlay(scene: &Scene) {
-    for (vip, own) in vips().into_iter().zip(OVERLAY_ADDRESSES[0]) {
+    for (vip, own) in vips().into_iter().zip(OVERLAY_ADDRESSES) {
         for way in Way::BOTH {
             let seen = scene.exchange((vip, PORT), way).unwrap();
             assert_eq!(seen.seen.ip(), own.parse::<IpAddr>().unwrap(), "{way:?} to {vip}");
@@ -159,7 +119,7 @@ fn check_tracked(scene: &Scene, witness: &Witness<'_>) {
     let told = [witness.told(|flow| flow.is_replied).unwrap(), witness.listed().unwrap()].concat();
     for (at, client) in wire::clients().into_iter().enumerate() {
         let backend = [pod.v4, pod.v6][at];
-        let inner: IpAddr = OVERLAY_ADDRESSES[0][at].parse().unwrap();
+        let inner: IpAddr = OVERLAY_ADDRESSES[at].parse().unwrap();
         for way in Way::BOTH {
             let is_ours = |flow: &Flow| {
                 flow.protocol == way.protocol()
