@@ -1,20 +1,26 @@
 //! The filter of owned addresses: bits by hash, so that a connection to an address that Shunt has nothing to do with
 //! costs one or two array reads.
 //!
-//! It has three parts. One bit per /24 (IPv4) or /64 (IPv6) that holds anything owned: most connections end there. Where that
+//! It has four parts. One bit per /24 (IPv4) or /64 (IPv6) that holds anything owned: most connections end there. Where that
 //! bit is set, as for every node of the own subnet, the other two decide: a bit per prefix that is owned as a range
 //! (ServiceCIDRs, blocks of owned VIPs), and a bit per owned address (frontends, node addresses).
 //!
+//! The fourth is of ports: a bit for each port and protocol that any frontend has, by which a packet for the node itself, as of a
+//! tunnel, is told from one for a NodePort.
+//!
 //! Bits that are clear prove that no frontend, node address or ServiceCIDR covers the address; set ones prove nothing.
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Port, Proto};
 
 /// Bits of the part by prefix, and of the part by range.
 const PREFIX_BITS: u32 = 1 << 16;
 /// Bits of the part by address, as a power of two.
 const ADDRESS_SHIFT: u32 = 18;
+/// Where the part by port begins, and how many bits it has.
+const PORTS: u32 = 2 * PREFIX_BITS + (1 << ADDRESS_SHIFT);
+const PORT_BITS: u32 = 1 << 16;
 /// Bits of the filter.
-pub const BITS: u32 = 2 * PREFIX_BITS + (1 << ADDRESS_SHIFT);
+pub const BITS: u32 = PORTS + PORT_BITS;
 /// Words of the filter: one memory-mapped array of `u64`.
 pub const WORDS: u32 = BITS / 64;
 /// Prefix length at which IPv4 addresses share a bit.
@@ -35,6 +41,18 @@ pub trait Bits {
 pub fn may_own<B: Bits>(bits: &B, addr: Addr) -> bool {
     let prefix = prefix_bit(addr);
     bits.is_set(prefix) && (bits.is_set(address_bit(addr)) || bits.is_set(PREFIX_BITS + prefix))
+}
+
+/// Whether some frontend may have this port and protocol; `false` is certain.
+#[inline(always)]
+pub fn may_serve<B: Bits>(bits: &B, port: Port, proto: Proto) -> bool {
+    bits.is_set(bit_of_port(port, proto))
+}
+
+/// The bit that a frontend needs for its port: one for each port of a protocol, which another protocol has in another order.
+#[inline(always)]
+pub const fn bit_of_port(port: Port, proto: Proto) -> u32 {
+    PORTS + (port.get() as u32 ^ (proto.0 as u32).wrapping_mul(MIX[0])) % PORT_BITS
 }
 
 /// The bits that an owned address needs.
@@ -125,6 +143,19 @@ mod tests {
         let addresses: HashSet<u32> = (0..10_000).map(|index| address_bit(ip(index))).collect();
         assert!(addresses.len() > 9_500, "only {} bits for 10000 addresses", addresses.len());
         assert!(prefixes.iter().all(|bit| *bit < PREFIX_BITS));
-        assert!(addresses.iter().all(|bit| (2 * PREFIX_BITS..BITS).contains(bit)));
+        assert!(addresses.iter().all(|bit| (2 * PREFIX_BITS..PORTS).contains(bit)));
+        let ports: HashSet<u32> =
+            (0..=u16::MAX).map(|port| bit_of_port(Port::new(port), Proto::TCP)).collect();
+        assert!(ports.len() == 1 << 16 && ports.iter().all(|bit| (PORTS..BITS).contains(bit)));
+    }
+
+    #[test]
+    fn a_port_of_one_protocol_says_nothing_of_another() {
+        let [dns, vxlan] = [53, 8472].map(Port::new);
+        let filter = Set(HashSet::from([bit_of_port(dns, Proto::UDP)]));
+        assert!(may_serve(&filter, dns, Proto::UDP));
+        for other in [(dns, Proto::TCP), (dns, Proto::SCTP), (vxlan, Proto::UDP)] {
+            assert!(!may_serve(&filter, other.0, other.1), "{other:?}");
+        }
     }
 }

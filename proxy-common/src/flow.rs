@@ -135,7 +135,7 @@ impl Flow {
     /// The client is not on this node: where the flow leaves to a backend that is not either, its source is changed, so that
     /// replies come back this way.
     pub const FROM_AFAR: u16 = 1;
-    /// The flow is in the main table: a backend has answered, and the client has answered that.
+    /// A backend has answered, and the client has answered that.
     pub const SETTLED: u16 = 2;
     /// The other side of this part has been seen to answer.
     pub const ANSWERED: u16 = 4;
@@ -143,8 +143,10 @@ impl Flow {
     pub const FINISHED: u16 = 8;
     /// An RST has been seen in the direction of this part.
     pub const RESET: u16 = 16;
+    /// The flow has begun while too many others were opening: its records lie apart until it is settled.
+    pub const APART: u16 = 32;
     /// What all parts of a flow have in common.
-    const SHARED: u16 = Self::FROM_AFAR | Self::SETTLED;
+    const SHARED: u16 = Self::FROM_AFAR | Self::SETTLED | Self::APART;
 
     /// What was picked when the flow began.
     #[inline(always)]
@@ -297,10 +299,12 @@ mod tests {
             ends in (any_end(), any_end(), any_end(), prop_oneof![any_end(), Just(End::NONE)]),
             held in any::<[u32; 3]>(),
             (used, inside, flags) in (any::<u64>(), any::<u16>(), 0..4_u16),
+            is_apart in any::<bool>(),
         ) {
             let (client, vip, backend, snat) = ends;
             let held = Held { service: held[0], backend: held[1], generation: held[2] };
             let inside = Port::new(inside);
+            let flags = flags | if is_apart { Flow::APART } else { 0 };
             let whole = Whole { client, inside, vip, backend, snat, proto: Proto::TCP, held, flags };
             prop_assert_eq!(whole.has_snat(), snat != End::NONE);
             for part in [Part::Forward, Part::Reply, Part::Return] {

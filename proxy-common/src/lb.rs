@@ -17,6 +17,10 @@ use crate::service::{Half, Head, View, ViewKind, ViewWord};
 pub trait Lookup {
     /// Whether `addr` may be owned; `false` is certain (see [`crate::filter`]).
     fn may_own(&self, addr: Addr) -> bool;
+    /// Whether some frontend may have this port and protocol; `false` is certain. Whoever does not know says yes.
+    fn may_serve(&self, _: Port, _: Proto) -> bool {
+        true
+    }
     /// The frontend under exactly this key.
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue>;
     /// The flags of one of the node's own addresses.

@@ -11,7 +11,8 @@ use crate::flow::End;
 /// Marks, a power of two; one byte each.
 pub const MARKS: u32 = 1 << 20;
 
-/// The one value of `MARKS`, memory-mapped: the agent counts the rounds.
+/// The one value of `MARKS`, memory-mapped: the agent counts the rounds. What every packet reads and what every new flow writes
+/// lie in cache lines of their own.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Marks {
@@ -19,9 +20,23 @@ pub struct Marks {
     pub round: u32,
     /// Zero.
     pub pad: u32,
+    /// When a record was last put apart ([`crate::flow::Flow::APART`]), in nanoseconds of the kernel's monotonic clock; zero
+    /// while there are none. Set before the record is there, and taken back by a sweep that finds none.
+    pub apart: u64,
+    /// Zero.
+    pub rest: [u64; 6],
+    /// Flows in the main table that are not settled, as far as is known: programs count, and each sweep counts anew.
+    pub opening: u64,
+    /// Zero.
+    pub rest_of_line: [u64; 7],
     /// One mark a place.
     pub marks: [u8; MARKS as usize],
 }
+
+/// Where [`Marks::apart`] is, in words of eight bytes.
+pub const APART_WORD: usize = core::mem::offset_of!(Marks, apart) / 8;
+/// Where [`Marks::opening`] is.
+pub const OPENING_WORD: usize = core::mem::offset_of!(Marks, opening) / 8;
 
 /// The place of a pair of ends, in either order.
 #[inline(always)]

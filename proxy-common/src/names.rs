@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate; part of the pin directory's name (`<pin-dir>/v<SCHEMA>`). It goes up
 /// when an agent of one version cannot read the maps of the other.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Version of what is remembered of open sockets ([`TCP_PEERS`], [`TCP_SOCKETS`]); part of their directory's name
 /// (`<pin-dir>/sockets<VERSION>`). They have their own, because nobody can write a record anew for a socket that is
@@ -11,7 +11,7 @@ pub const SOCKETS_VERSION: u32 = 2;
 
 /// Version of the records of flows ([`FLOWS`], [`OPENING`], [`FRAGMENTS`], [`MARKS`]); part of their directory's name
 /// (`<pin-dir>/flows<VERSION>`). They have their own for the same reason: a connection through a NodePort outlives an upgrade.
-pub const FLOWS_VERSION: u32 = 1;
+pub const FLOWS_VERSION: u32 = 2;
 
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
@@ -112,9 +112,9 @@ pub const CIDRS_MAX: u32 = 1024;
 /// Ranges of all service ports together at most.
 pub const SOURCES_MAX: u32 = 65_536;
 
-/// Flows of the packet path whose client has answered an answer, see [`crate::flow`]. Its size is set at the load.
+/// Flows of the packet path, see [`crate::flow`]. Its size is set at the load.
 pub const FLOWS: &str = "FLOWS";
-/// All other flows: what was used least makes room.
+/// Flows that began while too many others were opening, until they are settled: what was used least makes room.
 pub const OPENING: &str = "OPENING";
 /// What became of the first fragments of datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";

@@ -22,6 +22,19 @@ pub struct GetReport {
     pub connect_ms: f64,
 }
 
+/// Outcome of a line to `peer crowd`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CrowdReport {
+    /// Connections that are open.
+    pub connections: usize,
+    /// Those whose question was answered.
+    pub answered: usize,
+    /// What went wrong first.
+    pub first_failure: Option<String>,
+    /// Time for all.
+    pub seconds: f64,
+}
+
 /// Outcome of `peer connects`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConnectsReport {

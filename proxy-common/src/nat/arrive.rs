@@ -2,12 +2,9 @@
 
 use super::{ACK, Action, Change, FIN, Flows, Passage, RST, SYN, Work, is_alive};
 use crate::addr::Proto;
-use crate::flow::{Flow, FlowKey, NO_MAC, Part};
+use crate::flow::{Flow, NO_MAC, Part};
 use crate::lb::{Lookup, row_of};
 use crate::packet::Side;
-
-/// A record is written anew by a packet only if the last one was this long ago, in nanoseconds.
-const REFRESH: u64 = 1_000_000_000;
 
 /// Decides about a packet that enters the node.
 ///
@@ -24,32 +21,43 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
     {
         return Action::Change(change);
     }
+    if is_for_the_node(lookup, passage) {
+        return Action::Pass;
+    }
     passage.key(Part::Forward, false, &mut work.key);
     if flows.may_know(&work.key.src, &work.key.dst)
-        && flows.find(&work.key, &mut work.flow)
+        && let Some(place) = flows.find(&work.key, &mut work.flow)
         && goes_on(lookup, flows, passage, &work.flow)
-        && let Some(change) = forward(flows, passage, work)
+        && let Some(change) = forward(flows, passage, (place, work))
     {
         return Action::Change(change);
     }
     if passage.headers.proto == Proto::TCP && !passage.is_syn() { Action::Pass } else { Action::Begin }
 }
 
+/// Whether it may begin something, and no frontend has its port, where that is nobody's business: as the outer packets of a tunnel.
+#[inline(always)]
+fn is_for_the_node<L: Lookup>(lookup: &L, passage: &Passage<'_>) -> bool {
+    let headers = passage.headers;
+    let may_begin = headers.proto == Proto::UDP || passage.is_syn();
+    may_begin && !lookup.may_serve(headers.dst_port, headers.proto) && lookup.node_addr(headers.dst).is_some()
+}
+
 /// The reply of a remote backend is for the client.
 #[inline(always)]
 fn give_back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<Change> {
     passage.key(Part::Return, false, &mut work.key);
-    if !flows.find(&work.key, &mut work.flow)
-        || !is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now)
-    {
+    let place = flows.find(&work.key, &mut work.flow)?;
+    if !is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now) {
         return None;
     }
-    refresh(flows, passage, (&work.key, &mut work.flow));
+    refresh(flows, passage, (place, &mut work.flow));
     Some(Change {
         side: Side::Destination,
         to: work.flow.becomes,
         far_port: passage.headers.src_port,
         mac: NO_MAC,
+        is_request: false,
     })
 }
 
@@ -73,48 +81,90 @@ fn goes_on<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, fl
 
 /// Sends on a flow that goes on. `None`: somebody else has its reply.
 #[inline(always)]
-fn forward<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<Change> {
+fn forward<F: Flows>(
+    flows: &F,
+    passage: &Passage<'_>,
+    (place, work): (F::Place, &mut Work),
+) -> Option<Change> {
+    let Flow { becomes: to, port: far_port, mac, flags, .. } = work.flow;
+    let seen = seen(flags, passage.tcp);
+    let is_done = flags & Flow::SETTLED != 0 && seen == flags && !passage.is_due(&work.flow);
+    if !is_done && !look_after(flows, passage, (place, work)) {
+        return None;
+    }
+    Some(Change { side: Side::Destination, to, far_port, mac, is_request: true })
+}
+
+/// Writes what a packet says of its flow to all records of it, and makes anew one that is lost. False: somebody else has the reply.
+#[inline(always)]
+fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Place, &mut Work)) -> bool {
     work.whole.recall(Part::Forward, &work.key, &work.flow);
     work.whole.key(Part::Reply, &mut work.twin_key);
-    if !flows.find(&work.twin_key, &mut work.twin) {
+    let Some(twin) = flows.find(&work.twin_key, &mut work.twin) else {
         work.whole.record(Part::Reply, passage.now, &mut work.twin);
         work.twin.mac = passage.mac;
         flows.put(&work.twin_key, &work.twin);
-    } else if work.twin.becomes != work.whole.vip || work.twin.port != work.whole.client.port {
-        return None;
+        refresh(flows, passage, (place, &mut work.flow));
+        return true;
+    };
+    if work.twin.becomes != work.whole.vip || work.twin.port != work.whole.client.port {
+        return false;
     }
-    let mac = work.flow.mac;
-    let change = Change { side: Side::Destination, to: work.whole.backend, far_port: work.whole.inside, mac };
     // A client that answers an answer is no flood's. Its first ACK says so for TCP, its second datagram for UDP.
     let is_answer = passage.headers.proto != Proto::TCP || passage.tcp & (SYN | ACK) == ACK;
-    if !work.flow.has(Flow::SETTLED) && work.twin.has(Flow::ANSWERED) && is_answer {
-        settle(flows, passage, work);
-    } else {
-        refresh(flows, passage, (&work.key, &mut work.flow));
-        // The other side of what is reset says nothing any more by which its record would know.
-        let flags = seen(work.twin.flags, passage.tcp & RST);
-        if flags != work.twin.flags || passage.now.saturating_sub(work.twin.used) >= REFRESH {
-            work.twin.flags = flags;
-            work.twin.used = passage.now;
-            flows.put(&work.twin_key, &work.twin);
-        }
+    let settles = !work.flow.has(Flow::SETTLED) && work.twin.has(Flow::ANSWERED) && is_answer;
+    if settles && work.flow.has(Flow::APART) {
+        move_in(flows, passage, work);
+        return true;
     }
-    Some(change)
+    let settled = if settles { Flow::SETTLED } else { 0 };
+    // The other side of what is reset says nothing any more by which its record would know.
+    let (old, other) = (work.flow.flags, work.twin.flags);
+    work.flow.flags = seen(old, passage.tcp) | settled;
+    work.twin.flags = seen(other, passage.tcp & RST) | settled;
+    if work.flow.flags != old || passage.is_due(&work.flow) {
+        work.flow.used = passage.now;
+        flows.note(place, old, &work.flow);
+    }
+    if work.twin.flags != other || passage.is_due(&work.twin) {
+        work.twin.used = passage.now;
+        flows.note(twin, other, &work.twin);
+    }
+    if settles {
+        flows.count_opening(false);
+        settle_return(flows, passage, work);
+    }
+    true
 }
 
-/// Moves the parts of a flow into the main table; where there is no room, they stay where they are.
+/// The record of a remote backend's replies is settled with the others.
 #[inline(always)]
-fn settle<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
-    work.twin.flags |= Flow::SETTLED;
+fn settle_return<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
+    if !work.whole.has_snat() {
+        return;
+    }
+    work.whole.key(Part::Return, &mut work.twin_key);
+    if let Some(place) = flows.find(&work.twin_key, &mut work.twin) {
+        let old = work.twin.flags;
+        work.twin.flags |= Flow::SETTLED;
+        work.twin.used = passage.now;
+        flows.note(place, old, &work.twin);
+    }
+}
+
+/// Moves the parts of a flow that lay apart into the main table; where there is no room, they stay where they are.
+#[inline(always)]
+fn move_in<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
+    work.twin.flags = (work.twin.flags & !Flow::APART) | Flow::SETTLED;
     work.twin.used = passage.now;
     if !flows.settle(&work.twin_key, &work.twin) {
         return;
     }
-    work.flow.flags = seen(work.flow.flags, passage.tcp) | Flow::SETTLED;
+    work.flow.flags = (seen(work.flow.flags, passage.tcp) & !Flow::APART) | Flow::SETTLED;
     work.flow.used = passage.now;
     flows.settle(&work.key, &work.flow);
     if work.whole.has_snat() {
-        work.whole.flags |= Flow::SETTLED;
+        work.whole.flags = (work.whole.flags & !Flow::APART) | Flow::SETTLED;
         work.whole.key(Part::Return, &mut work.twin_key);
         work.whole.record(Part::Return, passage.now, &mut work.twin);
         flows.settle(&work.twin_key, &work.twin);
@@ -132,11 +182,11 @@ pub(super) const fn seen(flags: u16, tcp: u8) -> u16 {
 
 /// Keeps a record alive that a packet has come by.
 #[inline(always)]
-pub(super) fn refresh<F: Flows>(flows: &F, passage: &Passage<'_>, (key, flow): (&FlowKey, &mut Flow)) {
-    let flags = seen(flow.flags, passage.tcp);
-    if flags != flow.flags || passage.now.saturating_sub(flow.used) >= REFRESH {
-        flow.flags = flags;
+pub(super) fn refresh<F: Flows>(flows: &F, passage: &Passage<'_>, (place, flow): (F::Place, &mut Flow)) {
+    let old = flow.flags;
+    flow.flags = seen(old, passage.tcp);
+    if flow.flags != old || passage.is_due(flow) {
         flow.used = passage.now;
-        flows.put(key, flow);
+        flows.note(place, old, flow);
     }
 }

@@ -54,7 +54,8 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
         return Action::Drop(pick.service, DropReason::SctpPort);
     }
     draft(passage, &pick, work);
-    work.whole.flags = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
+    let from_afar = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
+    work.whole.flags = from_afar | if flows.is_crowded() { Flow::APART } else { 0 };
     if let Err(why) = record(flows, passage, work) {
         return Action::Drop(pick.service, why);
     }
@@ -62,7 +63,7 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
         flows.remember(&pick, headers.src);
     }
     let Whole { backend: to, inside: far_port, .. } = work.whole;
-    Action::Change(Change { side: Side::Destination, to, far_port, mac: NO_MAC })
+    Action::Change(Change { side: Side::Destination, to, far_port, mac: NO_MAC, is_request: true })
 }
 
 /// The flow as it is to be, if nobody else is in its way.
@@ -77,20 +78,39 @@ fn draft(passage: &Passage<'_>, pick: &Pick, work: &mut Work) {
     work.whole.held = Held { service: pick.service, backend: pick.backend, generation: pick.generation };
 }
 
-/// Makes the records of a flow, which may get another port of the client inside of the node.
+/// Makes the records of a flow. Where the main table is full, they lie apart.
 #[inline(always)]
 fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
+    for _ in 0..2 {
+        match reply(flows, passage, work) {
+            Ok(()) if finish(flows, passage, work) => return Ok(()),
+            Ok(()) | Err(DropReason::FlowTableFull) => {}
+            Err(why) => return Err(why),
+        }
+        if work.whole.flags & Flow::APART != 0 {
+            break;
+        }
+        work.whole.flags |= Flow::APART;
+    }
+    Err(DropReason::FlowTableFull)
+}
+
+/// Makes the record of replies, for which a flow may get another port of the client inside of the node.
+#[inline(always)]
+fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
     work.whole.record(Part::Reply, passage.now, &mut work.flow);
     work.flow.mac = passage.mac;
     for _ in 0..TRIES {
         work.whole.key(Part::Reply, &mut work.key);
         match flows.claim(&work.key, &work.flow, &mut work.twin) {
-            Claim::Made => return finish(flows, passage, work),
+            Claim::Made => return Ok(()),
             Claim::Full => return Err(DropReason::FlowTableFull),
             Claim::Taken if is_free(flows, passage, work) => {
-                flows.remove(&work.key);
-                flows.put(&work.key, &work.flow);
-                return finish(flows, passage, work);
+                return if flows.put(&work.key, &work.flow) {
+                    Ok(())
+                } else {
+                    Err(DropReason::FlowTableFull)
+                };
             }
             // Another client's port, or the same client through another frontend: the backend would mistake one for the
             // other.
@@ -108,15 +128,16 @@ fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
     is_ours || !is_alive(&work.twin, work.whole.proto, &flows.timeouts(), passage.now)
 }
 
+/// Writes the other record, over whatever was there: it is over, or it would have gone on. False: there is no room.
 #[inline(always)]
-fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
+fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
     work.whole.key(Part::Forward, &mut work.twin_key);
     work.whole.record(Part::Forward, passage.now, &mut work.twin);
-    // What was there is over, or it would have gone on.
-    flows.remove(&work.twin_key);
-    if flows.put(&work.twin_key, &work.twin) {
-        return Ok(());
+    let has_room = flows.put(&work.twin_key, &work.twin);
+    if !has_room {
+        flows.remove(&work.key);
+    } else if work.whole.flags & Flow::APART == 0 {
+        flows.count_opening(true);
     }
-    flows.remove(&work.key);
-    Err(DropReason::FlowTableFull)
+    has_room
 }

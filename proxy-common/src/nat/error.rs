@@ -118,7 +118,7 @@ pub fn error_leaves<F: Flows>(flows: &F, report: &Report<'_>, work: &mut Work) -
 
 #[inline(always)]
 fn finds<F: Flows>(flows: &F, report: &Report<'_>, work: &mut Work) -> bool {
-    flows.find(&work.key, &mut work.flow)
+    flows.find(&work.key, &mut work.flow).is_some()
         && is_alive(&work.flow, report.inner.proto, &flows.timeouts(), report.now)
 }
 

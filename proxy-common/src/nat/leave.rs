@@ -17,15 +17,24 @@ use crate::reason::DropReason;
 /// there is nothing to do: whoever did that undoes it. One mark lets go of most packets that are of no flow.
 #[inline(always)]
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    let is_hairpin = passage.headers.src == passage.headers.dst;
+    if passage.is_request && !is_hairpin && flows.leads_to_pods() {
+        return Action::Pass;
+    }
     if !flows.may_know(&passage.src(), &passage.dst()) {
         return Action::Pass;
     }
-    passage.key(Part::Reply, false, &mut work.key);
-    if finds(flows, passage, work) {
-        return Action::Change(back(flows, passage, work));
+    if !passage.is_request {
+        passage.key(Part::Reply, false, &mut work.key);
+        if let Some(place) = finds(flows, passage, work) {
+            return Action::Change(back(flows, passage, (place, work)));
+        }
+        if !is_hairpin && flows.leads_to_pods() {
+            return Action::Pass;
+        }
     }
     passage.key(Part::Reply, true, &mut work.key);
-    if !finds(flows, passage, work) || !needs_snat(flows, passage, &work.flow) {
+    if finds(flows, passage, work).is_none() || !is_hairpin && !work.flow.has(Flow::FROM_AFAR) {
         return Action::Pass;
     }
     work.whole.recall(Part::Reply, &work.key, &work.flow);
@@ -33,8 +42,8 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         return Action::Reserve;
     }
     work.whole.key(Part::Return, &mut work.twin_key);
-    if flows.find(&work.twin_key, &mut work.twin) {
-        refresh(flows, passage, (&work.twin_key, &mut work.twin));
+    if let Some(place) = flows.find(&work.twin_key, &mut work.twin) {
+        refresh(flows, passage, (place, &mut work.twin));
     } else {
         work.whole.record(Part::Return, passage.now, &mut work.twin);
         flows.put(&work.twin_key, &work.twin);
@@ -46,50 +55,71 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
 #[inline(always)]
 const fn by_other_source(passage: &Passage<'_>, work: &Work) -> Action {
     let (to, far_port) = (work.whole.snat, passage.headers.dst_port);
-    Action::Change(Change { side: Side::Source, to, far_port, mac: NO_MAC })
+    Action::Change(Change { side: Side::Source, to, far_port, mac: NO_MAC, is_request: true })
 }
 
 #[inline(always)]
-fn finds<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
-    flows.find(&work.key, &mut work.flow)
-        && is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now)
-}
-
-#[inline(always)]
-fn needs_snat<F: Flows>(flows: &F, passage: &Passage<'_>, flow: &Flow) -> bool {
-    let is_hairpin = passage.headers.src == passage.headers.dst;
-    is_hairpin || flow.has(Flow::FROM_AFAR) && !flows.leads_to_pods()
+fn finds<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<F::Place> {
+    let place = flows.find(&work.key, &mut work.flow)?;
+    if is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now) {
+        Some(place)
+    } else {
+        None
+    }
 }
 
 /// A reply of the backend.
 #[inline(always)]
-fn back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Change {
+fn back<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Place, &mut Work)) -> Change {
+    let old = work.flow.flags;
+    let is_due = passage.is_due(&work.flow);
+    // While records lie apart, others may push them out.
+    let sees_more = is_due || passage.tcp & RST != 0 || work.flow.has(Flow::APART);
+    let was_switched = was_switched(flows, passage, &work.flow);
+    if sees_more || was_switched {
+        look_after(flows, passage, (work, was_switched));
+    }
+    work.flow.flags = seen(old, passage.tcp) | Flow::ANSWERED;
+    if is_due || work.flow.flags != old {
+        work.flow.used = passage.now;
+        flows.note(place, old, &work.flow);
+    }
+    let Flow { becomes: to, port: far_port, .. } = work.flow;
+    Change { side: Side::Source, to, far_port, mac: NO_MAC, is_request: false }
+}
+
+/// Makes the client's record anew if it is lost, and writes to it what a reply says of it: a flow lives as long as either side
+/// sends.
+#[inline(always)]
+fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (work, was_switched): (&mut Work, bool)) {
     work.whole.recall(Part::Reply, &work.key, &work.flow);
     work.whole.key(Part::Forward, &mut work.twin_key);
-    let is_lost = !flows.find(&work.twin_key, &mut work.twin);
-    if is_lost {
+    let found = flows.find(&work.twin_key, &mut work.twin);
+    if found.is_none() {
         work.whole.record(Part::Forward, passage.now, &mut work.twin);
     }
-    let is_switched = was_switched(flows, passage, &work.flow) && work.twin.mac != passage.mac;
+    let is_switched = was_switched && work.twin.mac != passage.mac;
     if is_switched {
         work.twin.mac = passage.mac;
     }
-    let is_reset = passage.tcp & RST != 0 && !work.twin.has(Flow::RESET);
-    if is_reset {
+    let old = work.twin.flags;
+    if passage.tcp & RST != 0 {
         work.twin.flags |= Flow::RESET;
+    }
+    let is_news = work.twin.flags != old || passage.is_due(&work.twin);
+    if is_news {
         work.twin.used = passage.now;
     }
-    if is_lost || is_switched || is_reset {
-        flows.put(&work.twin_key, &work.twin);
+    match found {
+        Some(place) if !is_switched => {
+            if is_news {
+                flows.note(place, old, &work.twin);
+            }
+        }
+        _ => {
+            flows.put(&work.twin_key, &work.twin);
+        }
     }
-    if work.flow.has(Flow::ANSWERED) {
-        refresh(flows, passage, (&work.key, &mut work.flow));
-    } else {
-        work.flow.flags = seen(work.flow.flags, passage.tcp) | Flow::ANSWERED;
-        work.flow.used = passage.now;
-        flows.put(&work.key, &work.flow);
-    }
-    Change { side: Side::Source, to: work.whole.vip, far_port: work.whole.client.port, mac: NO_MAC }
 }
 
 /// Whether a reply comes to a pod by another neighbour than the one that its requests are sent to.
@@ -103,7 +133,7 @@ fn was_switched<F: Flows>(flows: &F, passage: &Passage<'_>, reply: &Flow) -> boo
 #[inline(always)]
 pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
     passage.key(Part::Reply, true, &mut work.key);
-    if !finds(flows, passage, work) {
+    if finds(flows, passage, work).is_none() {
         return Action::Pass;
     }
     work.whole.recall(Part::Reply, &work.key, &work.flow);
@@ -113,7 +143,7 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
     work.flow.other = work.whole.snat;
     flows.put(&work.key, &work.flow);
     work.whole.key(Part::Forward, &mut work.twin_key);
-    if !flows.find(&work.twin_key, &mut work.twin) {
+    if flows.find(&work.twin_key, &mut work.twin).is_none() {
         work.whole.record(Part::Forward, passage.now, &mut work.twin);
     }
     work.twin.other = work.whole.snat;
@@ -150,9 +180,8 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
                 if is_spent(&other, passage.now)
                     || !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) =>
             {
-                flows.remove(&work.twin_key);
-                flows.put(&work.twin_key, &work.twin);
-                return Ok(());
+                let has_room = flows.put(&work.twin_key, &work.twin);
+                return if has_room { Ok(()) } else { Err(DropReason::FlowTableFull) };
             }
             Claim::Taken if must_keep => return Err(DropReason::NoPort),
             Claim::Taken => work.whole.snat.port = ports.pick(flows.draw()),

@@ -39,6 +39,10 @@ pub const RST: u8 = 4;
 /// See [`FIN`].
 pub const ACK: u8 = 16;
 
+/// Nanoseconds after which a packet writes anew when its flow was last used, and sees to it that all records of the flow are
+/// there. Those of the main table vanish only if they are over, so that this need not be done for each packet.
+pub const REFRESH: u64 = 1 << 24;
+
 /// Room for what a decision looks at: memory of the program's CPU, since it is too much for a stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -79,6 +83,8 @@ pub struct Passage<'a> {
     pub mac: Mac,
     /// Nanoseconds of the kernel's monotonic clock.
     pub now: u64,
+    /// Whether the packet was sent on to a backend as it entered this node, where that is known: see [`Change::is_request`].
+    pub is_request: bool,
 }
 
 impl Passage<'_> {
@@ -101,6 +107,12 @@ impl Passage<'_> {
         End::new(self.headers.dst, self.headers.dst_port)
     }
 
+    /// Whether a record was last used so long ago that it is to be written anew.
+    #[inline(always)]
+    const fn is_due(&self, flow: &Flow) -> bool {
+        self.now.saturating_sub(flow.used) >= REFRESH
+    }
+
     /// Whether it asks for a new connection.
     #[inline(always)]
     const fn is_syn(&self) -> bool {
@@ -119,6 +131,8 @@ pub struct Change {
     pub far_port: crate::addr::Port,
     /// Where the frame is to go, or [`crate::flow::NO_MAC`]: where it goes already.
     pub mac: Mac,
+    /// Whether a client's packet is sent on to a backend: on its way through the node it can be no reply of a flow.
+    pub is_request: bool,
 }
 
 /// What becomes of a packet.
@@ -149,22 +163,31 @@ pub enum Claim {
     Full,
 }
 
-/// The records of flows, and what the packet path knows besides. Records of flows that nobody has answered yet lie apart,
-/// where a flood of them pushes out its like only; which of the two tables has a record its flag [`Flow::SETTLED`] says.
+/// The records of flows, and what the packet path knows besides. While many flows are opening, further ones lie apart, where a
+/// flood of them pushes out its like only; which of the two tables has a record its flag [`Flow::APART`] says.
 pub trait Flows {
+    /// Where a record lies.
+    type Place: Copy;
     /// Whether some flow may have these two as backend and client, or as VIP and client, in either order; `false` is certain (see
     /// [`crate::mark`]).
     fn may_know(&self, one: &End, other: &End) -> bool;
-    /// Reads the record under a key, in either table; says whether there is one.
-    fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool;
+    /// Reads the record under a key, in either table; says where it is.
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<Self::Place>;
+    /// Writes to a record that was found when it was used last, and its flags, of which others may be written just now: only what
+    /// differs from `old` changes.
+    fn note(&self, place: Self::Place, old: u16, flow: &Flow);
     /// Inserts a record, unless the key has one, which is then read into `other`.
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim;
     /// Writes a record, whatever was there; false: there is no room.
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Removes a record from both tables.
     fn remove(&self, key: &FlowKey);
-    /// Moves a record, as it is now to be, into the main table; false: there is no room, and it stays where it is.
+    /// Moves a record that lay apart, as it is now to be, into the main table; false: there is no room, and it stays where it is.
     fn settle(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Whether so many flows of the main table are opening that the next are to lie apart.
+    fn is_crowded(&self) -> bool;
+    /// One more flow of the main table is opening, or one less.
+    fn count_opening(&self, is_more: bool);
     /// What a client is remembered by, and given, for affinity: see [`crate::lb::Sender::remembered`].
     fn remembered(&self, service: u32, client: Addr, seconds: u32) -> Option<crate::affinity::Memory>;
     /// Remembers a pick of a service port with affinity.

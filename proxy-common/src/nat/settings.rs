@@ -16,6 +16,8 @@ pub struct Settings {
     pub flows_per_second: u32,
     /// Refusals that one CPU sends in a second at most (RST, ICMP unreachable); beyond that packets are dropped.
     pub refusals_per_second: u32,
+    /// Flows that may be opening in the main table; while there are more, others begin apart.
+    pub open_at_once: u32,
 }
 
 /// Value of `DEVICES`, whose key is the index of a device.

@@ -11,7 +11,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockAddrContext;
-use proxy_common::addr::Addr;
+use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::backend::{Backend, ROW_WORDS};
 use proxy_common::counter::{self, ServiceCounter, SocketCounter};
 use proxy_common::filter;
@@ -107,6 +107,11 @@ impl Lookup for Kernel {
     fn may_own(&self, _: Addr) -> bool {
         // Every hook asks before it decides, see `sock::concerned`; without that a decision takes longer, and is the same.
         true
+    }
+
+    #[inline(always)]
+    fn may_serve(&self, port: Port, proto: Proto) -> bool {
+        filter::may_serve(self, port, proto)
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! The records of flows, and what the agent tells the packet path.
 
+use core::mem::offset_of;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
@@ -25,10 +27,9 @@ const MMAPABLE: usize = 1 << 10;
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
 
-/// Flows whose client has answered an answer.
 #[btf_map]
 static FLOWS: HashMap<FlowKey, Flow, { names::FLOWS_MAX as usize }, NO_PREALLOC> = HashMap::new();
-/// All others: what is used least makes room.
+/// Flows that lie apart: what is used least makes room.
 #[btf_map]
 static OPENING: LruHashMap<FlowKey, Flow, { names::OPENING_MAX as usize }> = LruHashMap::new();
 #[btf_map]
@@ -113,19 +114,53 @@ impl Tables<'_> {
     }
 }
 
+/// The place of a mark, and the round.
+#[inline(always)]
+fn marks(one: &End, other: &End) -> Option<(*mut u8, u32)> {
+    let marks = MARKS.get_ptr_mut(0)?;
+    let place = mark::place(one, other) as usize;
+    // SAFETY: the map returned a live element, and a place is below the number of marks.
+    unsafe {
+        Some(((&raw mut (*marks).marks).cast::<u8>().add(place), (&raw const (*marks).round).read_volatile()))
+    }
+}
+
 /// Leaves the mark of this round for a record, but for those of [`Part::Return`], which no packet of a stranger has the port of.
 #[inline(always)]
 pub fn mark(key: &FlowKey) {
     if key.part != Part::Return as u8
-        && let Some(marks) = MARKS.get_ptr_mut(0)
+        && let Some((place, round)) = marks(&key.src, &key.dst)
     {
-        // SAFETY: the map returned a live element, and a place is below the number of marks.
-        unsafe {
-            let round = (&raw const (*marks).round).read_volatile();
-            let place = mark::place(&key.src, &key.dst) as usize;
-            (&raw mut (*marks).marks).cast::<u8>().add(place).write_volatile(mark::of_round(round));
+        // SAFETY: the place is one of the marks.
+        unsafe { place.write_volatile(mark::of_round(round)) };
+    }
+}
+
+/// When a record was last put apart; zero: there are none.
+#[inline(always)]
+fn apart() -> Option<*mut u64> {
+    // SAFETY: the map returned a live element.
+    MARKS.get_ptr_mut(0).map(|marks| unsafe { &raw mut (*marks).apart })
+}
+
+/// Whether any record lies apart.
+#[inline(always)]
+fn has_apart() -> bool {
+    // SAFETY: as in `apart`.
+    apart().is_some_and(|apart| unsafe { apart.read_volatile() } != 0)
+}
+
+/// Puts a record apart. That there are such is said before.
+#[inline(always)]
+fn put_apart(key: &FlowKey, flow: &Flow, flags: u64) -> bool {
+    let (Some(apart), now) = (apart(), clients::now()) else { return false };
+    // SAFETY: as in `apart`.
+    unsafe {
+        if apart.read_volatile() != now {
+            apart.write_volatile(now);
         }
     }
+    OPENING.insert(key, flow, flags).is_ok()
 }
 
 impl Tables<'_> {
@@ -158,11 +193,11 @@ pub fn part(key: &FragmentKey) -> Option<FragmentValue> {
 
 /// Removes a record whose time is over.
 #[inline(always)]
-pub fn forget(key: &FlowKey, is_settled: bool) {
-    if is_settled {
-        let _ = FLOWS.remove(key);
-    } else {
+pub fn forget(key: &FlowKey, is_apart: bool) {
+    if is_apart {
         let _ = OPENING.remove(key);
+    } else {
+        let _ = FLOWS.remove(key);
     }
 }
 
@@ -174,41 +209,70 @@ pub fn timeouts() -> Timeouts {
 }
 
 impl Flows for Tables<'_> {
+    type Place = *mut Flow;
+
     #[inline(always)]
     fn may_know(&self, one: &End, other: &End) -> bool {
-        MARKS.get_ptr(0).is_some_and(|marks| {
-            // SAFETY: as in `mark`.
-            unsafe {
-                let round = (&raw const (*marks).round).read_volatile();
-                let place = mark::place(one, other) as usize;
-                mark::is_fresh((&raw const (*marks).marks).cast::<u8>().add(place).read_volatile(), round)
-            }
-        })
+        // SAFETY: the place is one of the marks.
+        marks(one, other)
+            .is_some_and(|(place, round)| mark::is_fresh(unsafe { place.read_volatile() }, round))
     }
 
     #[inline(always)]
-    fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
-        // SAFETY: the value is copied at once.
-        let found = unsafe { FLOWS.get(key).or_else(|| OPENING.get(key)) };
-        found.map(|found| copy(found, flow)).is_some()
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<*mut Flow> {
+        let mut place = FLOWS.get_ptr_mut(key);
+        if place.is_none() && has_apart() {
+            place = OPENING.get_ptr_mut(key);
+        }
+        let place = place?;
+        copy(place, flow);
+        Some(place)
+    }
+
+    #[inline(always)]
+    fn note(&self, place: *mut Flow, old: u16, flow: &Flow) {
+        let (set, clear) = (flow.flags & !old, old & !flow.flags);
+        // SAFETY: the map returned the element to this program, until whose end its memory is that of some record. Should that
+        // be of another flow by now, that one counts as used just now, and shows flags that its next packet corrects.
+        unsafe {
+            (&raw mut (*place).used).write_volatile(flow.used);
+            let flags = place.cast::<u64>().add(FLAGS_WORD);
+            if set != 0 {
+                core::arch::asm!("lock *(u64 *)({flags} + 0) |= {set}", flags = in(reg) flags, set = in(reg) whole(set));
+            }
+            if clear != 0 {
+                let left = !whole(clear);
+                core::arch::asm!("lock *(u64 *)({flags} + 0) &= {left}", flags = in(reg) flags, left = in(reg) left);
+            }
+        }
     }
 
     #[inline(always)]
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
-        if self.find(key, other) {
-            return Claim::Taken;
-        }
         mark(key);
-        if OPENING.insert(key, flow, NO_EXIST).is_ok() { Claim::Made } else { Claim::Full }
+        let is_made = if flow.has(Flow::APART) {
+            FLOWS.get_ptr(key).is_none() && put_apart(key, flow, NO_EXIST)
+        } else {
+            !(has_apart() && OPENING.get_ptr(key).is_some()) && FLOWS.insert(key, flow, NO_EXIST).is_ok()
+        };
+        if is_made {
+            Claim::Made
+        } else if self.find(key, other).is_some() {
+            Claim::Taken
+        } else {
+            Claim::Full
+        }
     }
 
     #[inline(always)]
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
         mark(key);
-        if flow.has(Flow::SETTLED) {
-            FLOWS.insert(key, flow, 0).is_ok()
+        if flow.has(Flow::APART) {
+            // It would be found instead.
+            let _ = FLOWS.remove(key);
+            put_apart(key, flow, 0)
         } else {
-            OPENING.insert(key, flow, 0).is_ok()
+            FLOWS.insert(key, flow, 0).is_ok()
         }
     }
 
@@ -225,6 +289,27 @@ impl Flows for Tables<'_> {
             let _ = OPENING.remove(key);
         }
         is_settled
+    }
+
+    #[inline(always)]
+    fn is_crowded(&self) -> bool {
+        let (Some(marks), Some(settings)) = (MARKS.get_ptr(0), self.settings()) else { return true };
+        // SAFETY: the map returned a live element.
+        let opening = unsafe { (&raw const (*marks).opening).read_volatile() };
+        // Counts that were not exact may go below zero.
+        opening.cast_signed() >= i64::from(settings.open_at_once)
+    }
+
+    #[inline(always)]
+    fn count_opening(&self, is_more: bool) {
+        if let Some(marks) = MARKS.get_ptr_mut(0) {
+            let more: i64 = if is_more { 1 } else { -1 };
+            // SAFETY: the map returned a live element, which all CPUs count in.
+            unsafe {
+                let opening = &raw mut (*marks).opening;
+                core::arch::asm!("lock *(u64 *)({opening} + 0) += {more}", opening = in(reg) opening, more = in(reg) more);
+            }
+        }
     }
 
     #[inline(always)]
@@ -290,11 +375,21 @@ fn spend(what: u32, most: u32) -> bool {
     }
 }
 
+/// The word of a record that has its flags in its last two bytes. Rust has no atomics for this target.
+const FLAGS_WORD: usize = offset_of!(Flow, flags) / 8;
+const _: () = assert!(offset_of!(Flow, flags) % 8 == 6);
+
+/// Flags as they lie in [`FLAGS_WORD`].
+#[inline(always)]
+const fn whole(flags: u16) -> u64 {
+    if cfg!(target_endian = "little") { (flags as u64) << 48 } else { flags as u64 }
+}
+
 /// Copies a record by words: the compiler would call a function that copies bytes.
 #[inline(always)]
-fn copy(from: &Flow, to: &mut Flow) {
+fn copy(from: *const Flow, to: &mut Flow) {
     const WORDS: usize = size_of::<Flow>() / 8;
-    let (from, to) = ((&raw const *from).cast::<u64>(), (&raw mut *to).cast::<u64>());
+    let (from, to) = (from.cast::<u64>(), (&raw mut *to).cast::<u64>());
     let mut index = 0;
     while index < WORDS {
         // SAFETY: a record is so many aligned words.

@@ -31,6 +31,7 @@ pub const ETHERNET: u32 = 14;
 #[inline(always)]
 pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     let mut skb = Skb::new(ctx, link);
+    skb.unmark_request();
     let Some(room) = read(&skb, ENTERS) else { return NEXT };
     if is_foreign(&Kernel, room.headers.dst) {
         return NEXT;
@@ -105,7 +106,7 @@ fn aside(ctx: &TcContext, headers: &Headers, (part, error): (Slow, Slow)) -> i32
 fn passage<'a>(skb: &Skb<'_>, (headers, mac_at): (&'a Headers, u32), origin: Origin) -> Option<Passage<'a>> {
     let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + 13)? } else { 0 };
     let mac = if skb.link == 0 { NO_MAC } else { skb.mac(mac_at)? };
-    Some(Passage { headers, tcp, origin, mac, now: clients::now() })
+    Some(Passage { headers, tcp, origin, mac, now: clients::now(), is_request: skb.is_request() })
 }
 
 #[inline(always)]
@@ -118,6 +119,9 @@ fn carry_out(skb: &mut Skb<'_>, (headers, place): (&Headers, u8), action: &Actio
                 flows::keep_part(&FragmentKey::of(headers, place), &value);
             }
             if change_packet(skb, headers, &change) {
+                if place == ENTERS && change.is_request {
+                    skb.mark_request();
+                }
                 return NEXT;
             }
             maps::count_reason(DropReason::Unchangeable);

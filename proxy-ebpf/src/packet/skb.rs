@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
+use proxy_common::addr::Proto;
 use proxy_common::flow::Mac;
 use proxy_common::packet::checksum::Delta;
 use proxy_common::packet::refusal::{self, Answer};
@@ -15,6 +16,11 @@ use proxy_common::packet::{Bytes, Covered, Frame};
 const WINDOW: u32 = 512;
 /// Bytes of headers that are made readable at once: Ethernet, IPv6 and TCP, or two IPv4 headers of an ICMP error.
 const LINEAR: u32 = 96;
+/// What is enough for TCP or UDP right behind an IPv4 header without options, and behind one of IPv6.
+const ENOUGH: [u32; 2] = [40, 60];
+/// What `tc_index` of a packet says that was sent on to a backend as it entered: nobody else is known to use that number, and a
+/// number that is there stays. Linux carries it with the packet as far as it goes through this node.
+const REQUEST: u16 = 0x5348;
 /// The same for ICMP errors with the packet that they quote, with some options or extension headers.
 pub const ERROR: u32 = 168;
 
@@ -41,7 +47,19 @@ impl<'a> Skb<'a> {
     /// Makes the headers readable where they lie in the fragments of a packet.
     #[inline(always)]
     pub fn pull(&self) {
-        self.pull_to(LINEAR);
+        let (data, end) = self.bounds();
+        let have = end.wrapping_sub(data) as u32;
+        let is_enough = match self.byte(self.link) {
+            Some(0x45) => have >= self.link + ENOUGH[0],
+            Some(first) if first >> 4 == 6 => {
+                let next = self.byte(self.link + 6).map(Proto);
+                have >= self.link + ENOUGH[1] && matches!(next, Some(Proto::TCP | Proto::UDP))
+            }
+            _ => false,
+        };
+        if !is_enough {
+            self.pull_to(LINEAR);
+        }
     }
 
     /// The same for so many bytes.
@@ -75,6 +93,34 @@ impl<'a> Skb<'a> {
             );
         }
         (data, end)
+    }
+
+    /// Whether [`Skb::mark_request`] was called for it on its way through this node.
+    #[inline(always)]
+    pub fn is_request(&self) -> bool {
+        // SAFETY: the kernel hands every program a valid context.
+        unsafe { (&raw const (*self.ctx.skb.skb).tc_index).read_volatile() == REQUEST as u32 }
+    }
+
+    /// Says that the packet was sent on to a backend as it entered this node.
+    #[inline(always)]
+    pub fn mark_request(&self) {
+        // SAFETY: the kernel hands every program a valid context, whose `tc_index` may be written.
+        unsafe {
+            let place = &raw mut (*self.ctx.skb.skb).tc_index;
+            if place.read_volatile() == 0 {
+                place.write_volatile(REQUEST as u32);
+            }
+        }
+    }
+
+    /// It has come in: whatever was said of it on its way to here is over.
+    #[inline(always)]
+    pub fn unmark_request(&self) {
+        if self.is_request() {
+            // SAFETY: as in `mark_request`.
+            unsafe { (&raw mut (*self.ctx.skb.skb).tc_index).write_volatile(0) };
+        }
     }
 
     /// Becomes another packet, behind the same link-layer header turned round. False: it could not, and is spoiled.

@@ -45,7 +45,7 @@ pub fn one(ctx: *mut ElementContext) {
     if lives {
         flows::mark(&key);
     } else {
-        flows::forget(&key, is_settled);
+        flows::forget(&key, flow.has(Flow::APART));
     }
     let seen = swept(key.part, lives, is_settled);
     // SAFETY: the context is valid. A full buffer makes the kernel hand out what it has and show this record again.

@@ -100,7 +100,7 @@ impl PacketPath {
         }
         let before = packet.settings().map_err(|error| error.to_string())?.map(|settings| settings.ports);
         let ports = self.set_ports_aside(before);
-        packet.tell(&settings::settings(ports)).map_err(|error| error.to_string())?;
+        packet.tell(&settings::settings(ports, packet.flows)).map_err(|error| error.to_string())?;
         let means = packet.means().name();
         let flows = packet.flows;
         info!(means, flows, ports = %words(ports), "the packet path is loaded");

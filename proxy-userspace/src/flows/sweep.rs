@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use proxy_common::flow::{Part, SWEPT_LIVES, SWEPT_SETTLED};
+use proxy_common::mark::{APART_WORD, OPENING_WORD};
 
 use crate::sys::iter::MapIterator;
 use crate::sys::map::Map;
@@ -16,6 +17,8 @@ pub struct Sweeper {
     marks: Mapping,
     /// Whether the last round has come to its end.
     is_whole: bool,
+    /// When a record had been put apart last, as the last round began.
+    apart: u64,
 }
 
 /// What a round has found.
@@ -37,7 +40,7 @@ impl Sweeper {
         let [flows, opening] = tables;
         let tables =
             [MapIterator::bind(program, flows.as_fd())?, MapIterator::bind(program, opening.as_fd())?];
-        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false })
+        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false, apart: 0 })
     }
 
     /// Walks both tables once.
@@ -49,11 +52,20 @@ impl Sweeper {
         if std::mem::take(&mut self.is_whole) {
             self.begin();
         }
+        let apart = self.marks.load(APART_WORD).unwrap_or_default();
+        let [main, others] = &self.tables;
         let mut swept = Swept::default();
-        for table in &self.tables {
-            swept.add(&table.read_all()?);
-        }
+        swept.add(&main.read_all()?);
+        // Flows that began during the walk may be missing: the count that decides when to put flows apart need not be exact.
+        let _ = self.marks.store(OPENING_WORD, swept.opening);
+        let in_main = swept.records;
+        swept.add(&others.read_all()?);
         self.is_whole = true;
+        // Whoever puts a record there says when, and then does it. That was a round ago or more, and this walk has found none.
+        let is_old = apart == std::mem::replace(&mut self.apart, apart);
+        if apart != 0 && is_old && swept.records == in_main {
+            let _ = self.marks.replace(APART_WORD, apart, 0);
+        }
         Ok(swept)
     }
 

@@ -24,7 +24,7 @@ pub trait Tally {
     /// How many ranges are so wide that every bit is set while there is one.
     fn everything(&mut self) -> &mut u32;
 
-    /// Counts a frontend in, or a block of owned VIPs. NodePorts have no address of their own and need no bit.
+    /// Counts a frontend in, or a block of owned VIPs, which have no ports. NodePorts have no address of their own.
     fn add_frontend(&mut self, key: &FrontendKey) {
         bits_of_frontend(key).for_each(|bit| self.add(bit));
     }
@@ -179,10 +179,11 @@ impl Tally for OwnedTrial<'_> {
 }
 
 fn bits_of_frontend(key: &FrontendKey) -> impl Iterator<Item = u32> + use<> {
-    let bits =
+    let of_address =
         if key.is_owned_vip() { filter::bits_of_prefix(key.addr) } else { filter::bits_of_address(key.addr) };
-    let needs_bits = !key.addr.is_unspecified();
-    bits.into_iter().filter(move |_| needs_bits)
+    let has_address = !key.addr.is_unspecified();
+    let of_port = (!key.is_owned_vip()).then(|| filter::bit_of_port(key.port, key.proto));
+    of_address.into_iter().filter(move |_| has_address).chain(of_port)
 }
 
 /// The bits of a range, or `None` if it is so wide that all are meant.
@@ -212,6 +213,7 @@ fn bits_of(key: &CidrKey) -> Option<Box<dyn Iterator<Item = u32>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proxy_common::addr::{Port, Proto};
     use std::net::IpAddr;
 
     struct Words<'a>(&'a dyn Fn(u32) -> u64);
@@ -278,12 +280,20 @@ mod tests {
     }
 
     #[test]
-    fn a_node_port_needs_no_bit() {
-        let mut bits = OwnedBits::default();
+    fn a_node_port_needs_the_bit_of_its_port_alone() {
+        let (port, proto) = (Port::new(30_080), Proto::UDP);
         for any in [Addr::UNSPECIFIED, Addr::UNSPECIFIED_V4] {
+            let mut bits = OwnedBits::default();
             bits.add_frontend(&FrontendKey::owned_vip(any));
+            assert_eq!(bits, OwnedBits::default());
+            let key = FrontendKey::node_port(any, port, proto);
+            bits.add_frontend(&key);
+            let set: u32 = (0..filter::WORDS).map(|index| bits.word(index).count_ones()).sum();
+            assert_eq!(set, 1);
+            assert!(filter::may_serve(&Words(&|index| bits.word(index)), port, proto));
+            bits.remove_frontend(&key);
+            assert_eq!(bits, OwnedBits::default());
         }
-        assert_eq!(bits, OwnedBits::default());
     }
 
     #[test]

@@ -62,6 +62,13 @@ impl Mapping {
         self.word(word).map(|word| word.store(value, Ordering::Release))
     }
 
+    /// Replaces one word if it is `old` still; whether it was. `None` past the end.
+    pub fn replace(&self, word: usize, old: u64, new: u64) -> Option<bool> {
+        let done =
+            |word: &AtomicU64| word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        self.word(word).map(done)
+    }
+
     fn word(&self, word: usize) -> Option<&AtomicU64> {
         if word >= self.len {
             return None;

@@ -3,6 +3,7 @@
 //! It is a program and not a thread of the test because the hooks go by cgroup, which a process has as a whole.
 
 mod connects;
+mod crowd;
 mod get;
 mod serve;
 mod talk;
@@ -47,6 +48,10 @@ enum PeerCommand {
     Connects(connects::ConnectsArguments),
     /// Connect a UDP socket once; for each line of standard input ask by it, and report as JSON.
     Talk(talk::TalkArguments),
+    /// Give back what each connection sends; ends when standard input does.
+    Echo(crowd::EchoArguments),
+    /// Open connections that stay; for each line of standard input ask by all of them, and report as JSON.
+    Crowd(crowd::CrowdArguments),
     /// Connect to each target of standard input until it is let in, and say when.
     Until(until::UntilArguments),
 }
@@ -114,6 +119,8 @@ pub fn run(arguments: PeerArguments) -> Result<u8> {
         PeerCommand::Get(arguments) => get::run(&arguments),
         PeerCommand::Connects(arguments) => connects::run(&arguments),
         PeerCommand::Talk(arguments) => talk::run(&arguments),
+        PeerCommand::Echo(arguments) => crowd::echo(&arguments).map(|()| 0),
+        PeerCommand::Crowd(arguments) => crowd::crowd(&arguments).map(|()| 0),
         PeerCommand::Until(arguments) => until::run(&arguments),
     }
 }

@@ -1,14 +1,14 @@
 //! How long records live, and what becomes of a flow that has lost one.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proxy_common::flow::Part;
-use proxy_common::nat::{Settings, Timeouts};
+use proxy_common::nat::{REFRESH, Settings, Timeouts};
 use shunt::flows::Swept;
 
 use super::build::{Tcp, packet};
-use super::rig::SETTINGS;
+use super::rig::{Rig, SETTINGS};
 use super::{Ends, families, next, settle};
 
 #[test]
@@ -65,10 +65,15 @@ fn a_lost_record_is_made_anew_by_the_other() {
         let ack = Some(Tcp::Ack);
         let (request, inside) = (packet((client, vip), ack), packet((client, backend), ack));
         let (reply, outside) = (packet((backend, client), ack), packet((vip, client), ack));
-        assert!(rig.forget(Part::Reply, backend, client).unwrap());
+        // A flow's packets look after all of its records now and then.
+        let lose = |rig: &mut Rig, (part, from, to)| {
+            assert!(rig.forget(part, from, to).unwrap());
+            std::thread::sleep(2 * Duration::from_nanos(REFRESH));
+        };
+        lose(&mut rig, (Part::Reply, backend, client));
         assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside.clone()));
         assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(outside.clone()));
-        assert!(rig.forget(Part::Forward, client, vip).unwrap());
+        lose(&mut rig, (Part::Forward, client, vip));
         assert_eq!(rig.run("shunt_leave", &reply).unwrap(), next(outside));
         assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(inside));
         assert!(!rig.forget(Part::Return, backend, client).unwrap(), "no other source was needed");
@@ -91,6 +96,46 @@ fn a_pod_is_switched_to_whom_its_replies_come_from() {
         let mut switched = inside;
         switched[..6].copy_from_slice(&[8; 6]);
         assert_eq!(rig.run("shunt_arrive", &request).unwrap(), next(switched));
+    }
+}
+
+#[test]
+fn flows_that_are_too_many_lie_apart_until_their_clients_answer() {
+    for ends in families() {
+        let Ends { client, vip, backend, .. } = ends;
+        let mut rig = ends.rig();
+        rig.write_settings(Settings { open_at_once: 1, ..SETTINGS }).unwrap();
+        let other = |port| SocketAddr::new(client.ip(), port);
+        let (second, third) = (other(40_001), other(40_002));
+        let begin = |rig: &mut Rig, client| {
+            let answer = rig.run("shunt_arrive", &packet((client, vip), Some(Tcp::Syn))).unwrap();
+            assert_eq!(answer, next(packet((client, backend), Some(Tcp::Syn))));
+        };
+        begin(&mut rig, client);
+        assert_eq!((rig.records().unwrap(), rig.counts().unwrap()), ([2, 0], [0, 1]));
+        begin(&mut rig, second);
+        assert_eq!(rig.records().unwrap(), [2, 2]);
+        let [apart, opening] = rig.counts().unwrap();
+        assert!(apart > 0 && opening == 1, "{apart} {opening}");
+        // The SYN comes again, and then the connection opens as any other does.
+        settle(&mut rig, second, (vip, backend));
+        assert_eq!(rig.records().unwrap(), [4, 0]);
+        settle(&mut rig, client, (vip, backend));
+        assert_eq!((rig.records().unwrap(), rig.counts().unwrap()[1]), ([4, 0], 0));
+        // Of what lies apart the sweep lets programs know nothing once there has been none for a round.
+        let mut sweeper = rig.sweeper().unwrap();
+        assert_eq!(sweeper.round().unwrap(), Swept { settled: 2, opening: 0, records: 4, removed: 0 });
+        assert!(rig.counts().unwrap()[0] >= apart, "it may have been put there just now");
+        sweeper.round().unwrap();
+        assert_eq!(rig.counts().unwrap(), [0, 0]);
+        begin(&mut rig, third);
+        begin(&mut rig, other(40_003));
+        for _ in 0..3 {
+            assert_eq!(sweeper.round().unwrap(), Swept { settled: 2, opening: 2, records: 8, removed: 0 });
+            assert!(rig.counts().unwrap()[0] > 0 && rig.counts().unwrap()[1] == 1, "some lie apart");
+        }
+        settle(&mut rig, other(40_003), (vip, backend));
+        assert_eq!(rig.records().unwrap(), [8, 0]);
     }
 }
 

@@ -177,10 +177,11 @@ fn udp_goes_on_to_another_backend_and_tcp_drains_when_one_goes() {
 
 /// Figures, printed and not judged: a timed test would fail on a busy machine.
 ///
-/// A test run that repeats hands each run the packet that the last one left. Two flows, of which each backend is the other's
+/// `SHUNT_COST_RUNS` says how often a packet is run, five times. A test run that repeats hands each run the packet that the last one left. Two flows, of which each backend is the other's
 /// VIP, send it to and fro, so that every run is a hit and changes address and port.
 #[test]
 fn a_packet_costs_so_much() {
+    let runs = std::env::var("SHUNT_COST_RUNS").map_or(200_001, |text| text.parse().unwrap());
     for ends in families() {
         let Ends { client, vip, backend, stranger, node } = ends;
         let mut rig = ends.rig();
@@ -198,12 +199,12 @@ fn a_packet_costs_so_much() {
             ("established, entering", "shunt_arrive", (client, vip)),
             ("established, leaving", "shunt_leave", (backend, client)),
         ] {
-            println!("{family}, {what}: {:?}", rig.time(program, &packet(pair, ack), 200_001).unwrap());
+            println!("{family}, {what}: {:?}", rig.time(program, &packet(pair, ack), runs).unwrap());
         }
         // As of an overlay or a tunnel, of which every packet comes so.
         rig.be_at(node.ip()).unwrap();
         let tunnel = packet((client, SocketAddr::new(node.ip(), 8472)), None);
-        let took = rig.time("shunt_arrive", &tunnel, 200_001).unwrap();
+        let took = rig.time("shunt_arrive", &tunnel, runs).unwrap();
         println!("{family}, a datagram for the node itself, entering: {took:?}");
     }
 }

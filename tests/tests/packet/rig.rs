@@ -13,6 +13,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::reason_element;
 use proxy_common::flow::{End, Flow, FlowKey, Part, Whole};
+use proxy_common::mark::{APART_WORD, OPENING_WORD};
 use proxy_common::names::{FLOWS, MARKS, OPENING, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
 use proxy_common::node::NodeAddrFlags;
@@ -42,6 +43,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     ports: PORTS,
     flows_per_second: 1_000_000,
     refusals_per_second: 1_000,
+    open_at_once: 1_000,
 };
 
 /// Programs and maps. The programs go first.
@@ -230,6 +232,18 @@ impl Rig {
         flows.update_batch(&keys, &values).map_err(|(done, error)| anyhow::anyhow!("after {done}: {error}"))
     }
 
+    /// Records of the main table, and of those that lie apart.
+    pub(crate) fn records(&self) -> Result<[usize; 2]> {
+        let count = |name| anyhow::Ok(self.open(name)?.entries()?.0.len() / size_of::<FlowKey>());
+        Ok([count(FLOWS)?, count(OPENING)?])
+    }
+
+    /// When a record was last put apart, as the programs have it, and how many flows of the main table they take to be opening.
+    pub(crate) fn counts(&self) -> Result<[u64; 2]> {
+        let marks = Mapping::new(&self.open(MARKS)?)?;
+        Ok([marks.load(APART_WORD).context("no word")?, marks.load(OPENING_WORD).context("no word")?])
+    }
+
     /// Removes a record by hand; whether it was there.
     pub(crate) fn forget(&mut self, part: Part, from: SocketAddr, to: SocketAddr) -> Result<bool> {
         let end = |at: SocketAddr| End::new(at.ip().into(), Port::new(at.port()));
@@ -256,9 +270,13 @@ impl Rig {
     /// How long a program takes for a packet: the least of five runs, each so often.
     pub(crate) fn time(&mut self, program: &str, packet: &[u8], repeat: u32) -> Result<Duration> {
         let mut least = Duration::MAX;
+        let mut packet = packet.to_vec();
+        if program == "shunt_leave" {
+            turn(&mut packet);
+        }
         for _ in 0..5 {
             let mut options = TestRunOptions::new();
-            options.data_in = Some(packet);
+            options.data_in = Some(&packet);
             options.repeat = repeat;
             least = least.min(self.program(program)?.test_run(options)?.duration);
         }

@@ -20,7 +20,7 @@ enum Step {
     Ask(u8),
     /// The backend sends by itself, which makes a lost record anew that the client's packets need.
     Tell(u8),
-    /// A record is lost: of which connection, and which part; then its other side sends first.
+    /// A record is lost: of which connection, and which part; a moment later its other side sends first.
     Lose(u8, Part),
     /// Time passes, in seconds.
     Pause(u64),
@@ -48,8 +48,11 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..60),
         backends in 1_u8..4,
         is_tcp in any::<bool>(),
+        (open_at_once, hints) in (0..6_i32, any::<bool>()),
     ) {
         let mut node = Node::new(backends, if is_tcp { Proto::TCP } else { Proto::UDP });
+        node.records.open_at_once.set(open_at_once);
+        node.hints = hints;
         let all = connections();
         let mut open: BTreeMap<usize, Trip> = BTreeMap::new();
         for step in steps {
@@ -69,6 +72,7 @@ proptest! {
                         (Step::Tell(_), Some(seen)) => prop_assert_eq!(node.answers(seen, ACK), home),
                         (Step::Lose(_, part), Some(seen)) => {
                             lose(&node, (client, vip, seen), part);
+                            node.now += REFRESH;
                             if part == Part::Forward {
                                 prop_assert_eq!(node.answers(seen, ACK), home);
                             }
@@ -154,6 +158,24 @@ fn what_nobody_knows_goes_on_to_the_stack() {
 }
 
 #[test]
+fn what_is_for_the_node_itself_goes_on_at_once() {
+    for proto in [Proto::UDP, Proto::TCP] {
+        let node = Node::new(1, proto);
+        let client = end(200, 0, 40_000);
+        // A tunnel's port is no frontend's. That of a frontend is asked for, and so is any of a VIP, which may be refused.
+        for (dst, asks) in [
+            (End::new(node_addr(), Port::new(8472)), 0),
+            (End::new(node_addr(), vip(0).port), 1),
+            (End::new(vip(0).addr, Port::new(8472)), 1),
+        ] {
+            node.asked.set(0);
+            assert_eq!(node.arrives(Trip { src: client, dst }, SYN), Err(Action::Pass));
+            assert_eq!(node.asked.get(), asks, "{dst:?}");
+        }
+    }
+}
+
+#[test]
 fn tcp_drains_and_udp_is_led_elsewhere_when_a_backend_goes() {
     for (proto, stays) in [(Proto::TCP, true), (Proto::UDP, false)] {
         let node = Node::new(2, proto);
@@ -190,15 +212,47 @@ fn a_port_that_is_used_again_begins_a_flow() {
 }
 
 #[test]
-fn only_clients_that_answer_get_into_the_main_table() {
-    let node = Node::new(1, Proto::TCP);
+fn flows_that_are_too_many_lie_apart_until_their_clients_answer() {
+    let mut node = Node::new(1, Proto::TCP);
+    node.records.open_at_once.set(10);
+    let lens = |node: &Node| (node.records.main.borrow().len(), node.records.apart.borrow().len());
     for host in 0..100 {
         let seen = node.sends(end(200, host, 40_000), vip(0), SYN).unwrap();
         node.answers(seen, SYN | ACK);
     }
-    assert_eq!((node.records.settled.borrow().len(), node.records.opening.borrow().len()), (0, 200));
+    assert_eq!((lens(&node), node.records.opening.get()), ((20, 180), 10));
+    // One from apart does not count as opening in the main table, where another makes room.
+    node.sends(end(200, 50, 40_000), vip(0), ACK).unwrap();
+    assert_eq!((lens(&node), node.records.opening.get()), ((22, 178), 10));
     node.sends(end(200, 7, 40_000), vip(0), ACK).unwrap();
-    assert_eq!((node.records.settled.borrow().len(), node.records.opening.borrow().len()), (2, 198));
+    assert_eq!((lens(&node), node.records.opening.get()), ((22, 178), 9));
+    node.sends(end(201, 0, 40_000), vip(0), SYN).unwrap();
+    assert_eq!((lens(&node), node.records.opening.get()), ((24, 178), 10));
+    // All are open as long as each other, wherever they began.
+    node.now += 100_000 * SECOND;
+    for (host, is_open) in [(50, true), (7, true), (8, false)] {
+        assert_eq!(node.sends(end(200, host, 40_000), vip(0), ACK).is_ok(), is_open, "{host}");
+    }
+}
+
+#[test]
+fn a_flow_of_datagrams_lives_as_long_as_either_side_sends() {
+    for is_client in [true, false] {
+        let mut node = Node::new(2, Proto::UDP);
+        let client = end(200, 0, 40_000);
+        let seen = node.sends(client, vip(0), 0).unwrap();
+        node.answers(seen, 0);
+        for _ in 0..100 {
+            node.now += 20 * SECOND;
+            if is_client {
+                assert_eq!(node.sends(client, vip(0), 0), Ok(seen));
+            } else {
+                assert_eq!(node.answers(seen, 0), Trip { src: vip(0), dst: client });
+            }
+        }
+        assert_eq!(node.answers(seen, 0), Trip { src: vip(0), dst: client }, "{is_client}");
+        assert_eq!(node.sends(client, vip(0), 0), Ok(seen), "{is_client}");
+    }
 }
 
 #[test]
@@ -206,9 +260,12 @@ fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
     let mut node = Node::new(1, Proto::TCP);
     node.records = Records::new(3);
     let seen = node.sends(end(200, 0, 1), vip(0), SYN).unwrap();
+    let apart = node.sends(end(200, 1, 1), vip(0), SYN).unwrap();
+    assert_eq!((node.records.main.borrow().len(), node.records.apart.borrow().len()), (2, 2));
     let full = Action::Drop(SERVICE, DropReason::FlowTableFull);
-    assert_eq!(node.sends(end(200, 1, 1), vip(0), SYN), Err(full));
-    assert_eq!(node.records.keys().len(), 2, "half a flow would be worse than none");
+    assert_eq!(node.sends(end(200, 3, 1), vip(0), SYN), Err(full));
+    assert_eq!(node.records.keys().len(), 4, "half a flow would be worse than none");
+    assert_eq!(node.sends(end(200, 1, 1), vip(0), SYN), Ok(apart));
     assert_eq!(node.sends(end(200, 0, 1), vip(0), SYN), Ok(seen));
     node.records.is_flooded.set(true);
     assert_eq!(node.sends(end(200, 2, 1), vip(0), SYN), Err(Action::Drop(SERVICE, DropReason::Flood)));

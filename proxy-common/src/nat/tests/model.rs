@@ -47,6 +47,9 @@ impl Lookup for Tables {
     fn may_own(&self, addr: Addr) -> bool {
         addr == node_addr() || (0..2).any(|index| addr == vip(index).addr)
     }
+    fn may_serve(&self, port: Port, _: Proto) -> bool {
+        (0..2).any(|index| port == vip(index).port)
+    }
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
         let is_vip = (0..2).any(|index| (key.addr, key.port) == (vip(index).addr, vip(index).port));
         is_vip.then(|| FrontendValue::new(SERVICE, FrontendKind::LoadBalancer, 0))
@@ -84,9 +87,12 @@ impl Lookup for Tables {
 
 /// Records in two tables of a limited size.
 pub(super) struct Records {
-    pub(super) settled: RefCell<HashMap<FlowKey, Flow>>,
-    pub(super) opening: RefCell<HashMap<FlowKey, Flow>>,
+    pub(super) main: RefCell<HashMap<FlowKey, Flow>>,
+    pub(super) apart: RefCell<HashMap<FlowKey, Flow>>,
     pub(super) capacity: usize,
+    /// Flows that may be opening in the main table, and those that are.
+    pub(super) open_at_once: Cell<i32>,
+    pub(super) opening: Cell<i32>,
     pub(super) random: Cell<u64>,
     pub(super) memories: RefCell<HashMap<Addr, Memory>>,
     pub(super) is_flooded: Cell<bool>,
@@ -98,9 +104,11 @@ pub(super) struct Records {
 impl Records {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            settled: RefCell::default(),
-            opening: RefCell::default(),
+            main: RefCell::default(),
+            apart: RefCell::default(),
             capacity,
+            open_at_once: Cell::new(1_000),
+            opening: Cell::new(0),
             random: Cell::new(1),
             memories: RefCell::default(),
             is_flooded: Cell::new(false),
@@ -110,26 +118,37 @@ impl Records {
     }
 
     pub(super) fn get(&self, key: &FlowKey) -> Option<Flow> {
-        self.settled.borrow().get(key).or(self.opening.borrow().get(key)).copied()
+        self.main.borrow().get(key).or(self.apart.borrow().get(key)).copied()
     }
 
     pub(super) fn keys(&self) -> Vec<FlowKey> {
         let mut keys: Vec<FlowKey> =
-            self.settled.borrow().keys().chain(self.opening.borrow().keys()).copied().collect();
+            self.main.borrow().keys().chain(self.apart.borrow().keys()).copied().collect();
         keys.sort();
         keys
     }
 }
 
 impl Flows for Records {
+    type Place = FlowKey;
     fn may_know(&self, one: &End, other: &End) -> bool {
         self.marks.borrow().contains(&mark::place(one, other))
     }
-    fn find(&self, key: &FlowKey, flow: &mut Flow) -> bool {
-        self.get(key).map(|found| *flow = found).is_some()
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<FlowKey> {
+        self.get(key).map(|found| {
+            *flow = found;
+            *key
+        })
+    }
+    fn note(&self, place: FlowKey, old: u16, flow: &Flow) {
+        let (mut main, mut apart) = (self.main.borrow_mut(), self.apart.borrow_mut());
+        let there = main.get_mut(&place).or(apart.get_mut(&place)).unwrap();
+        there.used = flow.used;
+        there.flags = (there.flags | flow.flags & !old) & !(old & !flow.flags);
+        assert_eq!(there, flow, "nothing else can be noted");
     }
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
-        if self.find(key, other) {
+        if self.find(key, other).is_some() {
             return Claim::Taken;
         }
         if self.put(key, flow) { Claim::Made } else { Claim::Full }
@@ -138,8 +157,11 @@ impl Flows for Records {
         if key.part != Part::Return as u8 {
             self.marks.borrow_mut().insert(mark::place(&key.src, &key.dst));
         }
-        let table = if flow.has(Flow::SETTLED) { &self.settled } else { &self.opening };
-        let mut table = table.borrow_mut();
+        let is_apart = flow.has(Flow::APART);
+        if is_apart {
+            self.main.borrow_mut().remove(key);
+        }
+        let mut table = if is_apart { &self.apart } else { &self.main }.borrow_mut();
         if !table.contains_key(key) && table.len() >= self.capacity {
             return false;
         }
@@ -147,16 +169,22 @@ impl Flows for Records {
         true
     }
     fn remove(&self, key: &FlowKey) {
-        self.settled.borrow_mut().remove(key);
-        self.opening.borrow_mut().remove(key);
+        self.main.borrow_mut().remove(key);
+        self.apart.borrow_mut().remove(key);
     }
     fn settle(&self, key: &FlowKey, flow: &Flow) -> bool {
-        assert!(flow.has(Flow::SETTLED));
+        assert!(flow.has(Flow::SETTLED) && !flow.has(Flow::APART));
         let done = self.put(key, flow);
         if done {
-            self.opening.borrow_mut().remove(key);
+            self.apart.borrow_mut().remove(key);
         }
         done
+    }
+    fn is_crowded(&self) -> bool {
+        self.opening.get() >= self.open_at_once.get()
+    }
+    fn count_opening(&self, is_more: bool) {
+        self.opening.set(self.opening.get() + if is_more { 1 } else { -1 });
     }
     fn remembered(&self, _: u32, client: Addr, _: u32) -> Option<Memory> {
         self.memories.borrow().get(&client).copied()
@@ -206,8 +234,12 @@ pub(super) struct Node {
     pub(super) records: Records,
     pub(super) now: u64,
     pub(super) proto: Proto,
+    /// Whether what leaves the node is known to have been sent on where it entered.
+    pub(super) hints: bool,
     /// What frames show of link-layer addresses.
     pub(super) mac: Cell<Mac>,
+    /// How many packets might have begun a flow.
+    pub(super) asked: Cell<u32>,
     /// Where the last packet's frame was sent to instead.
     pub(super) switched: Cell<Mac>,
 }
@@ -220,6 +252,8 @@ impl Node {
             records: Records::new(100_000),
             now: 1_000 * SECOND,
             proto,
+            hints: true,
+            asked: Cell::new(0),
             mac: Cell::new(NO_MAC),
             switched: Cell::new(NO_MAC),
         }
@@ -240,16 +274,20 @@ impl Node {
         }
     }
 
+    fn passage<'a>(&self, (headers, tcp): (&'a Headers, u8), is_request: bool) -> Passage<'a> {
+        Passage { headers, tcp, origin: Origin::External, mac: self.mac.get(), now: self.now, is_request }
+    }
+
     /// A packet enters from outside; what becomes of it, or why nothing does.
     pub(super) fn arrives(&self, trip: Trip, tcp: u8) -> Result<Trip, Action> {
         let headers = self.headers(trip);
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
-        let passage =
-            Passage { headers: &headers, tcp, origin: Origin::External, mac: self.mac.get(), now: self.now };
+        let passage = self.passage((&headers, tcp), false);
         self.records.leads_to_pods.set(false);
         let mut work = Work::EMPTY;
         let mut action = arrive(&self.tables, &self.records, &passage, &mut work);
         if action == Action::Begin {
+            self.asked.set(self.asked.get() + 1);
             action = begin(&self.tables, &self.records, &passage, &mut work);
         }
         match action {
@@ -263,10 +301,13 @@ impl Node {
 
     /// A packet leaves, by a device of pods or another.
     pub(super) fn leaves(&self, trip: Trip, tcp: u8, is_pods: bool) -> Trip {
+        self.exits((trip, false), tcp, is_pods)
+    }
+
+    fn exits(&self, (trip, is_request): (Trip, bool), tcp: u8, is_pods: bool) -> Trip {
         let headers = self.headers(trip);
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
-        let passage =
-            Passage { headers: &headers, tcp, origin: Origin::External, mac: self.mac.get(), now: self.now };
+        let passage = self.passage((&headers, tcp), is_request && self.hints);
         self.records.leads_to_pods.set(is_pods);
         let mut work = Work::EMPTY;
         let mut action = leave(&self.records, &passage, &mut work);
@@ -283,7 +324,7 @@ impl Node {
     /// From a client to a frontend; what the backend sees.
     pub(super) fn sends(&self, client: End, vip: End, tcp: u8) -> Result<Trip, Action> {
         let inside = self.arrives(Trip { src: client, dst: vip }, tcp)?;
-        Ok(self.leaves(inside, tcp, is_local(inside.dst)))
+        Ok(self.exits((inside, true), tcp, is_local(inside.dst)))
     }
 
     /// The backend answers what it has seen; what the client sees.

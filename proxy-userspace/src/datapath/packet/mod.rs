@@ -59,7 +59,7 @@ pub struct Packet {
     waiting: Option<PathBuf>,
     /// What had to make room.
     pub made_room: Vec<MadeRoom>,
-    /// Flows that there may be.
+    /// Records of flows that there may be.
     pub flows: u32,
 }
 

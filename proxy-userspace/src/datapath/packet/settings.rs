@@ -9,6 +9,8 @@ use super::ports::{Plan, Ranges, ends, plan};
 
 /// Flows that may begin on one CPU in a second.
 const FLOWS_PER_SECOND: u32 = 125_000;
+/// Flows with an eighth of all records may be opening: a flow has two or three, and those that a flood has begun stay for a while.
+const RECORDS_PER_OPENING: u32 = 16;
 /// Refusals that one CPU sends in a second.
 const REFUSALS_PER_SECOND: u32 = 1_000;
 
@@ -32,8 +34,8 @@ pub fn timeouts(read: impl Fn(&str) -> Option<u32>) -> Timeouts {
     }
 }
 
-/// What the programs are to be told, given the ports.
-pub fn settings(ports: Option<Ports>) -> Settings {
+/// What the programs are to be told, given the ports and how many records there may be.
+pub fn settings(ports: Option<Ports>, records: u32) -> Settings {
     let read = |name: &str| {
         let text = fs::read_to_string(format!("{TIMEOUTS}/nf_conntrack_{name}")).ok()?;
         text.trim().parse().ok()
@@ -43,6 +45,7 @@ pub fn settings(ports: Option<Ports>) -> Settings {
         ports: ports.unwrap_or(Ports { first: 0, count: 0 }),
         flows_per_second: FLOWS_PER_SECOND,
         refusals_per_second: REFUSALS_PER_SECOND,
+        open_at_once: records / RECORDS_PER_OPENING,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Many flows at once, and a flood of SYNs from everywhere: those that are there notice nothing, and memory has an end.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
-use rustix::process::{Resource, Rlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::netns::Netns;
+use tests::process::{Process, binary};
+use tests::report::CrowdReport;
 
 use super::layout::Layout;
 use super::site::{Backend, Site};
@@ -24,8 +26,10 @@ const SYNS: usize = 100_000;
 const SPARED: u64 = 20;
 /// Connections whose clients ask all the time.
 const BUSY: usize = 200;
-/// Connections from one address, well below what an ephemeral range has.
-const OF_ADDRESS: usize = 20_000;
+/// Connections of one process and from one address, well below what either may have.
+const OF_PROCESS: usize = 14_000;
+/// Limit for all connections of a crowd, and for all their answers.
+const LONG: Duration = Duration::from_mins(5);
 /// `IPPROTO_RAW`: packets with their headers.
 const RAW: i32 = 255;
 
@@ -33,48 +37,54 @@ fn number(variable: &str, usual: usize) -> usize {
     std::env::var(variable).ok().map_or(usual, |text| text.parse().unwrap())
 }
 
-/// Accepts for ever, and gives back what it gets on those connections that ask.
-fn hold(pod: &Netns, at: SocketAddr) -> Result<()> {
-    let socket = pod.inside(|| Socket::new(Domain::for_address(at), Type::STREAM, None))??;
-    socket.bind(&at.into())?;
-    socket.listen(65_535)?;
-    let listener = TcpListener::from(socket);
-    std::thread::spawn(move || {
-        let mut held = Vec::new();
-        for stream in listener.incoming().flatten() {
-            if held.len() < BUSY {
-                let stream = stream.try_clone();
-                std::thread::spawn(move || stream.map(answer));
-            }
-            held.push(stream);
-        }
-    });
-    Ok(())
+fn peer(netns: &Netns, words: &[&str]) -> Result<Process> {
+    let mut command = Command::new(binary("peer")?);
+    command.args(["--netns", netns.name()]).args(words);
+    Process::spawn("peer", command)
 }
 
-fn answer(mut stream: TcpStream) {
-    let mut byte = [0];
-    while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+/// Servers that share an address, some more than there are clients: the kernel deals connections out by chance.
+fn serve(pod: &Netns, (at, flows): (SocketAddr, usize)) -> Result<Vec<Process>> {
+    (0..=flows.div_ceil(OF_PROCESS))
+        .map(|_| {
+            let mut process = peer(pod, &["echo", &at.to_string()])?;
+            process.wait_line(Duration::from_secs(5), |line| line == "ready")?;
+            Ok(process)
+        })
+        .collect()
 }
 
 /// Connections of the client to a frontend, from as many of its addresses as it takes.
-fn open(site: &Site, (to, count): (SocketAddr, usize)) -> Result<Vec<TcpStream>> {
-    let sources = (0..count.div_ceil(OF_ADDRESS)).map(|host| Ipv4Addr::new(172, 31, 1, 1 + host as u8));
-    let mut all = Vec::with_capacity(count);
-    for source in sources {
-        site.client.add_address("eth0", source.into(), 32)?;
-        site.cluster
-            .node(1)
-            .netns
-            .ip(&format!("route replace {source} via {}", crate::wire::clients()[0]))?;
-        let own = site.client.inside(|| {
-            (0..OF_ADDRESS.min(count - all.len()))
-                .map(|_| connect(source.into(), to))
-                .collect::<Result<Vec<_>>>()
-        })??;
-        all.extend(own);
+struct Crowd(Vec<Process>);
+
+impl Crowd {
+    fn open(site: &Site, (to, flows): (SocketAddr, usize)) -> Result<Self> {
+        let gateway = crate::wire::clients()[0];
+        let mut all = Vec::new();
+        for host in 0..flows.div_ceil(OF_PROCESS) {
+            let from = Ipv4Addr::new(172, 31, 1, u8::try_from(host + 1)?);
+            site.client.add_address("eth0", from.into(), 32)?;
+            site.cluster.node(1).netns.ip(&format!("route replace {from} via {gateway}"))?;
+            let count = OF_PROCESS.min(flows - host * OF_PROCESS);
+            let [to, from, count] = [to.to_string(), from.to_string(), count.to_string()];
+            all.push(peer(&site.client, &["crowd", &to, "--from", &from, "--count", &count])?);
+        }
+        for process in &mut all {
+            process.wait_line(LONG, |line| line.starts_with("ready"))?;
+        }
+        Ok(Self(all))
     }
-    Ok(all)
+
+    /// Every connection asks and is answered.
+    fn ask(&mut self) -> Result<()> {
+        for process in &mut self.0 {
+            process.send("ask")?;
+            let line = process.wait_line(LONG, |line| line.starts_with('{'))?;
+            let report: CrowdReport = serde_json::from_str(&line)?;
+            ensure!(report.connections > 0 && report.answered == report.connections, "{report:?}");
+        }
+        Ok(())
+    }
 }
 
 fn connect(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
@@ -141,8 +151,6 @@ fn flood(client: &Netns, (to, count): (SocketAddr, usize)) -> Result<f64> {
 #[test]
 fn a_flood_of_syns_is_turned_away_and_those_who_talk_notice_nothing() {
     let (flows, syns) = (number("SHUNT_FLOOD_FLOWS", FLOWS), number("SHUNT_FLOOD_SYNS", SYNS));
-    let limit = 4 * flows as u64 + 10_000;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
     let site = Site::new(Layout::Routed).unwrap();
     let pod = &site.cluster.pod(1, 2).netns;
     for netns in [pod, &site.client] {
@@ -153,18 +161,21 @@ fn a_flood_of_syns_is_turned_away_and_those_who_talk_notice_nothing() {
             ])
             .unwrap();
     }
-    let [_, backend] = [0, 1].map(|port| SocketAddr::new(site.cluster.pod(1, 2).v4, BACKEND_PORT + port));
-    hold(pod, backend).unwrap();
+    let backend = SocketAddr::new(site.cluster.pod(1, 2).v4, BACKEND_PORT + 1);
+    let _servers = serve(pod, (backend, flows)).unwrap();
     site.list_at(Backend::LocalPod, BACKEND_PORT + 1).unwrap();
     let mut agents = site.agents();
     let frontend = Backend::LocalPod.frontends(&site.cluster)[0];
     let begun = Instant::now();
-    let mut all = open(&site, (frontend, flows)).unwrap();
+    let mut crowd = Crowd::open(&site, (frontend, flows)).unwrap();
     println!("{flows} connections in {:?}", begun.elapsed());
+    crowd.ask().unwrap();
     let again = || sent_again(pod).unwrap() + sent_again(&site.client).unwrap();
 
     // The control run: the same without a flood, for as long as one takes.
-    let busy = all.drain(..BUSY.min(all.len())).collect();
+    let [own, _] = crate::wire::clients();
+    let busy = site.client.inside(|| (0..BUSY).map(|_| connect(own, frontend)).collect::<Result<Vec<_>>>());
+    let busy = busy.unwrap().unwrap();
     let (before, stop) = (again(), Arc::new(AtomicBool::new(false)));
     let asking = keep_asking(busy, &stop);
     std::thread::sleep(Duration::from_secs(3));
@@ -186,6 +197,7 @@ fn a_flood_of_syns_is_turned_away_and_those_who_talk_notice_nothing() {
     // A machine that does something else besides may drop a few of either; asked for in full, none is spared.
     let spared = if std::env::var_os("SHUNT_FLOOD_SYNS").is_some() { 0 } else { SPARED };
     assert!(in_flood <= in_peace + spared, "{in_flood} segments were sent again, {in_peace} without a flood");
+    crowd.ask().unwrap();
     check_refused(&agents.remove(0), rate).unwrap();
 }
 
