@@ -4,7 +4,18 @@ use super::{ACK, Action, Change, FIN, Flows, Passage, RST, SYN, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{Flow, NO_MAC, Part};
 use crate::lb::{Lookup, row_of};
-use crate::packet::Side;
+use crate::packet::{Headers, Side};
+
+/// Whether it is a datagram for an address of the node, at a port that no frontend has and that no client was given: as the outer
+/// packets of a tunnel. [`arrive`] would pass it too, and takes twice as long to say so.
+#[inline(always)]
+pub fn is_for_the_node<L: Lookup, F: Flows>(lookup: &L, flows: &F, headers: &Headers) -> bool {
+    let Headers { dst, dst_port, proto, .. } = *headers;
+    proto == Proto::UDP
+        && !lookup.may_serve(dst_port, proto)
+        && !flows.ports().has(dst_port)
+        && lookup.node_addr(dst).is_some()
+}
 
 /// Decides about a packet that enters the node.
 ///
@@ -21,9 +32,6 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
     {
         return Action::Change(change);
     }
-    if is_for_the_node(lookup, passage) {
-        return Action::Pass;
-    }
     passage.key(Part::Forward, false, &mut work.key);
     if flows.may_know(&work.key.src, &work.key.dst)
         && let Some(place) = flows.find(&work.key, &mut work.flow)
@@ -33,14 +41,6 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
         return Action::Change(change);
     }
     if passage.headers.proto == Proto::TCP && !passage.is_syn() { Action::Pass } else { Action::Begin }
-}
-
-/// Whether it may begin something, and no frontend has its port, where that is nobody's business: as the outer packets of a tunnel.
-#[inline(always)]
-fn is_for_the_node<L: Lookup>(lookup: &L, passage: &Passage<'_>) -> bool {
-    let headers = passage.headers;
-    let may_begin = headers.proto == Proto::UDP || passage.is_syn();
-    may_begin && !lookup.may_serve(headers.dst_port, headers.proto) && lookup.node_addr(headers.dst).is_some()
 }
 
 /// The reply of a remote backend is for the client.

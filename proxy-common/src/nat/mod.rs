@@ -16,7 +16,7 @@ mod life;
 mod ports;
 mod settings;
 
-pub use arrive::arrive;
+pub use arrive::{arrive, is_for_the_node};
 pub use begin::begin;
 pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
 pub use leave::{leave, reserve};

@@ -6,7 +6,7 @@ use proxy_common::counter::ServiceCounter;
 use proxy_common::flow::{End, NO_MAC};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
-use proxy_common::nat::{Action, Change, Passage, arrive, begin, is_icmp, leave, reserve};
+use proxy_common::nat::{Action, Change, Passage, arrive, begin, is_for_the_node, is_icmp, leave, reserve};
 use proxy_common::packet::{Bytes, Fragment, Headers, parse, rewrite};
 use proxy_common::reason::DropReason;
 
@@ -38,6 +38,9 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     }
     if !room.headers.has_ports() {
         return aside(ctx, &room.headers, (Slow::PartArrives, Slow::ErrorArrives));
+    }
+    if is_for_the_node(&Kernel, &Tables(ctx), &room.headers) {
+        return NEXT;
     }
     let Some(passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
     let action = arrive(&Kernel, &Tables(ctx), &passage, &mut room.work);

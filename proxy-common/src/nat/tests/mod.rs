@@ -158,13 +158,13 @@ fn what_nobody_knows_goes_on_to_the_stack() {
 }
 
 #[test]
-fn what_is_for_the_node_itself_goes_on_at_once() {
-    for proto in [Proto::UDP, Proto::TCP] {
+fn a_datagram_for_the_node_itself_goes_on_at_once() {
+    for (proto, asks_anyway) in [(Proto::UDP, 0), (Proto::TCP, 1)] {
         let node = Node::new(1, proto);
         let client = end(200, 0, 40_000);
         // A tunnel's port is no frontend's. That of a frontend is asked for, and so is any of a VIP, which may be refused.
         for (dst, asks) in [
-            (End::new(node_addr(), Port::new(8472)), 0),
+            (End::new(node_addr(), Port::new(8472)), asks_anyway),
             (End::new(node_addr(), vip(0).port), 1),
             (End::new(vip(0).addr, Port::new(8472)), 1),
         ] {

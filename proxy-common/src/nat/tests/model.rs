@@ -284,6 +284,9 @@ impl Node {
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
         let passage = self.passage((&headers, tcp), false);
         self.records.leads_to_pods.set(false);
+        if is_for_the_node(&self.tables, &self.records, &headers) {
+            return Err(Action::Pass);
+        }
         let mut work = Work::EMPTY;
         let mut action = arrive(&self.tables, &self.records, &passage, &mut work);
         if action == Action::Begin {
