@@ -9,7 +9,7 @@
 //! | [`Part::Return`] | backend to SNAT address | where it enters from a remote backend | backend to client: un-SNAT |
 //!
 //! SNAT itself (client to backend, where it leaves towards a remote backend) finds the flow by its reply, turned round. Key
-//! and record of any part hold the whole flow: whichever is left makes the others anew.
+//! and record of any part hold the whole flow: whichever is left makes the others anew, at the next packet that looks after them: [`crate::nat::REFRESH`].
 
 use crate::addr::{Addr, Port, Proto};
 use crate::lb::Held;
@@ -107,9 +107,9 @@ pub struct Flow {
     /// The client's other port: inside of the node for [`Part::Forward`], its own for the rest. They differ only where another
     /// flow has the client's own towards the same backend.
     pub port: Port,
-    /// What is known of the flow, as this part has seen it: [`Flow::LEAVES`] and its like.
+    /// What is known of the flow, as this part has seen it: [`Flow::SETTLED`] and its like.
     pub flags: u16,
-    /// When a packet last came by this key: nanoseconds of the kernel's monotonic clock.
+    /// When a packet of the flow last came, within [`crate::nat::REFRESH`]: nanoseconds of the kernel's monotonic clock.
     pub used: u64,
     /// Link-layer address, or zero. Of [`Part::Forward`]: where the client's frames are to go, if that is not where it sends
     /// them. Of [`Part::Reply`]: where the client has sent its last one.
@@ -163,7 +163,7 @@ impl Flow {
 
 /// Bit of what the sweep says of a record: it lives.
 pub const SWEPT_LIVES: u8 = 0x80;
-/// Bit of what the sweep says of a record: it is in the main table.
+/// Bit of what the sweep says of a record: [`Flow::SETTLED`].
 pub const SWEPT_SETTLED: u8 = 0x40;
 
 /// What the sweep says of a record: its part, as a number, and bits.

@@ -167,6 +167,9 @@ impl Rig {
     /// Makes the same service reachable at another address of the VIP's /24.
     pub fn insert_frontend(&mut self, at: SocketAddr) -> Result<()> {
         self.note_owned(at.ip().into())?;
+        for key in vip_keys(at) {
+            self.set_bit(filter::bit_of_port(key.port, key.proto))?;
+        }
         let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
         self.store.insert_frontends(&vip_keys(at).map(|key| (key, value)))?;
         Ok(())
@@ -174,12 +177,13 @@ impl Rig {
 
     /// Sets the bits of an address in the filter.
     fn note_owned(&mut self, addr: Addr) -> Result<()> {
-        for bit in filter::bits_of_address(addr) {
-            let (word, mask) = filter::position(bit);
-            let bits = self.store.load(WordTable::Filter, u64::from(word))?;
-            self.store.store(WordTable::Filter, u64::from(word), bits | mask)?;
-        }
-        Ok(())
+        filter::bits_of_address(addr).into_iter().try_for_each(|bit| self.set_bit(bit))
+    }
+
+    fn set_bit(&mut self, bit: u32) -> Result<()> {
+        let (word, mask) = filter::position(bit);
+        let bits = self.store.load(WordTable::Filter, u64::from(word))?;
+        Ok(self.store.store(WordTable::Filter, u64::from(word), bits | mask)?)
     }
 
     /// Frees the row of backend `id`.

@@ -2,12 +2,13 @@
 
 use super::{ACK, Action, Change, FIN, Flows, Passage, RST, SYN, Work, is_alive};
 use crate::addr::Proto;
-use crate::flow::{Flow, NO_MAC, Part};
+use crate::flow::{Flow, FlowKey, NO_MAC, Part};
 use crate::lb::{Lookup, row_of};
 use crate::packet::{Headers, Side};
 
 /// Whether it is a datagram for an address of the node, at a port that no frontend has and that no client was given: as the outer
-/// packets of a tunnel. [`arrive`] would pass it too, and takes twice as long to say so.
+/// packets of a tunnel. [`arrive`] would pass it too, and takes twice as long to say so; but a flow to a NodePort that is gone ends here,
+/// as one to a VIP that is gone does at the filter.
 #[inline(always)]
 pub fn is_for_the_node<L: Lookup, F: Flows>(lookup: &L, flows: &F, headers: &Headers) -> bool {
     let Headers { dst, dst_port, proto, .. } = *headers;
@@ -103,7 +104,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Pla
     let Some(twin) = flows.find(&work.twin_key, &mut work.twin) else {
         work.whole.record(Part::Reply, passage.now, &mut work.twin);
         work.twin.mac = passage.mac;
-        flows.put(&work.twin_key, &work.twin);
+        keep(flows, &work.twin_key, &mut work.twin);
         refresh(flows, passage, (place, &mut work.flow));
         return true;
     };
@@ -113,10 +114,10 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Pla
     // A client that answers an answer is no flood's. Its first ACK says so for TCP, its second datagram for UDP.
     let is_answer = passage.headers.proto != Proto::TCP || passage.tcp & (SYN | ACK) == ACK;
     let settles = !work.flow.has(Flow::SETTLED) && work.twin.has(Flow::ANSWERED) && is_answer;
-    if settles && work.flow.has(Flow::APART) {
-        move_in(flows, passage, work);
+    if settles && work.flow.has(Flow::APART) && move_in(flows, passage, work) {
         return true;
     }
+    let settles = settles && !work.flow.has(Flow::APART);
     let settled = if settles { Flow::SETTLED } else { 0 };
     // The other side of what is reset says nothing any more by which its record would know.
     let (old, other) = (work.flow.flags, work.twin.flags);
@@ -144,31 +145,56 @@ fn settle_return<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
         return;
     }
     work.whole.key(Part::Return, &mut work.twin_key);
-    if let Some(place) = flows.find(&work.twin_key, &mut work.twin) {
-        let old = work.twin.flags;
-        work.twin.flags |= Flow::SETTLED;
-        work.twin.used = passage.now;
+    let Some(place) = flows.find(&work.twin_key, &mut work.twin) else { return };
+    let old = work.twin.flags;
+    work.twin.flags = (old & !Flow::APART) | Flow::SETTLED;
+    work.twin.used = passage.now;
+    if old & Flow::APART != 0 {
+        settle_or_stay(flows, &work.twin_key, &mut work.twin);
+    } else {
         flows.note(place, old, &work.twin);
     }
 }
 
-/// Moves the parts of a flow that lay apart into the main table; where there is no room, they stay where they are.
+/// Moves the parts of a flow that lay apart into the main table; false: there is no room, and they stay as they are.
 #[inline(always)]
-fn move_in<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
+fn move_in<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
+    let (flags, used) = (work.flow.flags, work.flow.used);
+    work.flow.flags = (seen(flags, passage.tcp) & !Flow::APART) | Flow::SETTLED;
+    work.flow.used = passage.now;
+    if !flows.settle(&work.key, &work.flow) {
+        (work.flow.flags, work.flow.used) = (flags, used);
+        return false;
+    }
     work.twin.flags = (work.twin.flags & !Flow::APART) | Flow::SETTLED;
     work.twin.used = passage.now;
-    if !flows.settle(&work.twin_key, &work.twin) {
-        return;
-    }
-    work.flow.flags = (seen(work.flow.flags, passage.tcp) & !Flow::APART) | Flow::SETTLED;
-    work.flow.used = passage.now;
-    flows.settle(&work.key, &work.flow);
+    settle_or_stay(flows, &work.twin_key, &mut work.twin);
     if work.whole.has_snat() {
         work.whole.flags = (work.whole.flags & !Flow::APART) | Flow::SETTLED;
         work.whole.key(Part::Return, &mut work.twin_key);
         work.whole.record(Part::Return, passage.now, &mut work.twin);
-        flows.settle(&work.twin_key, &work.twin);
+        settle_or_stay(flows, &work.twin_key, &mut work.twin);
     }
+    true
+}
+
+/// Moves a record into the main table, or settles it where it lies.
+#[inline(always)]
+fn settle_or_stay<F: Flows>(flows: &F, key: &FlowKey, flow: &mut Flow) {
+    if !flows.settle(key, flow) {
+        flow.flags |= Flow::APART;
+        flows.put(key, flow);
+    }
+}
+
+/// Writes a record of a flow that goes on; where the main table is full, it lies apart.
+#[inline(always)]
+pub(super) fn keep<F: Flows>(flows: &F, key: &FlowKey, flow: &mut Flow) -> bool {
+    if flows.put(key, flow) {
+        return true;
+    }
+    flow.flags |= Flow::APART;
+    flows.put(key, flow)
 }
 
 /// Flags of a part after a packet. An RST counts until another packet comes: whoever is really reset sends none, and nobody here

@@ -1,6 +1,6 @@
 //! A packet leaves the node: the VIP instead of the backend, and SNAT towards remote backends.
 
-use super::arrive::{refresh, seen};
+use super::arrive::{keep, refresh, seen};
 use super::{Action, Change, Claim, Flows, Passage, RST, TRIES, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, NO_MAC, Part};
@@ -46,7 +46,7 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         refresh(flows, passage, (place, &mut work.twin));
     } else {
         work.whole.record(Part::Return, passage.now, &mut work.twin);
-        flows.put(&work.twin_key, &work.twin);
+        keep(flows, &work.twin_key, &mut work.twin);
     }
     by_other_source(passage, work)
 }
@@ -73,8 +73,9 @@ fn finds<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<
 fn back<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Place, &mut Work)) -> Change {
     let old = work.flow.flags;
     let is_due = passage.is_due(&work.flow);
-    // While records lie apart, others may push them out.
-    let sees_more = is_due || passage.tcp & RST != 0 || work.flow.has(Flow::APART);
+    // Until a flow is settled, others may push its records out, or what was there under their keys be swept away.
+    let is_opening = old & (Flow::SETTLED | Flow::APART) != Flow::SETTLED;
+    let sees_more = is_due || is_opening || passage.tcp & RST != 0;
     let was_switched = was_switched(flows, passage, &work.flow);
     if sees_more || was_switched {
         look_after(flows, passage, (work, was_switched));
@@ -97,6 +98,9 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (work, was_switched): 
     let found = flows.find(&work.twin_key, &mut work.twin);
     if found.is_none() {
         work.whole.record(Part::Forward, passage.now, &mut work.twin);
+    } else if work.twin.becomes != work.whole.backend || work.twin.port != work.whole.inside {
+        // The client has another backend by now, and this one is late.
+        return;
     }
     let is_switched = was_switched && work.twin.mac != passage.mac;
     if is_switched {
@@ -117,7 +121,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (work, was_switched): 
             }
         }
         _ => {
-            flows.put(&work.twin_key, &work.twin);
+            keep(flows, &work.twin_key, &mut work.twin);
         }
     }
 }
@@ -167,20 +171,24 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
     let ports = flows.ports();
     let must_keep = work.whole.proto == Proto::SCTP;
     let inside = work.whole.inside;
+    // Where the main table is full, this record alone may lie apart.
+    let mut apart = 0;
     work.whole.snat =
         End::new(addr, if must_keep || ports.has(inside) { inside } else { ports.pick(flows.draw()) });
     for _ in 0..TRIES {
         work.whole.key(Part::Return, &mut work.twin_key);
         work.whole.record(Part::Return, passage.now, &mut work.twin);
+        work.twin.flags |= apart;
         let mut other = Flow::EMPTY;
         match flows.claim(&work.twin_key, &work.twin, &mut other) {
             Claim::Made => return Ok(()),
-            Claim::Full => return Err(DropReason::FlowTableFull),
+            Claim::Full if work.twin.has(Flow::APART) => return Err(DropReason::FlowTableFull),
+            Claim::Full => apart = Flow::APART,
             Claim::Taken
                 if is_spent(&other, passage.now)
                     || !is_alive(&other, work.whole.proto, &flows.timeouts(), passage.now) =>
             {
-                let has_room = flows.put(&work.twin_key, &work.twin);
+                let has_room = keep(flows, &work.twin_key, &mut work.twin);
                 return if has_room { Ok(()) } else { Err(DropReason::FlowTableFull) };
             }
             Claim::Taken if must_keep => return Err(DropReason::NoPort),

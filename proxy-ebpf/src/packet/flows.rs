@@ -222,7 +222,8 @@ impl Flows for Tables<'_> {
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<*mut Flow> {
         let mut place = FLOWS.get_ptr_mut(key);
         if place.is_none() && has_apart() {
-            place = OPENING.get_ptr_mut(key);
+            // It may just have been moved.
+            place = OPENING.get_ptr_mut(key).or_else(|| FLOWS.get_ptr_mut(key));
         }
         let place = place?;
         copy(place, flow);
@@ -232,8 +233,9 @@ impl Flows for Tables<'_> {
     #[inline(always)]
     fn note(&self, place: *mut Flow, old: u16, flow: &Flow) {
         let (set, clear) = (flow.flags & !old, old & !flow.flags);
-        // SAFETY: the map returned the element to this program, until whose end its memory is that of some record. Should that
-        // be of another flow by now, that one counts as used just now, and shows flags that its next packet corrects.
+        // SAFETY: the map returned the element to this program, until whose end its memory is that of some record. That of another
+        // flow it can only be if this one was over, or is begun anew, at this very moment: then that flow counts as used just
+        // now, and by a flag that is not its own may idle for as long as one that is finished, or open.
         unsafe {
             (&raw mut (*place).used).write_volatile(flow.used);
             let flags = place.cast::<u64>().add(FLAGS_WORD);
@@ -250,10 +252,23 @@ impl Flows for Tables<'_> {
     #[inline(always)]
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
         mark(key);
+        // Whoever claims in one table looks into the other before and after: of two at the same time one is late, or both are.
         let is_made = if flow.has(Flow::APART) {
-            FLOWS.get_ptr(key).is_none() && put_apart(key, flow, NO_EXIST)
+            FLOWS.get_ptr(key).is_none() && put_apart(key, flow, NO_EXIST) && {
+                let is_alone = FLOWS.get_ptr(key).is_none();
+                if !is_alone {
+                    let _ = OPENING.remove(key);
+                }
+                is_alone
+            }
         } else {
-            !(has_apart() && OPENING.get_ptr(key).is_some()) && FLOWS.insert(key, flow, NO_EXIST).is_ok()
+            !(has_apart() && OPENING.get_ptr(key).is_some()) && FLOWS.insert(key, flow, NO_EXIST).is_ok() && {
+                let is_alone = !has_apart() || OPENING.get_ptr(key).is_none();
+                if !is_alone {
+                    let _ = FLOWS.remove(key);
+                }
+                is_alone
+            }
         };
         if is_made {
             Claim::Made

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use proxy_common::nat::Ports;
+use proxy_common::nat::{Ports, Settings};
 use tracing::{info, warn};
 
 use super::keeper::Keeper;
@@ -192,6 +192,10 @@ impl PacketPath {
                 .map_err(|error| error.to_string())
         });
         if let Err(why) = begun {
+            // Nobody counts anew how many are opening, so all are to begin where they make room by themselves.
+            if let Ok(Some(told)) = packet.settings() {
+                let _ = packet.tell(&Settings { open_at_once: 0, ..told });
+            }
             self.limit(format!(
                 "records of flows are not swept, and make room only by being used anew: {why}"
             ));

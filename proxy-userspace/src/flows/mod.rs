@@ -1,5 +1,5 @@
 //! The records of flows, as the agent looks after them: what is over is swept away, what lives is counted. Programs make and
-//! read them without the agent; while it is away, records only stay longer than they need to.
+//! read them without the agent; while it is away, records stay longer than they need to, and after a flood flows begin apart ([`proxy_common::flow::Flow::APART`]).
 
 mod sweep;
 
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// Between two rounds. A record that is over is absent to every program, so that this is about memory only.
+/// Between two rounds. A record that is over is absent to every program, so that this is about memory, and about
+/// how long after a flood flows begin apart.
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// Sweeps for ever, on a thread of its own, and says what each round has found.

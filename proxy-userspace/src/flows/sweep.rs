@@ -17,8 +17,9 @@ pub struct Sweeper {
     marks: Mapping,
     /// Whether the last round has come to its end.
     is_whole: bool,
-    /// When a record had been put apart last, as the last round began.
+    /// When a record had been put apart last, as the last round began, and whether that has found none there.
     apart: u64,
+    was_empty: bool,
 }
 
 /// What a round has found.
@@ -40,7 +41,7 @@ impl Sweeper {
         let [flows, opening] = tables;
         let tables =
             [MapIterator::bind(program, flows.as_fd())?, MapIterator::bind(program, opening.as_fd())?];
-        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false, apart: 0 })
+        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false, apart: 0, was_empty: false })
     }
 
     /// Walks both tables once.
@@ -61,9 +62,12 @@ impl Sweeper {
         let in_main = swept.records;
         swept.add(&others.read_all()?);
         self.is_whole = true;
-        // Whoever puts a record there says when, and then does it. That was a round ago or more, and this walk has found none.
+        // Whoever puts a record there says when, and then does it. That was a round ago or more, and two walks have found none: one
+        // alone may miss a record.
         let is_old = apart == std::mem::replace(&mut self.apart, apart);
-        if apart != 0 && is_old && swept.records == in_main {
+        let is_empty = swept.records == in_main;
+        let was_empty = std::mem::replace(&mut self.was_empty, is_empty);
+        if apart != 0 && is_old && is_empty && was_empty {
             let _ = self.marks.replace(APART_WORD, apart, 0);
         }
         Ok(swept)

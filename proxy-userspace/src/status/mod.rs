@@ -92,7 +92,7 @@ pub struct ClientStatus {
 pub struct PacketStatus {
     /// How programs are attached to devices: `tcx` or `clsact`.
     pub means: String,
-    /// Flows that there may be.
+    /// Records of flows that there may be.
     pub flows: u32,
     /// Ports that change a client's, as `61000-65535`; `none`: there are none.
     pub ports: String,

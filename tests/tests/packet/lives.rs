@@ -122,7 +122,7 @@ fn flows_that_are_too_many_lie_apart_until_their_clients_answer() {
         assert_eq!(rig.records().unwrap(), [4, 0]);
         settle(&mut rig, client, (vip, backend));
         assert_eq!((rig.records().unwrap(), rig.counts().unwrap()[1]), ([4, 0], 0));
-        // Of what lies apart the sweep lets programs know nothing once there has been none for a round.
+        // Two walks that find nothing apart take back that there is something: one may miss a record.
         let mut sweeper = rig.sweeper().unwrap();
         assert_eq!(sweeper.round().unwrap(), Swept { settled: 2, opening: 0, records: 4, removed: 0 });
         assert!(rig.counts().unwrap()[0] >= apart, "it may have been put there just now");

@@ -204,6 +204,7 @@ fn a_packet_costs_so_much() {
         // As of an overlay or a tunnel, of which every packet comes so.
         rig.be_at(node.ip()).unwrap();
         let tunnel = packet((client, SocketAddr::new(node.ip(), 8472)), None);
+        assert_eq!(rig.run("shunt_arrive", &tunnel).unwrap(), next(tunnel.clone()));
         let took = rig.time("shunt_arrive", &tunnel, runs).unwrap();
         println!("{family}, a datagram for the node itself, entering: {took:?}");
     }

@@ -256,6 +256,86 @@ fn a_flow_of_datagrams_lives_as_long_as_either_side_sends() {
 }
 
 #[test]
+fn a_record_that_is_lost_while_a_flow_opens_is_made_anew_at_once() {
+    for (open_at_once, proto) in [(0, Proto::TCP), (1_000, Proto::TCP), (0, Proto::UDP), (1_000, Proto::UDP)]
+    {
+        for part in [Part::Forward, Part::Reply] {
+            let node = Node::new(1, proto);
+            node.records.open_at_once.set(open_at_once);
+            let client = end(200, 0, 40_000);
+            let home = Trip { src: vip(0), dst: client };
+            let seen = node.sends(client, vip(0), SYN).unwrap();
+            lose(&node, (client, vip(0), seen), part);
+            if part == Part::Reply {
+                assert_eq!(node.sends(client, vip(0), SYN), Ok(seen), "it comes again");
+            }
+            assert_eq!(node.answers(seen, SYN | ACK), home, "{part:?}");
+            assert_eq!(node.sends(client, vip(0), ACK), Ok(seen), "{part:?}");
+            assert_eq!(node.answers(seen, ACK), home, "{part:?}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_to_a_remote_backend_finds_room_where_the_main_table_is_all_but_full() {
+    for proto in [Proto::TCP, Proto::UDP] {
+        let mut node = Node::new(2, proto);
+        node.tables.word = Some(ViewWord::random(1, 1));
+        node.records = Records::new(2);
+        let client = end(200, 0, 40_000);
+        let home = Trip { src: vip(0), dst: client };
+        let seen = node.sends(client, vip(0), SYN).unwrap();
+        assert_eq!((node.records.main.borrow().len(), node.records.apart.borrow().len()), (2, 1));
+        for _ in 0..3 {
+            assert_eq!(node.answers(seen, SYN | ACK), home);
+            assert_eq!(node.sends(client, vip(0), ACK), Ok(seen));
+            node.now += 20 * SECOND;
+        }
+        // Where even what is apart has no room for more than itself, nothing is lost either.
+        assert_eq!(node.records.keys().len(), 3);
+    }
+}
+
+#[test]
+fn a_flow_that_finds_no_room_in_the_main_table_goes_on_apart() {
+    let mut node = Node::new(1, Proto::UDP);
+    node.records = Records::new(2);
+    let others = node.sends(end(200, 1, 1), vip(0), 0).unwrap();
+    node.answers(others, 0);
+    let client = end(200, 0, 40_000);
+    let seen = node.sends(client, vip(0), 0).unwrap();
+    node.answers(seen, 0);
+    for _ in 0..10 {
+        node.now += 20 * SECOND;
+        assert_eq!(node.sends(end(200, 1, 1), vip(0), 0), Ok(others));
+        assert_eq!(node.sends(client, vip(0), 0), Ok(seen));
+        let key = FlowKey::new(Part::Forward, client, vip(0), Proto::UDP);
+        let flow = node.records.get(&key).unwrap();
+        assert!(flow.used == node.now && flow.has(Flow::APART), "{flow:?}");
+    }
+}
+
+#[test]
+fn a_late_reply_leaves_the_flow_to_the_next_backend_alone() {
+    let (gateway, neighbour) = ([1, 2, 3], [4, 5, 6]);
+    let client = end(1, 2, 40_000);
+    let mut node = Node::new(1, Proto::UDP);
+    node.mac.set(gateway);
+    let request = Trip { src: client, dst: vip(0) };
+    let first = node.arrives(request, 0).unwrap();
+    node.tables.gone.borrow_mut().push(0);
+    node.tables.word = Some(ViewWord::random(2, 1));
+    let second = node.arrives(request, 0).unwrap();
+    assert_eq!((first.dst, second.dst), (backend(0), backend(2)));
+    // The answer of the first is switched by the bridge, and comes to the client all the same.
+    node.mac.set(neighbour);
+    assert_eq!(node.leaves(Trip { src: first.dst, dst: client }, 0, true).src, vip(0));
+    node.mac.set(gateway);
+    assert_eq!(node.arrives(request, 0), Ok(second));
+    assert_eq!(node.switched.get(), NO_MAC, "not to the first");
+}
+
+#[test]
 fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
     let mut node = Node::new(1, Proto::TCP);
     node.records = Records::new(3);

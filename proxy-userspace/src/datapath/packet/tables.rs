@@ -13,7 +13,7 @@ pub(super) const TABLES: [&str; 3] = [names::DEVICES, names::SETTINGS, names::IN
 /// What the programs remember.
 const FLOWS: [&str; 4] = [names::FLOWS, names::OPENING, names::FRAGMENTS, names::MARKS];
 
-/// Bytes of memory for each flow that there may be.
+/// Bytes of memory for each record of a flow that there may be.
 const BYTES_PER_FLOW: u64 = 16 * 1024;
 
 /// Those that the object has. The table of flows may have any size: it depends on the machine.
@@ -73,7 +73,7 @@ pub fn foreign_map(pin_dir: &PinDir, object: &[u8]) -> Result<Option<String>, Da
     pin_dir.foreign_among(pinned(object)?)
 }
 
-/// How many flows a machine with so many bytes of memory may have.
+/// How many records of flows a machine with so many bytes of memory may have.
 pub fn flows_max(memory: u64) -> u32 {
     let wanted = (memory / BYTES_PER_FLOW).clamp(1 << 16, 1 << 20);
     // The bounds are powers of two that a u32 holds.

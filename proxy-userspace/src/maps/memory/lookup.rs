@@ -1,6 +1,6 @@
 //! The fake store as the packet decision sees it.
 
-use proxy_common::addr::Addr;
+use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::backend::{Backend, ROW_WORDS, split};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
@@ -30,6 +30,10 @@ impl filter::Bits for Memory {
 impl Lookup for Memory {
     fn may_own(&self, addr: Addr) -> bool {
         filter::may_own(self, addr)
+    }
+
+    fn may_serve(&self, port: Port, proto: Proto) -> bool {
+        filter::may_serve(self, port, proto)
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {

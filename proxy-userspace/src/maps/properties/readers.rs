@@ -93,6 +93,9 @@ impl Readers {
                 self.look_at_absent(store, key);
                 continue;
             };
+            if !store.may_serve(key.port, key.proto) {
+                self.violations.push(format!("{key:?} is there, and its port has no bit"));
+            }
             let tag = owner(store, value.service);
             let versions = self.versions.get(&tag).cloned().unwrap_or_default();
             let agreeing =

@@ -234,7 +234,7 @@ fn map_memory(pid: u32) -> Result<u64> {
     Ok(all)
 }
 
-/// More than the guard lets in on a CPU is counted; what is let in pushes out its like only.
+/// More than the guard lets in on all CPUs is counted; on few machines is that much sent.
 fn check_refused(agent: &tests::agent::Agent<'_>, rate: f64) -> Result<()> {
     let counters = agent.shunt(&["dump", "counters"])?;
     println!("{counters}");
