@@ -9,7 +9,8 @@
 //! | [`Part::Return`] | backend to SNAT address | where it enters from a remote backend | backend to client: un-SNAT |
 //!
 //! SNAT itself (client to backend, where it leaves towards a remote backend) finds the flow by its reply, turned round. Key
-//! and record of any part hold the whole flow: whichever is left makes the others anew, at the next packet that looks after them: [`crate::nat::REFRESH`].
+//! and record of any part hold the whole flow: whichever is left makes the others anew, at the next packet that looks after
+//! them ([`crate::nat::REFRESH`]).
 
 use crate::addr::{Addr, Port, Proto};
 use crate::lb::Held;

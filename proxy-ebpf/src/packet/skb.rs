@@ -16,13 +16,13 @@ use proxy_common::packet::{Bytes, Covered, Frame};
 const WINDOW: u32 = 512;
 /// Bytes of headers that are made readable at once: Ethernet, IPv6 and TCP, or two IPv4 headers of an ICMP error.
 const LINEAR: u32 = 96;
+/// The same for ICMP errors with the packet that they quote, with some options or extension headers.
+pub const ERROR: u32 = 168;
 /// What is enough for TCP or UDP right behind an IPv4 header without options, and behind one of IPv6.
 const ENOUGH: [u32; 2] = [40, 60];
 /// What `tc_index` of a packet says that was sent on to a backend as it entered: nobody else is known to use that number, and a
 /// number that is there stays. Linux carries it with the packet as far as it goes through this node.
 const REQUEST: u16 = 0x5348;
-/// The same for ICMP errors with the packet that they quote, with some options or extension headers.
-pub const ERROR: u32 = 168;
 
 /// A packet.
 pub struct Skb<'a> {

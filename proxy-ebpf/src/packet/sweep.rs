@@ -23,7 +23,8 @@ pub struct ElementContext {
     value: *const Flow,
 }
 
-/// One record. A packet that comes just now may lose what it has just kept alive; the other records of its flow make it anew, within [`proxy_common::nat::REFRESH`].
+/// One record. A packet that comes just now may lose what it has just kept alive; the other records of its flow make it anew,
+/// within [`proxy_common::nat::REFRESH`].
 #[inline(always)]
 pub fn one(ctx: *mut ElementContext) {
     // SAFETY: the context is valid, and both pointers that may be null (they are, at the end of the table) are checked before

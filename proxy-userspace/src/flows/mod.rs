@@ -1,5 +1,6 @@
 //! The records of flows, as the agent looks after them: what is over is swept away, what lives is counted. Programs make and
-//! read them without the agent; while it is away, records stay longer than they need to, and after a flood flows begin apart ([`proxy_common::flow::Flow::APART`]).
+//! read them without the agent; while it is away, records stay longer than they need to, and after a flood
+//! flows begin apart ([`proxy_common::flow::Flow::APART`]).
 
 mod sweep;
 

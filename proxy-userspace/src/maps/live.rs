@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use proxy_common::addr::{Addr, Port, Proto};
+use proxy_common::addr::Addr;
 use proxy_common::backend::{Backend, ROW_WORDS, split};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
@@ -92,10 +92,6 @@ impl<S: Words + Elements> filter::Bits for Live<'_, S> {
 impl<S: Words + Elements> Lookup for Live<'_, S> {
     fn may_own(&self, addr: Addr) -> bool {
         filter::may_own(self, addr)
-    }
-
-    fn may_serve(&self, port: Port, proto: Proto) -> bool {
-        filter::may_serve(self, port, proto)
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
