@@ -34,7 +34,8 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
         return Action::Change(change);
     }
     passage.key(Part::Forward, false, &mut work.key);
-    if flows.may_know(&work.key.src, &work.key.dst)
+    // What asks for a connection is about to be a flow: its mark would be one cache miss more.
+    if (passage.is_syn() || flows.may_know(&work.key.src, &work.key.dst))
         && let Some(place) = flows.find(&work.key, &mut work.flow)
         && goes_on(lookup, flows, passage, &work.flow)
         && let Some(change) = forward(flows, passage, (place, work))

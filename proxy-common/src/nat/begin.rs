@@ -1,9 +1,9 @@
 //! The first packet of a flow: a backend is picked, and the flow gets its records.
 
-use super::{Action, Change, Claim, Flows, Passage, TRIES, Work, is_alive};
+use super::{Action, Change, Claim, Flows, MARGIN, Passage, TRIES, Work, is_alive};
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
-use crate::flow::{End, Flow, NO_MAC, Part, Whole};
+use crate::flow::{End, Flow, FlowKey, NO_MAC, Part, Whole};
 use crate::lb::{Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
 use crate::packet::Side;
 use crate::reason::DropReason;
@@ -100,6 +100,10 @@ fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result
 fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
     work.whole.record(Part::Reply, passage.now, &mut work.flow);
     work.flow.mac = passage.mac;
+    work.whole.key(Part::Reply, &mut work.key);
+    if renews(flows, passage, (&work.key, &work.flow), &mut work.twin) {
+        return Ok(());
+    }
     for _ in 0..TRIES {
         work.whole.key(Part::Reply, &mut work.key);
         match flows.claim(&work.key, &work.flow, &mut work.twin) {
@@ -121,6 +125,27 @@ fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<
     Err(DropReason::NoPort)
 }
 
+/// Uses a record anew that the same ends have left a moment ago, as a client does that goes through its ports: an insert and a
+/// removal less. False: there is none, or none that surely stays.
+#[inline(always)]
+fn renews<F: Flows>(
+    flows: &F,
+    passage: &Passage<'_>,
+    (key, flow): (&FlowKey, &Flow),
+    old: &mut Flow,
+) -> bool {
+    if flow.has(Flow::APART) || !flows.may_know(&key.src, &key.dst) {
+        return false;
+    }
+    let Some(place) = flows.find(key, old) else { return false };
+    let has_same_ends = old.becomes == flow.becomes && old.other == flow.other && old.port == flow.port;
+    let stays = !old.has(Flow::APART) && is_alive(old, key.proto, &flows.timeouts(), passage.now + MARGIN);
+    if has_same_ends && stays {
+        flows.renew(place, flow);
+    }
+    has_same_ends && stays
+}
+
 /// Whether a record of replies that is there is the same client's through the same frontend, or is over.
 #[inline(always)]
 fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
@@ -133,7 +158,8 @@ fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
 fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
     work.whole.key(Part::Forward, &mut work.twin_key);
     work.whole.record(Part::Forward, passage.now, &mut work.twin);
-    let has_room = flows.put(&work.twin_key, &work.twin);
+    let is_renewed = renews(flows, passage, (&work.twin_key, &work.twin), &mut work.flow);
+    let has_room = is_renewed || flows.put(&work.twin_key, &work.twin);
     if !has_room {
         flows.remove(&work.key);
     } else if work.whole.flags & Flow::APART == 0 {

@@ -43,6 +43,10 @@ pub const ACK: u8 = 16;
 /// there. Those of the main table vanish only if they are over, so that this need not be done for each packet.
 pub const REFRESH: u64 = 1 << 24;
 
+/// Nanoseconds for which a record must live on, if it is to be written in place for another flow: whoever sweeps it away a moment
+/// later would give its memory to somebody else.
+const MARGIN: u64 = 1 << 30;
+
 /// Room for what a decision looks at: memory of the program's CPU, since it is too much for a stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -176,6 +180,8 @@ pub trait Flows {
     /// Writes to a record that was found when it was used last, and its flags, of which others may be written just now: only what
     /// differs from `old` changes.
     fn note(&self, place: Self::Place, old: u16, flow: &Flow);
+    /// Writes all of a record that was found but its ends, which are the same, for another flow between them.
+    fn renew(&self, place: Self::Place, flow: &Flow);
     /// Inserts a record, unless the key has one, which is then read into `other`.
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim;
     /// Writes a record, whatever was there; false: there is no room.

@@ -250,6 +250,17 @@ impl Flows for Tables<'_> {
     }
 
     #[inline(always)]
+    fn renew(&self, place: *mut Flow, flow: &Flow) {
+        let (from, to) = ((&raw const *flow).cast::<u64>(), place.cast::<u64>());
+        let mut index = ENDS_WORDS;
+        while index < WORDS {
+            // SAFETY: as in `note`; a record that lives on for a while is removed by nobody now.
+            unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
+            index += 1;
+        }
+    }
+
+    #[inline(always)]
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
         mark(key);
         // Whoever claims in one table looks into the other before and after: of two at the same time one is late, or both are.
@@ -394,6 +405,12 @@ fn spend(what: u32, most: u32) -> bool {
 const FLAGS_WORD: usize = offset_of!(Flow, flags) / 8;
 const _: () = assert!(offset_of!(Flow, flags) % 8 == 6);
 
+/// Words of a record.
+const WORDS: usize = size_of::<Flow>() / 8;
+/// Those that hold its two ends.
+const ENDS_WORDS: usize = offset_of!(Flow, service) / 8;
+const _: () = assert!(offset_of!(Flow, service) % 8 == 0);
+
 /// Flags as they lie in [`FLAGS_WORD`].
 #[inline(always)]
 const fn whole(flags: u16) -> u64 {
@@ -403,7 +420,6 @@ const fn whole(flags: u16) -> u64 {
 /// Copies a record by words: the compiler would call a function that copies bytes.
 #[inline(always)]
 fn copy(from: *const Flow, to: &mut Flow) {
-    const WORDS: usize = size_of::<Flow>() / 8;
     let (from, to) = (from.cast::<u64>(), (&raw mut *to).cast::<u64>());
     let mut index = 0;
     while index < WORDS {

@@ -1,5 +1,6 @@
 //! Packets enter and leave a node, and whoever answers must be answered as by the VIP.
 
+mod again;
 mod model;
 
 use std::cell::RefCell;
@@ -194,21 +195,6 @@ fn tcp_drains_and_udp_is_led_elsewhere_when_a_backend_goes() {
         // Who dials again is led elsewhere in any case.
         assert_ne!(node.sends(client, vip(0), SYN).unwrap().dst, seen.dst);
     }
-}
-
-#[test]
-fn a_port_that_is_used_again_begins_a_flow() {
-    let node = Node::new(1, Proto::TCP);
-    let client = end(200, 0, 40_000);
-    let seen = node.sends(client, vip(0), SYN).unwrap();
-    node.answers(seen, SYN | ACK);
-    node.sends(client, vip(0), ACK).unwrap();
-    node.sends(client, vip(0), ACK | FIN).unwrap();
-    let key = FlowKey::new(Part::Forward, client, vip(0), Proto::TCP);
-    assert!(node.records.get(&key).unwrap().has(Flow::FINISHED));
-    node.sends(client, vip(0), SYN).unwrap();
-    let flow = node.records.get(&key).unwrap();
-    assert!(!flow.has(Flow::FINISHED) && !flow.has(Flow::SETTLED), "{flow:?}");
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub(super) struct Records {
     pub(super) leads_to_pods: Cell<bool>,
     /// Places of pairs that have had a record of replies.
     marks: RefCell<HashSet<u32>>,
+    /// How many records were used anew where they lay.
+    pub(super) renewed: Cell<u32>,
 }
 
 impl Records {
@@ -114,6 +116,7 @@ impl Records {
             is_flooded: Cell::new(false),
             leads_to_pods: Cell::new(false),
             marks: RefCell::default(),
+            renewed: Cell::new(0),
         }
     }
 
@@ -146,6 +149,15 @@ impl Flows for Records {
         there.used = flow.used;
         there.flags = (there.flags | flow.flags & !old) & !(old & !flow.flags);
         assert_eq!(there, flow, "nothing else can be noted");
+    }
+    fn renew(&self, place: FlowKey, flow: &Flow) {
+        let (mut main, apart) = (self.main.borrow_mut(), self.apart.borrow());
+        assert!(!apart.contains_key(&place), "what lies apart may be pushed out");
+        let there = main.get_mut(&place).unwrap();
+        let ends = |flow: &Flow| (flow.becomes, flow.other, flow.port);
+        assert_eq!(ends(there), ends(flow));
+        *there = *flow;
+        self.renewed.set(self.renewed.get() + 1);
     }
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
         if self.find(key, other).is_some() {

@@ -1,0 +1,57 @@
+//! A client's port that is used again.
+
+use super::*;
+
+#[test]
+fn a_port_that_is_used_again_begins_a_flow() {
+    let node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    let seen = node.sends(client, vip(0), SYN).unwrap();
+    node.answers(seen, SYN | ACK);
+    node.sends(client, vip(0), ACK).unwrap();
+    node.sends(client, vip(0), ACK | FIN).unwrap();
+    let key = FlowKey::new(Part::Forward, client, vip(0), Proto::TCP);
+    assert!(node.records.get(&key).unwrap().has(Flow::FINISHED));
+    node.sends(client, vip(0), SYN).unwrap();
+    let flow = node.records.get(&key).unwrap();
+    assert!(!flow.has(Flow::FINISHED) && !flow.has(Flow::SETTLED), "{flow:?}");
+}
+
+#[test]
+fn soon_enough_it_takes_the_records_that_are_there() {
+    let mut node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    let connect = |node: &Node| {
+        let seen = node.sends(client, vip(0), SYN).unwrap();
+        for (part, src, dst) in [(Part::Forward, client, vip(0)), (Part::Reply, seen.dst, seen.src)] {
+            let flow = node.records.get(&FlowKey::new(part, src, dst, Proto::TCP)).unwrap();
+            let is_as_new = (flow.flags, flow.used) == (Flow::FROM_AFAR, node.now);
+            assert!(is_as_new, "nothing is left of the flow before: {flow:?}");
+        }
+        node.answers(seen, SYN | ACK);
+        node.sends(client, vip(0), ACK).unwrap();
+        node.sends(client, vip(0), RST).unwrap();
+        node.records.renewed.get()
+    };
+    assert_eq!(connect(&node), 0);
+    node.now += SECOND;
+    assert_eq!(connect(&node), 2);
+    // Not what may be swept away at this moment.
+    node.now += u64::from(Timeouts::KERNEL.tcp_finished) * SECOND;
+    assert_eq!(connect(&node), 2);
+    assert_eq!(node.records.keys().len(), 2);
+}
+
+#[test]
+fn another_frontend_or_backend_takes_records_of_its_own() {
+    let node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    for number in [0, 1, 0] {
+        let seen = node.sends(client, vip(number), SYN).unwrap();
+        node.answers(seen, SYN | ACK);
+        node.sends(client, vip(number), RST).unwrap();
+    }
+    // The client through the first frontend again has the port inside of the node that it had.
+    assert_eq!(node.records.renewed.get(), 2);
+    assert_eq!(node.records.keys().len(), 4);
+}
