@@ -29,6 +29,7 @@ mod pod;
 pub mod reason;
 pub mod registry;
 pub mod service;
+pub mod shortcut;
 pub mod socket;
 pub mod source;
 pub mod udp;

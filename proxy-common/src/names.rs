@@ -11,7 +11,7 @@ pub const SOCKETS_VERSION: u32 = 2;
 
 /// Version of the records of flows ([`FLOWS`], [`OPENING`], [`FRAGMENTS`], [`MARKS`]); part of their directory's name
 /// (`<pin-dir>/flows<VERSION>`). They have their own for the same reason: a connection through a NodePort outlives an upgrade.
-pub const FLOWS_VERSION: u32 = 2;
+pub const FLOWS_VERSION: u32 = 3;
 
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
@@ -131,7 +131,7 @@ pub const INSIDE: &str = "INSIDE";
 pub const SLOW: &str = "SLOW";
 
 /// The programs of [`SLOW`], in the order of their indices.
-pub const SLOW_PROGRAMS: [&str; 7] = [
+pub const SLOW_PROGRAMS: [&str; 10] = [
     "shunt_begin",
     "shunt_reserve",
     "shunt_refuse",
@@ -139,6 +139,9 @@ pub const SLOW_PROGRAMS: [&str; 7] = [
     "shunt_error_leaves",
     "shunt_part_arrives",
     "shunt_part_leaves",
+    "shunt_send_on",
+    "shunt_request_passes",
+    "shunt_reply_passes",
 ];
 
 /// Elements of [`DEVICES`] at most.

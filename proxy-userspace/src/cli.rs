@@ -111,6 +111,10 @@ pub struct AgentArgs {
     /// Which devices the packet path is attached to.
     #[command(flatten)]
     pub devices: DeviceArgs,
+    /// Whether packets between clients outside and pods of this node go past the node's network stack: auto (as long as nobody
+    /// there wants to see them: netfilter, IPsec, programs of others) or none
+    #[arg(long, env = "SHUNT_SHORTCUTS", value_name = "WHEN", default_value = "auto")]
+    pub shortcuts: Shortcuts,
     /// Ranges of the cluster's pods, whose packets count as inside beside those of the own Node's podCIDRs [default: the
     /// clusterCIDR of --config]
     #[arg(
@@ -356,6 +360,15 @@ pub enum SocketLb {
     Host,
     /// None: no socket hook is attached.
     Off,
+}
+
+/// When packets go past the node's network stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shortcuts {
+    /// While nobody there wants to see them.
+    Auto,
+    /// Never.
+    None,
 }
 
 /// How much the eBPF programs log.

@@ -62,8 +62,14 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     if pick.is_sticky() {
         flows.remember(&pick, headers.src);
     }
-    let Whole { backend: to, inside: far_port, .. } = work.whole;
-    Action::Change(Change { side: Side::Destination, to, far_port, mac: NO_MAC, is_request: true })
+    Action::Change(sent_on(&work.whole))
+}
+
+/// How the first packet of a flow is changed.
+#[inline(always)]
+pub const fn sent_on(flow: &Whole) -> Change {
+    let (to, far_port) = (flow.backend, flow.inside);
+    Change { side: Side::Destination, to, far_port, mac: NO_MAC, is_request: true }
 }
 
 /// The flow as it is to be, if nobody else is in its way.

@@ -17,7 +17,7 @@ mod ports;
 mod settings;
 
 pub use arrive::{arrive, is_for_the_node};
-pub use begin::begin;
+pub use begin::{begin, sent_on};
 pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
 pub use leave::{leave, reserve};
 pub use life::{Timeouts, is_alive};

@@ -31,4 +31,6 @@ pub struct Device {
     pub v6: Addr,
     /// Not zero: the device leads to pods of this node.
     pub leads_to_pods: u32,
+    /// Not zero: packets may go past the stack from it or to it, see [`crate::shortcut`].
+    pub shortens: u32,
 }

@@ -5,13 +5,13 @@ use super::{Bytes, Covered, Frame};
 
 /// A packet, and whether a device is still to fill in the checksum at some offset (`CHECKSUM_PARTIAL`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Buffer {
-    pub(super) bytes: Vec<u8>,
-    pub(super) partial: Option<u32>,
+pub(crate) struct Buffer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) partial: Option<u32>,
 }
 
 impl Buffer {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, partial: None }
     }
 

@@ -52,6 +52,6 @@ pub trait Frame: Bytes {
 }
 
 #[cfg(test)]
-mod buffer;
+pub(crate) mod buffer;
 #[cfg(test)]
 mod tests;

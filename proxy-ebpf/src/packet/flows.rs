@@ -2,6 +2,7 @@
 
 use core::mem::offset_of;
 
+use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
@@ -65,6 +66,9 @@ pub enum Slow {
     ErrorLeaves = 4,
     PartArrives = 5,
     PartLeaves = 6,
+    SendOn = 7,
+    RequestPasses = 8,
+    ReplyPasses = 9,
 }
 
 /// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the
@@ -81,6 +85,14 @@ pub struct Room {
     pub quoted: Headers,
     pub work: Work,
     pub answer: Answer,
+    /// Not zero: the packet is a request that was just sent on, and may go past the stack.
+    pub may_pass: u8,
+    /// Where such a request goes.
+    pub backend: Addr,
+    /// What a route is looked up for: source, destination, device, class.
+    pub fib_ends: (Addr, Addr, u32, u32),
+    /// The question, and the answer.
+    pub fib: bpf_fib_lookup,
 }
 
 /// The room of this CPU. Nothing else runs on it in the middle of a program at TC.
@@ -112,6 +124,14 @@ impl Tables<'_> {
         // SAFETY: the context is valid; the agent replaces entries whole.
         unsafe { DEVICES.get((&raw const (*self.0.skb.skb).ifindex).read_volatile()) }
     }
+}
+
+/// Whether a device, of pods or another, is one between which packets may go past the stack.
+#[inline(always)]
+pub fn shortens(device: u32, leads_to_pods: bool) -> bool {
+    // SAFETY: the agent replaces entries whole.
+    let device: Option<&Device> = unsafe { DEVICES.get(device) };
+    device.is_some_and(|device| device.shortens != 0 && (device.leads_to_pods != 0) == leads_to_pods)
 }
 
 /// The place of a mark, and the round.

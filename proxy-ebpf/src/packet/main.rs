@@ -15,6 +15,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod passage;
 #[cfg(target_arch = "bpf")]
+mod shortcut;
+#[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
 mod sweep;
@@ -45,6 +47,13 @@ mod entry {
     #[inline(always)]
     pub fn shunt_leave(ctx: TcContext) -> i32 {
         passage::exit(&ctx, ETHERNET)
+    }
+
+    /// At the ingress of a device of pods, whose replies may go past the stack.
+    #[classifier]
+    #[inline(always)]
+    pub fn shunt_arrive_pod(ctx: TcContext) -> i32 {
+        passage::enter_from_pod(&ctx)
     }
 
     /// At the ingress of a device whose packets begin with their IP header, as WireGuard's.
@@ -108,6 +117,27 @@ mod entry {
     #[inline(always)]
     pub fn shunt_part_leaves(ctx: TcContext) -> i32 {
         aside::part(&ctx)
+    }
+
+    /// The first packet of a flow is sent on.
+    #[classifier]
+    #[inline(always)]
+    pub fn shunt_send_on(ctx: TcContext) -> i32 {
+        passage::send_on(&ctx)
+    }
+
+    /// A request may go past the stack.
+    #[classifier]
+    #[inline(always)]
+    pub fn shunt_request_passes(ctx: TcContext) -> i32 {
+        passage::request_passes(&ctx)
+    }
+
+    /// A reply may go past the stack.
+    #[classifier]
+    #[inline(always)]
+    pub fn shunt_reply_passes(ctx: TcContext) -> i32 {
+        passage::reply_passes(&ctx)
     }
 
     /// Run, not attached: one record of a table of flows.

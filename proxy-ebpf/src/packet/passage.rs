@@ -6,12 +6,16 @@ use proxy_common::counter::ServiceCounter;
 use proxy_common::flow::{End, NO_MAC};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
-use proxy_common::nat::{Action, Change, Passage, arrive, begin, is_for_the_node, is_icmp, leave, reserve};
+use proxy_common::nat::{
+    Action, Change, Flows, Passage, arrive, begin, is_for_the_node, is_icmp, leave, reserve, sent_on,
+};
 use proxy_common::packet::{Bytes, Fragment, Headers, parse, rewrite};
 use proxy_common::reason::DropReason;
+use proxy_common::shortcut::Route;
 
 use crate::flows::{self, Room, Slow, Tables};
 use crate::maps::{self, Kernel, clients};
+use crate::shortcut::{self, Way};
 use crate::skb::Skb;
 
 /// `TCX_NEXT`: the chain goes on.
@@ -31,8 +35,29 @@ pub const ETHERNET: u32 = 14;
 #[inline(always)]
 pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     let mut skb = Skb::new(ctx, link);
-    skb.unmark_request();
+    skb.unmark();
     let Some(room) = read(&skb, ENTERS) else { return NEXT };
+    go_in(&mut skb, room)
+}
+
+/// The same for one that a pod sends.
+#[inline(always)]
+pub fn enter_from_pod(ctx: &TcContext) -> i32 {
+    let mut skb = Skb::new(ctx, ETHERNET);
+    skb.unmark();
+    let Some(room) = read(&skb, ENTERS) else { return NEXT };
+    if shortcut::are_wanted()
+        && room.headers.has_ports()
+        && let Some(taken) = reply(&mut skb, room)
+    {
+        return taken;
+    }
+    go_in(&mut skb, room)
+}
+
+#[inline(always)]
+fn go_in(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
+    let ctx = skb.ctx;
     if is_foreign(&Kernel, room.headers.dst) {
         return NEXT;
     }
@@ -42,9 +67,23 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     if is_for_the_node(&Kernel, &Tables(ctx), &room.headers) {
         return NEXT;
     }
-    let Some(passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
+    let Some(passage) = passage(skb, (&room.headers, TO), Origin::External) else { return NEXT };
     let action = arrive(&Kernel, &Tables(ctx), &passage, &mut room.work);
-    carry_out(&mut skb, (&room.headers, ENTERS), &action)
+    room.may_pass = u8::from(may_pass(&action));
+    let verdict = carry_out(skb, (&room.headers, ENTERS), &action);
+    skb.barrier();
+    // What gets another source as it leaves goes to another node.
+    if verdict == NEXT && room.may_pass != 0 && room.work.flow.other.is_none() {
+        room.backend = room.work.flow.becomes.addr;
+        return request(skb, room);
+    }
+    verdict
+}
+
+/// Whether a request is sent on that may go past the stack.
+#[inline(always)]
+fn may_pass(action: &Action) -> bool {
+    matches!(action, Action::Change(change) if change.is_request && change.mac == NO_MAC)
 }
 
 /// It is the first of a flow.
@@ -56,15 +95,34 @@ pub fn first(ctx: &TcContext) -> i32 {
     let Some(passage) = passage(&skb, (&room.headers, TO), origin) else { return NEXT };
     let action = begin(&Kernel, &Tables(ctx), &passage, &mut room.work);
     if matches!(action, Action::Change(_)) {
-        maps::count_service(room.work.whole.held.service, ServiceCounter::Picked);
+        flows::go_on(ctx, Slow::SendOn);
+        return DROP;
     }
     carry_out(&mut skb, (&room.headers, ENTERS), &action)
+}
+
+/// The first packet of a flow that has its records is sent on.
+#[inline(always)]
+pub fn send_on(ctx: &TcContext) -> i32 {
+    let Some(room) = flows::room() else { return DROP };
+    let mut skb = Skb::new(ctx, room.link);
+    let whole = &room.work.whole;
+    maps::count_service(whole.held.service, ServiceCounter::Picked);
+    let verdict = carry_out(&mut skb, (&room.headers, ENTERS), &Action::Change(sent_on(whole)));
+    if verdict != NEXT || !has_shortcuts(&skb) {
+        return verdict;
+    }
+    room.backend = room.work.whole.backend.addr;
+    request_by_any_way(&mut skb, room)
 }
 
 /// A packet leaves the node.
 #[inline(always)]
 pub fn exit(ctx: &TcContext, link: u32) -> i32 {
     let mut skb = Skb::new(ctx, link);
+    if skb.is_done() {
+        return NEXT;
+    }
     let Some(room) = read(&skb, LEAVES) else { return NEXT };
     if !room.headers.has_ports() {
         return aside(ctx, &room.headers, (Slow::PartLeaves, Slow::ErrorLeaves));
@@ -110,6 +168,105 @@ fn passage<'a>(skb: &Skb<'_>, (headers, mac_at): (&'a Headers, u32), origin: Ori
     let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + 13)? } else { 0 };
     let mac = if skb.link == 0 { NO_MAC } else { skb.mac(mac_at)? };
     Some(Passage { headers, tcp, origin, mac, now: clients::now(), is_request: skb.is_request() })
+}
+
+/// A reply of a pod goes past the stack. `None`: it is none, or goes the long way, on which it is changed as it leaves.
+#[inline(always)]
+fn reply(skb: &mut Skb<'_>, room: &mut Room) -> Option<i32> {
+    let ends = (room.headers.src, room.headers.dst);
+    let is_known = Tables(skb.ctx)
+        .may_know(&End::new(ends.0, room.headers.src_port), &End::new(ends.1, room.headers.dst_port));
+    if !is_known || !skb.is_unmarked() {
+        return None;
+    }
+    match shortcut::way(skb, &room.headers, ends) {
+        Way::Stack => None,
+        Way::Short(route) => {
+            let change = change_of_reply(skb, room)?;
+            Some(go_short(skb, room, &change, route))
+        }
+        Way::Unknown => {
+            change_of_reply(skb, room)?;
+            flows::go_on(skb.ctx, Slow::ReplyPasses);
+            None
+        }
+    }
+}
+
+/// Finds the way of a reply, and sends it there.
+#[inline(always)]
+pub fn reply_passes(ctx: &TcContext) -> i32 {
+    let Some(room) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, ETHERNET);
+    let ends = (room.headers.src, room.headers.dst);
+    let Way::Short(route) = shortcut::find(&skb, room, ends, true) else { return NEXT };
+    match change_of_reply(&skb, room) {
+        Some(change) => go_short(&mut skb, room, &change, route),
+        None => NEXT,
+    }
+}
+
+/// What a reply is changed into. Its frame says nothing: pods of a bridge have no shortcuts.
+#[inline(always)]
+fn change_of_reply(skb: &Skb<'_>, room: &mut Room) -> Option<Change> {
+    let mut passage = passage(skb, (&room.headers, FROM), Origin::External)?;
+    passage.mac = NO_MAC;
+    match leave(&Tables(skb.ctx), &passage, &mut room.work) {
+        Action::Change(change) if !change.is_request => Some(change),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn go_short(skb: &mut Skb<'_>, room: &Room, change: &Change, route: &Route) -> i32 {
+    if change_packet(skb, &room.headers, change)
+        && let Some(taken) = shortcut::take(skb, &room.headers, route)
+    {
+        skb.mark_done();
+        return taken;
+    }
+    maps::count_reason(DropReason::Unchangeable);
+    DROP
+}
+
+/// A request has been changed, and goes past the stack if it may.
+#[inline(always)]
+fn request(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
+    if !has_shortcuts(skb) {
+        return NEXT;
+    }
+    match shortcut::way(skb, &room.headers, (room.headers.src, room.backend)) {
+        Way::Stack => {}
+        Way::Short(route) => return shortcut::take(skb, &room.headers, route).unwrap_or(NEXT),
+        Way::Unknown => flows::go_on(skb.ctx, Slow::RequestPasses),
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn has_shortcuts(skb: &Skb<'_>) -> bool {
+    shortcut::are_wanted() && skb.link != 0
+}
+
+/// A request has been changed, and nothing is known of its way.
+#[inline(always)]
+pub fn request_passes(ctx: &TcContext) -> i32 {
+    let Some(room) = flows::room() else { return NEXT };
+    request_by_any_way(&mut Skb::new(ctx, ETHERNET), room)
+}
+
+/// Sends a request that has been changed by its way, which is found unless it is known.
+#[inline(always)]
+fn request_by_any_way(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
+    let ends = (room.headers.src, room.backend);
+    let way = match shortcut::way(skb, &room.headers, ends) {
+        Way::Unknown => shortcut::find(skb, room, ends, false),
+        known => known,
+    };
+    match way {
+        Way::Short(route) => shortcut::take(skb, &room.headers, route).unwrap_or(NEXT),
+        Way::Stack | Way::Unknown => NEXT,
+    }
 }
 
 #[inline(always)]

@@ -23,6 +23,8 @@ const ENOUGH: [u32; 2] = [40, 60];
 /// What `tc_index` of a packet says that was sent on to a backend as it entered: nobody else is known to use that number, and a
 /// number that is there stays. Linux carries it with the packet as far as it goes through this node.
 const REQUEST: u16 = 0x5348;
+/// The same of a packet that goes past the stack: nothing is left to do where it leaves.
+const DONE: u16 = 0x5349;
 
 /// A packet.
 pub struct Skb<'a> {
@@ -95,32 +97,85 @@ impl<'a> Skb<'a> {
         (data, end)
     }
 
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: the kernel hands every program a valid context.
+        unsafe { (&raw const (*self.ctx.skb.skb).tc_index).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_mark(&self, mark: u16) {
+        // SAFETY: the kernel hands every program a valid context, whose `tc_index` may be written.
+        unsafe { (&raw mut (*self.ctx.skb.skb).tc_index).write_volatile(mark as u32) };
+    }
+
     /// Whether [`Skb::mark_request`] was called for it on its way through this node.
     #[inline(always)]
     pub fn is_request(&self) -> bool {
-        // SAFETY: the kernel hands every program a valid context.
-        unsafe { (&raw const (*self.ctx.skb.skb).tc_index).read_volatile() == REQUEST as u32 }
+        self.mark() == REQUEST as u32
     }
 
     /// Says that the packet was sent on to a backend as it entered this node.
     #[inline(always)]
     pub fn mark_request(&self) {
-        // SAFETY: the kernel hands every program a valid context, whose `tc_index` may be written.
-        unsafe {
-            let place = &raw mut (*self.ctx.skb.skb).tc_index;
-            if place.read_volatile() == 0 {
-                place.write_volatile(REQUEST as u32);
-            }
+        if self.mark() == 0 {
+            self.set_mark(REQUEST);
         }
+    }
+
+    /// Whether [`Skb::mark_done`] was called for it.
+    #[inline(always)]
+    pub fn is_done(&self) -> bool {
+        self.mark() == DONE as u32
+    }
+
+    /// Whether nobody has said anything of it in this way.
+    #[inline(always)]
+    pub fn is_unmarked(&self) -> bool {
+        self.mark() == 0
+    }
+
+    /// Says that the packet, which is unmarked, goes past the stack as it is to be.
+    #[inline(always)]
+    pub fn mark_done(&self) {
+        self.set_mark(DONE);
     }
 
     /// It has come in: whatever was said of it on its way to here is over.
     #[inline(always)]
-    pub fn unmark_request(&self) {
-        if self.is_request() {
-            // SAFETY: as in `mark_request`.
-            unsafe { (&raw mut (*self.ctx.skb.skb).tc_index).write_volatile(0) };
+    pub fn unmark(&self) {
+        let mark = self.mark();
+        if mark == REQUEST as u32 || mark == DONE as u32 {
+            self.set_mark(0);
         }
+    }
+
+    /// Index of the device that it is at.
+    #[inline(always)]
+    pub fn device(&self) -> u32 {
+        // SAFETY: the kernel hands every program a valid context.
+        unsafe { (&raw const (*self.ctx.skb.skb).ifindex).read_volatile() }
+    }
+
+    /// Bytes from its IP header on, and how many of its data each packet gets that a device will cut it into; zero: none will.
+    #[inline(always)]
+    pub fn sizes(&self) -> (u32, u32) {
+        // SAFETY: the kernel hands every program a valid context.
+        let gso = unsafe { (&raw const (*self.ctx.skb.skb).gso_size).read_volatile() };
+        (self.ctx.len().wrapping_sub(self.link), gso)
+    }
+
+    /// Whether it is for this host by its frame (`PACKET_HOST`), and nobody has said anything of it that its way may depend on.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the kernel hands every program a valid context.
+        let all = unsafe {
+            (&raw const (*skb).pkt_type).read_volatile()
+                | (&raw const (*skb).mark).read_volatile()
+                | (&raw const (*skb).vlan_present).read_volatile()
+        };
+        all == 0
     }
 
     /// Becomes another packet, behind the same link-layer header turned round. False: it could not, and is spoiled.

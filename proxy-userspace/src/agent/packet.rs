@@ -12,10 +12,14 @@ use tracing::{info, warn};
 
 use super::keeper::Keeper;
 use super::{AgentError, Variant};
+use crate::cli::Shortcuts;
 use crate::config::AgentConfig;
+use crate::datapath::DatapathError;
 use crate::datapath::load::LoadOptions;
+use crate::datapath::packet::devices::Means;
 use crate::datapath::packet::ports::ends;
 use crate::datapath::packet::settings::{self, SetAside};
+use crate::datapath::packet::shortcuts;
 use crate::datapath::packet::{self, Inside, OBJECT, Packet};
 use crate::datapath::pin::PinDir;
 use crate::devices::{self, Hooked};
@@ -66,7 +70,7 @@ impl PacketPath {
             reporter: reporter.clone(),
         };
         if is_wanted {
-            match begin(variant, load) {
+            match begin(variant, load, config.shortcuts) {
                 Ok(loading) => path.loading = Some(loading),
                 Err(why) => path.do_without(&why),
             }
@@ -255,7 +259,11 @@ impl PacketPath {
 }
 
 /// Loads the programs on a thread of its own. The tables are there already: they are shared by their pins.
-fn begin(variant: &Variant, load: &LoadOptions<'_>) -> Result<JoinHandle<Result<Packet, String>>, String> {
+fn begin(
+    variant: &Variant,
+    load: &LoadOptions<'_>,
+    shortcuts: Shortcuts,
+) -> Result<JoinHandle<Result<Packet, String>>, String> {
     let pin_dir = load.pin_dir.cloned().ok_or("its programs share the tables by pins, which take a bpffs")?;
     let (object, means) = (variant.packet_object.clone(), variant.means);
     let LoadOptions { host_netns, counter_shards, mover, host_only, log_level, .. } = *load;
@@ -264,10 +272,37 @@ fn begin(variant: &Variant, load: &LoadOptions<'_>) -> Result<JoinHandle<Result<
         let pin_dir = Some(&pin_dir);
         let options =
             LoadOptions { object, pin_dir, host_netns, counter_shards, mover, host_only, log_level };
-        Packet::load(&options, means).map_err(|error| error.to_string())
+        load_packet(&options, means, shortcuts).map_err(|error| error.to_string())
     };
     let thread = std::thread::Builder::new().name("shunt-load".to_owned());
     thread.spawn(load).map_err(|error| format!("no thread to load it: {error}"))
+}
+
+/// Loads the programs with shortcuts if those are wanted and this kernel lets them be: one that is locked down lets no program
+/// read its memory.
+fn load_packet(
+    options: &LoadOptions<'_>,
+    means: Option<Means>,
+    shortcuts: Shortcuts,
+) -> Result<Packet, DatapathError> {
+    if shortcuts == Shortcuts::Auto {
+        let loaded = shortcuts::offsets().and_then(|offsets| {
+            Packet::load(options, means, Some(&offsets)).map_err(|error| first_line(&error.to_string()))
+        });
+        match loaded {
+            Ok(packet) => {
+                info!("packets may go past the node's stack while nobody there wants to see them");
+                return Ok(packet);
+            }
+            Err(why) => info!(why, "every packet takes the node's stack"),
+        }
+    }
+    Packet::load(options, means, None)
+}
+
+/// The rest of what the verifier says is for developers.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Gives ports back; a failure is told, since nobody could act upon it here.

@@ -173,6 +173,7 @@ impl Merged {
             oom_score_adj: settings.oom_score_adj,
             pacing: settings.pacing,
             devices,
+            shortcuts: args.shortcuts,
             packet_path: settings.packet_path,
             configuration,
         };

@@ -1,7 +1,7 @@
 //! How flags, variables, files and what the host says come together.
 
 use super::*;
-use crate::cli::{BpfLogLevel, DeviceArgs, LogFormat, PinArgs, SocketLb};
+use crate::cli::{BpfLogLevel, DeviceArgs, LogFormat, PinArgs, Shortcuts, SocketLb};
 use crate::plan::node::NodePortAddresses;
 
 fn surroundings(node_name: Option<&str>) -> Surroundings {
@@ -25,6 +25,7 @@ fn args(manifests: &std::path::Path) -> AgentArgs {
         config: None,
         nodeport_addresses: None,
         devices: DeviceArgs::default(),
+        shortcuts: Shortcuts::Auto,
         cluster_cidr: Vec::new(),
         healthz_address: None,
         metrics_address: None,

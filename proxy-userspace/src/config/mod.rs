@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::cli::{AgentArgs, BpfLogLevel, LogFormat, SocketLb};
+use crate::cli::{AgentArgs, BpfLogLevel, LogFormat, Shortcuts, SocketLb};
 use crate::devices::{Choice, Selection, SelectionError};
 use crate::kubeproxy::{Document, KubeProxyError, Notice, Pacing, PacketPath};
 use crate::logs::FILTER_VARIABLE;
@@ -68,6 +68,8 @@ pub struct AgentConfig {
     pub pacing: Pacing,
     /// Which devices the packet path is attached to.
     pub devices: Choice,
+    /// When packets go past the node's stack.
+    pub shortcuts: Shortcuts,
     /// What steers the packet path; of whose packets count as inside, with [`crate::devices::inside`].
     pub packet_path: PacketPath,
     /// All of this in kube-proxy's words.

@@ -2,6 +2,7 @@
 //! is really attached. It knows no Service.
 
 pub mod attach;
+pub mod btf;
 pub mod features;
 pub mod guard;
 pub mod hooks;

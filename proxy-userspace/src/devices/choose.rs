@@ -72,6 +72,7 @@ impl View<'_> {
             name: link.name.clone(),
             leads_to_pods: self.leads_to_pods(link),
             is_bare: link.is_bare,
+            shortens: self.shortens(link),
             v4,
             v6,
         }
@@ -100,6 +101,13 @@ impl View<'_> {
 
     fn leads_to_pods(&self, link: &Link) -> bool {
         self.is_bridge_of_pods(link) || self.is_of_pods(link) && !self.choice.devices.names(&link.name)
+    }
+
+    /// Packets that are handed to a pod past its device must come out in another network namespace; of what is a port, its
+    /// master decides.
+    fn shortens(&self, link: &Link) -> bool {
+        let is_pair = link.kind == Kind::Veth && link.is_peer_elsewhere;
+        !link.is_bare && link.master.is_none() && (is_pair || !self.leads_to_pods(link))
     }
 
     /// A device of pods, by the user's word or by the facts.

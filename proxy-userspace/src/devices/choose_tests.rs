@@ -329,3 +329,22 @@ fn what_kube_proxys_configuration_calls_pods_leads_to_pods() {
     assert_eq!(with("tap*"), ["eth0 192.0.2.7", "tap1 pods 192.0.2.7", "weave 10.32.0.1"]);
     assert_eq!(with("weave"), ["eth0 192.0.2.7", "weave pods 10.32.0.1"]);
 }
+
+#[test]
+fn packets_go_past_the_stack_between_ends_of_pairs_and_devices_of_the_node() {
+    let host = Host {
+        links: "1 lo loopback; 2 eth0 card; 3 bond0 card; 4 eth1 card master 3; 5 wg0 wireguard; 6 cali1 veth@elsewhere;
+                7 cni0 bridge; 8 veth1 veth@elsewhere master 7; 9 nk1 netkit@elsewhere; 10 here veth",
+        addresses: "eth0 192.0.2.1/24; bond0 198.51.100.1/24; wg0 10.9.0.1/24; cni0 10.244.1.1/24; here 10.8.0.1/24",
+        routes: "via eth0",
+    };
+    let choice = Choice { devices: "eth0,eth1,bond0,wg0,here".parse().unwrap(), ..Choice::default() };
+    let chosen = choose(&host.facts(), &choice).hooked;
+    let names = |shortens| -> Vec<&str> {
+        let of_kind = chosen.iter().filter(|hooked| hooked.shortens == shortens);
+        of_kind.map(|hooked| &*hooked.name).collect()
+    };
+    assert_eq!(names(true), ["eth0", "bond0", "cali1", "here"]);
+    // Ports of others, frames without addresses, and pods that are not at the other end of a pair.
+    assert_eq!(names(false), ["eth1", "wg0", "veth1", "nk1"]);
+}

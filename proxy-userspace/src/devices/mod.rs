@@ -32,6 +32,9 @@ pub struct Hooked {
     pub leads_to_pods: bool,
     /// Whether its packets begin with their IP header, without an Ethernet frame, as those of WireGuard do.
     pub is_bare: bool,
+    /// Whether packets may go past the stack between it and another: one with Ethernet frames that is no port of another device;
+    /// of pods, one end of a pair.
+    pub shortens: bool,
     /// Source of IPv4 packets that need another.
     pub v4: Option<Ipv4Addr>,
     /// The same for IPv6.

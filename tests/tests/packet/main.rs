@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use build::{Tcp, packet};
 use rig::{Answer, PORTS, Rig};
 
-/// The kernel gives up at a million; a program that nears a tenth of it has grown beyond its purpose.
-const INSTRUCTIONS_AT_MOST: u32 = 100_000;
+/// The kernel gives up at a million; a program that nears a fifth of it has grown beyond its purpose.
+const INSTRUCTIONS_AT_MOST: u32 = 200_000;
 
 /// Ends of one family.
 struct Ends {

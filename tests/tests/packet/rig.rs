@@ -28,8 +28,14 @@ use tests::peer::monotonic_nanoseconds;
 use zerocopy::IntoBytes;
 
 /// The programs that are attached, and the empty one.
-const FIRST: [&str; 5] =
-    ["shunt_nothing", "shunt_arrive", "shunt_leave", "shunt_arrive_bare", "shunt_leave_bare"];
+const FIRST: [&str; 6] = [
+    "shunt_nothing",
+    "shunt_arrive",
+    "shunt_leave",
+    "shunt_arrive_pod",
+    "shunt_arrive_bare",
+    "shunt_leave_bare",
+];
 /// Shards of each counter.
 const SHARDS: u32 = 1;
 /// The device of a test run: the loopback of this namespace.
@@ -93,7 +99,8 @@ impl Rig {
     /// Where packets enter and leave: by a device of pods, or by one with an address.
     pub(crate) fn set_device(&mut self, address: Option<IpAddr>) -> Result<()> {
         let of = |is_v4| address.filter(|ip| ip.is_ipv4() == is_v4).map_or(Addr::UNSPECIFIED, Addr::from);
-        let device = Device { v4: of(true), v6: of(false), leads_to_pods: u32::from(address.is_none()) };
+        let device =
+            Device { v4: of(true), v6: of(false), leads_to_pods: u32::from(address.is_none()), shortens: 0 };
         let bytes: [u8; size_of::<Device>()] = device.as_bytes().try_into()?;
         let mut map = HashMap::<_, u32, [u8; size_of::<Device>()]>::try_from(self.map("DEVICES")?)?;
         Ok(map.insert(DEVICE, bytes, 0)?)

@@ -46,11 +46,38 @@ pub(super) struct Program {
     pub(super) name: &'static str,
 }
 
+/// The programs at sides of devices, by the kind of device.
+#[derive(Debug)]
+pub(super) struct Programs {
+    /// Of one with Ethernet frames, of one of pods, of one without frames.
+    pub(super) arrive: [Program; 3],
+    /// Of one with Ethernet frames, of one without.
+    pub(super) leave: [Program; 2],
+}
+
+impl Programs {
+    /// The one for a side of a device.
+    fn of(&self, side: Side, device: &Hooked) -> &Program {
+        let ([framed, of_pods, bare], [leave, leave_bare]) = (&self.arrive, &self.leave);
+        match side {
+            Side::Ingress if device.is_bare => bare,
+            Side::Ingress if device.leads_to_pods => of_pods,
+            Side::Ingress => framed,
+            Side::Egress if device.is_bare => leave_bare,
+            Side::Egress => leave,
+        }
+    }
+
+    /// Whether a program is one of this load.
+    fn has(&self, id: u32) -> bool {
+        self.arrive.iter().chain(&self.leave).any(|program| program.id == id)
+    }
+}
+
 /// The devices of this node that have the programs.
 #[derive(Debug)]
 pub struct Devices {
-    /// In the order of [`Side::ALL`]: of devices with Ethernet frames, and of those without.
-    pub(super) programs: [[Program; 2]; 2],
+    pub(super) programs: Programs,
     /// What the programs are told of devices.
     pub(super) entries: Map,
     pub(super) pin_dir: PinDir,
@@ -80,7 +107,7 @@ pub struct Failure {
 impl Devices {
     /// Has the programs at these devices and at no others.
     pub(super) fn apply(&self, wanted: &[Hooked]) -> Result<Applied, DatapathError> {
-        let found = self.found()?;
+        let found = self.found(wanted)?;
         let mut applied = Applied::default();
         let mut failed = BTreeSet::new();
         for step in effects(wanted, &found) {
@@ -88,8 +115,7 @@ impl Devices {
             if failed.contains(&step.device()) {
                 continue;
             }
-            let is_bare = wanted.iter().any(|device| device.index == step.device() && device.is_bare);
-            match self.carry_out(step, is_bare) {
+            match self.carry_out(step, of_index(wanted, step.device())) {
                 Ok(()) => applied.done.push(step),
                 Err(error) => {
                     failed.insert(step.device());
@@ -108,7 +134,7 @@ impl Devices {
         let has_tcx = self.means == Means::Links;
         for device in wanted {
             for side in Side::ALL {
-                let found = strangers::programs((device.index, side), has_tcx, |id| self.is_ours(side, id));
+                let found = strangers::programs((device.index, side), has_tcx, |id| self.programs.has(id));
                 let strangers = match found {
                     Ok(programs) => strangers::strangers(side, &programs),
                     Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
@@ -121,7 +147,7 @@ impl Devices {
     }
 
     /// What is there, as the kernel says.
-    fn found(&self) -> Result<Found, DatapathError> {
+    fn found(&self, wanted: &[Hooked]) -> Result<Found, DatapathError> {
         let mut entries = BTreeMap::new();
         let (keys, values) = self.entries.entries().map_err(failed("list the devices that are known"))?;
         for (key, value) in keys.chunks_exact(4).zip(values.chunks_exact(size_of::<Device>())) {
@@ -131,35 +157,31 @@ impl Devices {
             entries.insert(key, value);
         }
         let sides = match self.means {
-            Means::Links => self.linked()?,
-            Means::Filters => self.filtered()?,
+            Means::Links => self.linked(wanted)?,
+            Means::Filters => self.filtered(wanted)?,
         };
         Ok(Found { entries, sides })
     }
 
-    fn linked(&self) -> Result<BTreeMap<(u32, Side), Held>, DatapathError> {
+    fn linked(&self, wanted: &[Hooked]) -> Result<BTreeMap<(u32, Side), Held>, DatapathError> {
         let mut sides = BTreeMap::new();
         for (index, side) in read(&self.pin_dir.links())?.iter().filter_map(|name| device_of(name)) {
             let facts = self.open(index, side)?.device_facts().map_err(failed("read a link"))?;
-            let held = match (facts.index == index, self.is_ours(side, facts.program_id)) {
-                (false, _) => Held::Dead,
-                (true, true) => Held::Current,
-                (true, false) => Held::Other,
-            };
+            let is_there = facts.index == index;
+            let held = if is_there { self.held((index, side), facts.program_id, wanted) } else { Held::Dead };
             sides.insert((index, side), held);
         }
         Ok(sides)
     }
 
-    fn filtered(&self) -> Result<BTreeMap<(u32, Side), Held>, DatapathError> {
+    fn filtered(&self, wanted: &[Hooked]) -> Result<BTreeMap<(u32, Side), Held>, DatapathError> {
         let mut sides = BTreeMap::new();
         for index in filters::devices(&self.pin_dir.filters())? {
             let mut count = 0;
             for side in Side::ALL {
                 let found = tc::filters(index, side).map_err(failed("list filters"))?;
                 if let Some(ours) = found.iter().find(|filter| filters::is_ours(filter, side)) {
-                    let is_current = self.is_ours(side, ours.program_id);
-                    sides.insert((index, side), if is_current { Held::Current } else { Held::Other });
+                    sides.insert((index, side), self.held((index, side), ours.program_id, wanted));
                     count += 1;
                 }
             }
@@ -171,7 +193,16 @@ impl Devices {
         Ok(sides)
     }
 
-    fn carry_out(&self, step: Effect, is_bare: bool) -> Result<(), DatapathError> {
+    /// Whether the program at a side is the one for its kind of device.
+    fn held(&self, (index, side): (u32, Side), id: u32, wanted: &[Hooked]) -> Held {
+        let is_current = match of_index(wanted, index) {
+            Some(device) => self.programs.of(side, device).id == id,
+            None => self.programs.has(id),
+        };
+        if is_current { Held::Current } else { Held::Other }
+    }
+
+    fn carry_out(&self, step: Effect, device: Option<&Hooked>) -> Result<(), DatapathError> {
         match step {
             Effect::Tell(index, device) => self
                 .entries
@@ -183,14 +214,14 @@ impl Devices {
                 .map(drop)
                 .map_err(failed("tell no more of a device")),
             Effect::Attach(index, side) | Effect::Replace(index, side) if self.means == Means::Filters => {
-                let Program { fd, name, .. } = self.program(side, is_bare);
+                let Program { fd, name, .. } = self.program(side, device)?;
                 filters::attach(fd.as_fd(), name, (index, side), &self.pin_dir.filters())
             }
             Effect::Detach(index, side) | Effect::Unpin(index, side) if self.means == Means::Filters => {
                 filters::detach((index, side), &self.pin_dir.filters())
             }
             Effect::Attach(index, side) => {
-                let link = Link::attach_device(self.program(side, is_bare).fd.as_fd(), index, side)
+                let link = Link::attach_device(self.program(side, device)?.fd.as_fd(), index, side)
                     .map_err(failed("attach"))?;
                 let path = self.pin_dir.links().join(device_link(index, side));
                 bpf::pin(link.as_fd(), &path).map_err(|source| DatapathError::Path {
@@ -200,7 +231,7 @@ impl Devices {
                 })
             }
             Effect::Replace(index, side) => {
-                let program = self.program(side, is_bare).fd.as_fd();
+                let program = self.program(side, device)?.fd.as_fd();
                 self.open(index, side)?.replace(program).map_err(failed("replace the program"))
             }
             Effect::Detach(index, side) => {
@@ -224,7 +255,7 @@ impl Devices {
                 }
             }
             Means::Filters => {
-                let links = self.linked()?;
+                let links = self.linked(&[])?;
                 for ((index, side), held) in
                     links.into_iter().filter(|((index, _), _)| !failed.contains(index))
                 {
@@ -248,18 +279,15 @@ impl Devices {
         remove_if_there(&self.pin_dir.links().join(device_link(index, side)))
     }
 
-    fn program(&self, side: Side, is_bare: bool) -> &Program {
-        let [ingress, egress] = &self.programs[usize::from(is_bare)];
-        match side {
-            Side::Ingress => ingress,
-            Side::Egress => egress,
-        }
+    /// The program for a side of a device that is wanted; no step attaches to another.
+    fn program(&self, side: Side, device: Option<&Hooked>) -> Result<&Program, DatapathError> {
+        let device = device.ok_or(DatapathError::Absent { kind: "program", name: "for this device" })?;
+        Ok(self.programs.of(side, device))
     }
+}
 
-    /// Whether a program is one of this load. No device changes from one kind to the other.
-    fn is_ours(&self, side: Side, id: u32) -> bool {
-        [false, true].into_iter().any(|is_bare| self.program(side, is_bare).id == id)
-    }
+fn of_index(wanted: &[Hooked], index: u32) -> Option<&Hooked> {
+    wanted.iter().find(|device| device.index == index)
 }
 
 /// Detaches the programs from every device and forgets all of it, whichever agent attached them.

@@ -96,6 +96,7 @@ pub fn entry(device: &Hooked) -> Device {
         v4: device.v4.map_or(Addr::UNSPECIFIED, Addr::from),
         v6: device.v6.map_or(Addr::UNSPECIFIED, Addr::from),
         leads_to_pods: u32::from(device.leads_to_pods),
+        shortens: u32::from(device.shortens),
     }
 }
 
@@ -105,7 +106,8 @@ mod tests {
 
     fn device(index: u32) -> Hooked {
         let v4 = Some([192, 0, 2, 1].into());
-        Hooked { index, name: format!("eth{index}"), leads_to_pods: false, is_bare: false, v4, v6: None }
+        let name = format!("eth{index}");
+        Hooked { index, name, leads_to_pods: false, is_bare: false, shortens: true, v4, v6: None }
     }
 
     /// What is there once the steps have been done; a step that makes no sense is a failure.

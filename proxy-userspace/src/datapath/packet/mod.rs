@@ -10,6 +10,7 @@ pub mod filters;
 pub mod observed;
 pub mod ports;
 pub mod settings;
+pub mod shortcuts;
 pub mod strangers;
 pub mod tables;
 
@@ -24,9 +25,10 @@ use ipnet::IpNet;
 use proxy_common::names;
 use proxy_common::nat::{Ports, Settings};
 use proxy_common::node::CidrKey;
+use proxy_common::shortcut::{OFFSETS_WORDS, Offsets};
 use zerocopy::{FromBytes, IntoBytes};
 
-use self::devices::{Applied, Devices, Means, Program};
+use self::devices::{Applied, Devices, Means, Program, Programs};
 use self::strangers::Stranger;
 use self::tables::{MadeRoom, flows_max};
 use super::DatapathError;
@@ -42,10 +44,10 @@ use crate::sys::map::Map;
 /// The object that `cargo xtask ebpf` built and that is committed with this crate.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/packet.bpf.o");
 
-/// The programs at the sides of a device, in the order of [`Side::ALL`]: of one with Ethernet frames, and of one whose packets
-/// begin with their IP header.
-pub const ENTRIES: [[&str; 2]; 2] =
-    [["shunt_arrive", "shunt_leave"], ["shunt_arrive_bare", "shunt_leave_bare"]];
+/// The programs where packets enter by a device, and where they leave by it: of one with Ethernet frames, of one of pods, and of
+/// one whose packets begin with their IP header.
+pub const ENTRIES: [&str; 5] =
+    ["shunt_arrive", "shunt_leave", "shunt_arrive_pod", "shunt_arrive_bare", "shunt_leave_bare"];
 /// The program that sweeps the tables of flows: run, not attached.
 const SWEEP: &str = "shunt_sweep";
 
@@ -76,7 +78,12 @@ pub struct Sweep {
 
 impl Packet {
     /// Loads the programs; nothing is attached yet. The tables must be pinned, since they are shared by their pins.
-    pub fn load(options: &LoadOptions<'_>, means: Option<Means>) -> Result<Self, DatapathError> {
+    /// With `shortcuts`, packets may go past the stack.
+    pub fn load(
+        options: &LoadOptions<'_>,
+        means: Option<Means>,
+        shortcuts: Option<&Offsets>,
+    ) -> Result<Self, DatapathError> {
         let pin_dir =
             options.pin_dir.ok_or(DatapathError::Absent { kind: "place for pins", name: "bpffs" })?;
         let pinned = tables::pinned(options.object)?;
@@ -84,6 +91,9 @@ impl Packet {
         let globals = Globals::new(options);
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader, false);
+        let (has_shortcuts, offsets) = words_of(shortcuts);
+        loader.override_global("SHORTCUTS", &has_shortcuts, true);
+        loader.override_global("OFFSETS", &offsets, true);
         let memory = rustix::system::sysinfo();
         let bytes = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
         loader.map_max_entries(names::FLOWS, flows_max(bytes));
@@ -98,12 +108,12 @@ impl Packet {
             load_program(&mut ebpf, name)?;
         }
         let waiting = Some(fill_slow(&ebpf, pin_dir)?);
-        let of = |[ingress, egress]: [&'static str; 2]| {
-            Ok::<_, DatapathError>([entry_point(&ebpf, ingress)?, entry_point(&ebpf, egress)?])
-        };
-        let [framed, bare] = ENTRIES;
+        let [arrive, leave, arrive_pod, arrive_bare, leave_bare] =
+            ENTRIES.map(|name| entry_point(&ebpf, name));
+        let programs =
+            Programs { arrive: [arrive?, arrive_pod?, arrive_bare?], leave: [leave?, leave_bare?] };
         let devices = Devices {
-            programs: [of(framed)?, of(bare)?],
+            programs,
             entries: map(&ebpf, names::DEVICES)?,
             pin_dir: pin_dir.clone(),
             means: means.unwrap_or_else(|| if has_tcx() { Means::Links } else { Means::Filters }),
@@ -211,7 +221,13 @@ impl Inside {
 
 /// Every program but the sweep: those at devices, then those that go on by their index.
 fn programs() -> impl Iterator<Item = &'static str> {
-    ENTRIES.into_iter().flatten().chain(names::SLOW_PROGRAMS)
+    ENTRIES.into_iter().chain(names::SLOW_PROGRAMS)
+}
+
+/// What the programs know from their load on of shortcuts: whether there are any, and what they look at.
+fn words_of(shortcuts: Option<&Offsets>) -> (u32, [u32; OFFSETS_WORDS]) {
+    let offsets = shortcuts.map_or([0; OFFSETS_WORDS], |offsets| zerocopy::transmute!(*offsets));
+    (u32::from(shortcuts.is_some()), offsets)
 }
 
 /// A range as the kernel's longest-prefix-match trie has it.

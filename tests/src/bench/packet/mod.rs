@@ -23,11 +23,11 @@ pub(super) struct PacketArguments {
     #[arg(long, default_value_t = 100)]
     requests: u32,
     /// Pairs of each comparison of streams.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 300)]
     streams: u32,
-    /// Seconds of a stream.
-    #[arg(long, default_value_t = 1)]
-    seconds: u32,
+    /// MiB of a stream.
+    #[arg(long, default_value_t = 256)]
+    mib: u32,
     /// Leave kube-proxy out, and with it the API server.
     #[arg(long)]
     alone: bool,

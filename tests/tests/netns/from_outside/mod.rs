@@ -9,4 +9,5 @@ mod paths;
 mod pods;
 mod policies;
 mod reach;
+mod shortcuts;
 mod site;
