@@ -78,7 +78,9 @@ fn goes_on<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, fl
         return true;
     }
     let is_over = flow.flags & (Flow::FINISHED | Flow::RESET) != 0;
-    !is_over && row_of(lookup, &flow.held()).is_some_and(|row| row.state().is_serving())
+    // Whose mark is lost is known again by being made anew; what is no SYN has been asked for it.
+    let is_marked = !passage.is_syn() || flows.may_know(&passage.src(), &passage.dst());
+    !is_over && is_marked && row_of(lookup, &flow.held()).is_some_and(|row| row.state().is_serving())
 }
 
 /// Sends on a flow that goes on. `None`: somebody else has its reply.

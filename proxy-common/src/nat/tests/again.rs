@@ -55,3 +55,16 @@ fn another_frontend_or_backend_takes_records_of_its_own() {
     assert_eq!(node.records.renewed.get(), 2);
     assert_eq!(node.records.keys().len(), 4);
 }
+
+#[test]
+fn a_syn_that_is_sent_again_gets_marks_that_were_lost() {
+    let node = Node::new(1, Proto::TCP);
+    let client = end(200, 0, 40_000);
+    node.sends(client, vip(0), SYN).unwrap();
+    node.records.marks.borrow_mut().clear();
+    let seen = node.sends(client, vip(0), SYN).unwrap();
+    assert_eq!(node.asked.get(), 2);
+    let reply = Trip { src: seen.dst, dst: seen.src };
+    assert_eq!(node.leaves(reply, SYN | ACK, false).src, vip(0));
+    node.sends(client, vip(0), ACK).unwrap();
+}

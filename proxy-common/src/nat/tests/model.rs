@@ -98,7 +98,7 @@ pub(super) struct Records {
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
     /// Places of pairs that have had a record of replies.
-    marks: RefCell<HashSet<u32>>,
+    pub(super) marks: RefCell<HashSet<u32>>,
     /// How many records were used anew where they lay.
     pub(super) renewed: Cell<u32>,
 }

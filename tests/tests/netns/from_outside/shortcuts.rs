@@ -23,6 +23,9 @@ const CLIENT_DEVICE: &str = "ext0";
 const COUNTED: Duration = Duration::from_millis(100);
 const SETTLING: Duration = Duration::from_millis(100);
 
+/// What switches shortcuts on.
+const WANTED: &[&str] = &["--shortcuts", "auto"];
+
 /// Which way requests take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
@@ -175,7 +178,7 @@ fn run(netns: &Netns, words: &str) {
 #[test]
 fn packets_go_past_the_stack_until_somebody_there_wants_to_see_them() {
     let site = site(Layout::Routed);
-    let _agent = agent(&site, &[]);
+    let _agent = agent(&site, WANTED);
     let node = &site.cluster.node(1).netns;
     let mut talks = frontends(&site).map(|frontend| Talk::open(&site, frontend).unwrap());
     let mut assert_ways = |wanted: [Taken; 2], name: &str| {
@@ -195,7 +198,7 @@ fn packets_go_past_the_stack_until_somebody_there_wants_to_see_them() {
 
 #[test]
 fn without_shortcuts_or_behind_a_bridge_packets_take_the_stack() {
-    for (layout, more) in [(Layout::Routed, &["--shortcuts", "none"][..]), (Layout::Bridge, &[])] {
+    for (layout, more) in [(Layout::Routed, &[][..]), (Layout::Bridge, WANTED)] {
         let site = site(layout);
         let _agent = agent(&site, more);
         for frontend in frontends(&site) {
@@ -209,7 +212,7 @@ fn without_shortcuts_or_behind_a_bridge_packets_take_the_stack() {
 #[test]
 fn a_client_that_answers_go_to_by_another_device_takes_the_stack() {
     let site = site(Layout::Routed);
-    let _agent = agent(&site, &[]);
+    let _agent = agent(&site, WANTED);
     let node = &site.cluster.node(1).netns;
     node.veth("ext9", &site.client, "eth9").unwrap();
     for (netns, device, host) in [(node, "ext9", 1), (&site.client, "eth9", 2)] {
@@ -228,7 +231,7 @@ fn a_client_that_answers_go_to_by_another_device_takes_the_stack() {
 #[test]
 fn what_is_too_long_for_a_device_is_told_so() {
     let site = site(Layout::Routed);
-    let _agent = agent(&site, &[]);
+    let _agent = agent(&site, WANTED);
     let node = &site.cluster.node(1).netns;
     site.list(Backend::LocalPod, true).unwrap();
     let pod = &site.cluster.pod(1, 2).netns;
