@@ -39,6 +39,13 @@ impl Addr {
         self.words
     }
 
+    /// The address as two numbers, to be mixed or compared.
+    #[inline(always)]
+    pub(crate) const fn halves(self) -> (u64, u64) {
+        let [a, b, c, d] = self.words;
+        (((a as u64) << 32) | b as u64, ((c as u64) << 32) | d as u64)
+    }
+
     /// The IPv4 word in network order; meaningful only where [`Addr::is_v4`] holds.
     #[inline(always)]
     pub const fn v4_word(self) -> u32 {

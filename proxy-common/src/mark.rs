@@ -53,9 +53,7 @@ pub const fn place(one: &End, other: &End) -> u32 {
 
 #[inline(always)]
 const fn mixed(end: &End) -> u64 {
-    let [a, b, c, d] = end.addr.words();
-    let high = ((a as u64) << 32) | b as u64;
-    let low = ((c as u64) << 32) | d as u64;
+    let (high, low) = end.addr.halves();
     let ports = end.port.get() as u64 / LINE as u64;
     let mixed = (high ^ ports).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ low;
     let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -11,6 +11,7 @@ pub mod refusal;
 mod rewrite;
 
 pub use headers::{ETHER_IPV4, ETHER_IPV6, Fragment, Headers, parse};
+pub(crate) use rewrite::IP_CHECKSUM;
 pub use rewrite::{Side, rewrite};
 
 use checksum::Delta;

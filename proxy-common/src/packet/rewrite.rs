@@ -55,7 +55,7 @@ impl Side {
 }
 
 /// Offset of the checksum within the IPv4 header.
-pub(super) const IP_CHECKSUM: u32 = 10;
+pub(crate) const IP_CHECKSUM: u32 = 10;
 
 /// Gives one end of a packet another address and port; a packet without ports keeps those that it does not have. Says
 /// whether that could be done: not if the address is of the other family, nor if a port of SCTP would change, whose checksum

@@ -14,8 +14,9 @@ mod route;
 pub use look::{IN_THE_WAY, Look, Memory, OFFSETS_WORDS, Offsets, Reason, look};
 pub use route::{PEER, Route, place};
 
+use crate::addr::Proto;
 use crate::packet::checksum::Delta;
-use crate::packet::{Bytes, Fragment, Frame, Headers};
+use crate::packet::{Bytes, Fragment, Frame, Headers, IP_CHECKSUM};
 
 /// Elements of `ROUTES` on each CPU, a power of two.
 pub const ROUTES: u32 = 1024;
@@ -69,8 +70,6 @@ const IPV6: u32 = 40;
 /// Where a header has the hops that are left, in the first byte of two (IPv4), or in the second.
 const HOPS_V4: u32 = 8;
 const HOPS_V6: u32 = 6;
-/// Where an IPv4 header has its checksum.
-const CHECKSUM_V4: u32 = 10;
 /// Where a TCP header has its own length, in the upper half of a byte.
 const LENGTH_OF_TCP: u32 = 12;
 
@@ -89,7 +88,7 @@ pub fn length<B: Bytes>(bytes: &B, headers: &Headers, (all, segment_bytes): (u32
     if segment_bytes == 0 {
         return Some(all);
     }
-    if headers.proto.0 != crate::addr::Proto::TCP.0 {
+    if headers.proto != Proto::TCP {
         return None;
     }
     let word = bytes.half(headers.segment + LENGTH_OF_TCP)?;
@@ -104,8 +103,8 @@ pub fn take_hop<F: Frame>(frame: &mut F, headers: &Headers) -> bool {
     let Some(old) = frame.half(at) else { return false };
     let new = u16::from_be(old).wrapping_sub(hop).to_be();
     if headers.is_v4 {
-        let Some(sum) = frame.half(headers.ip + CHECKSUM_V4) else { return false };
-        if !frame.set_half(headers.ip + CHECKSUM_V4, Delta::NONE.half(old, new).apply(sum)) {
+        let Some(sum) = frame.half(headers.ip + IP_CHECKSUM) else { return false };
+        if !frame.set_half(headers.ip + IP_CHECKSUM, Delta::NONE.half(old, new).apply(sum)) {
             return false;
         }
     }

@@ -45,23 +45,17 @@ impl Route {
 
 #[inline(always)]
 const fn same(one: Addr, other: Addr) -> bool {
-    let (one, other) = (halves(one), halves(other));
+    let (one, other) = (one.halves(), other.halves());
     (one.0 ^ other.0) | (one.1 ^ other.1) == 0
 }
 
 /// The place of two addresses in `ROUTES`.
 #[inline(always)]
 pub const fn place(src: Addr, dst: Addr) -> u32 {
-    let (src, dst) = (halves(src), halves(dst));
+    let (src, dst) = (src.halves(), dst.halves());
     let mixed = (src.0 ^ src.1).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ (dst.0 ^ dst.1);
     let mixed = mixed.wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed ^ (mixed >> 32)) as u32 & (ROUTES - 1)
-}
-
-#[inline(always)]
-const fn halves(addr: Addr) -> (u64, u64) {
-    let [a, b, c, d] = addr.words();
-    ((a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64)
 }
 
 const _: () = assert!(size_of::<Route>() == 72);

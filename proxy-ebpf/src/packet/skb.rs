@@ -118,7 +118,7 @@ impl<'a> Skb<'a> {
     /// Says that the packet was sent on to a backend as it entered this node.
     #[inline(always)]
     pub fn mark_request(&self) {
-        if self.mark() == 0 {
+        if self.is_unmarked() {
             self.set_mark(REQUEST);
         }
     }
@@ -197,9 +197,8 @@ impl<'a> Skb<'a> {
     /// It goes out where it came in.
     #[inline(always)]
     pub fn send_back(&self) {
-        let skb = self.ctx.skb.skb;
-        // SAFETY: the context is valid.
-        unsafe { bpf_redirect((&raw const (*skb).ifindex).read_volatile(), 0) };
+        // SAFETY: the helper takes numbers only.
+        unsafe { bpf_redirect(self.device(), 0) };
     }
 
     /// A link-layer address at some place.

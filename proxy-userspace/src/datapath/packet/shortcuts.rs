@@ -14,15 +14,16 @@ pub fn offsets() -> Result<Offsets, String> {
     find(&types)
 }
 
+/// Bytes of an item of a chain, `struct bpf_mprog_fp`: one pointer.
+const ITEM: u32 = 8;
+
 fn find(types: &Types<'_>) -> Result<Offsets, String> {
     let at = |of: &str, path: &[&str]| {
         types.offset(of, path).ok_or_else(|| format!("this kernel has no {of}.{}", path.join(".")))
     };
     let device = |name: &str| at("net_device", &[name]);
     let net = |path: &[&str]| at("net", path);
-    // The second item is as far from the first as the arrays behind them are long: one pointer each.
     let program = at("bpf_mprog_fp", &["prog"])?;
-    let item = u32::try_from(size_of::<u64>()).map_err(|error| error.to_string())?;
     Ok(Offsets {
         device: at("sk_buff", &["dev"])?,
         net: at("net_device", &["nd_net", "net"])?,
@@ -31,7 +32,7 @@ fn find(types: &Types<'_>) -> Result<Offsets, String> {
         queues: device("_tx")?,
         qdisc: at("netdev_queue", &["qdisc"])?,
         enqueue: at("Qdisc", &["enqueue"])?,
-        second: at("bpf_mprog_entry", &["fp_items"])? + item + program,
+        second: at("bpf_mprog_entry", &["fp_items"])? + ITEM + program,
         bundle: at("bpf_mprog_entry", &["parent"])?,
         in_entry: at("tcx_entry", &["bundle"])?,
         filters: at("tcx_entry", &["miniq"])?,
