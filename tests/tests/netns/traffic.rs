@@ -19,6 +19,10 @@ const LENGTH: usize = 8 << 20;
 const SIZES: [usize; 4] = [0, 1, 500, 1_300];
 /// How long to wait for what does not come. TCP sends again several times before.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a server waits for a client that connects and says nothing yet: some open hundreds before they begin.
+const IDLE: Duration = Duration::from_secs(60);
+/// Connections that wait to be accepted: more than a test opens at once. Who finds no room sends its SYN again a second later.
+const WAITING: i32 = 1024;
 /// Time between two looks at whether a server is to end.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -172,7 +176,7 @@ fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&at.into())?;
-    socket.listen(16)?;
+    socket.listen(WAITING)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -190,7 +194,7 @@ fn accept(listener: &TcpListener, stop: &AtomicBool) {
 
 fn serve(mut stream: TcpStream, client: SocketAddr) -> Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut request = Vec::new();
     stream.read_to_end(&mut request)?;
