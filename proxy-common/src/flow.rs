@@ -146,8 +146,10 @@ impl Flow {
     pub const RESET: u16 = 16;
     /// The flow has begun while too many others were opening: its records lie apart until it is settled.
     pub const APART: u16 = 32;
+    /// The client asks the backend itself, and has got another port since a flow has its own: the VIP is the backend.
+    pub const DIRECT: u16 = 64;
     /// What all parts of a flow have in common.
-    const SHARED: u16 = Self::FROM_AFAR | Self::SETTLED | Self::APART;
+    const SHARED: u16 = Self::FROM_AFAR | Self::SETTLED | Self::APART | Self::DIRECT;
 
     /// What was picked when the flow began.
     #[inline(always)]
@@ -166,11 +168,16 @@ impl Flow {
 pub const SWEPT_LIVES: u8 = 0x80;
 /// Bit of what the sweep says of a record: [`Flow::SETTLED`].
 pub const SWEPT_SETTLED: u8 = 0x40;
+/// Bit of what the sweep says of a record: [`Flow::DIRECT`].
+pub const SWEPT_DIRECT: u8 = 0x20;
 
 /// What the sweep says of a record: its part, as a number, and bits.
 #[inline(always)]
-pub const fn swept(part: u8, lives: bool, is_settled: bool) -> u8 {
-    part & 3 | if lives { SWEPT_LIVES } else { 0 } | if is_settled { SWEPT_SETTLED } else { 0 }
+pub const fn swept(part: u8, lives: bool, flow: &Flow) -> u8 {
+    part & 3
+        | if lives { SWEPT_LIVES } else { 0 }
+        | if flow.has(Flow::SETTLED) { SWEPT_SETTLED } else { 0 }
+        | if flow.has(Flow::DIRECT) { SWEPT_DIRECT } else { 0 }
 }
 
 /// A flow with all its ends.

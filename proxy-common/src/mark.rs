@@ -23,8 +23,10 @@ pub struct Marks {
     /// When a record was last put apart ([`crate::flow::Flow::APART`]), in nanoseconds of the kernel's monotonic clock; zero
     /// while there are none. Set before the record is there, and taken back by a sweep that finds none.
     pub apart: u64,
+    /// When the last flow of [`crate::flow::Flow::DIRECT`] was made; handled as `apart` is.
+    pub direct: u64,
     /// Zero.
-    pub rest: [u64; 6],
+    pub rest: [u64; 5],
     /// Flows in the main table that are not settled, as far as is known: programs count, and each sweep counts anew.
     pub opening: u64,
     /// Zero.
@@ -35,6 +37,8 @@ pub struct Marks {
 
 /// Where [`Marks::apart`] is, in words of eight bytes.
 pub const APART_WORD: usize = core::mem::offset_of!(Marks, apart) / 8;
+/// Where [`Marks::direct`] is.
+pub const DIRECT_WORD: usize = core::mem::offset_of!(Marks, direct) / 8;
 /// Where [`Marks::opening`] is.
 pub const OPENING_WORD: usize = core::mem::offset_of!(Marks, opening) / 8;
 

@@ -126,12 +126,14 @@ pub const DEVICES: &str = "DEVICES";
 pub const SETTINGS: &str = "SETTINGS";
 /// Ranges of addresses that count as inside the cluster; the value is [`INSIDE_POD`].
 pub const INSIDE: &str = "INSIDE";
+/// What programs have found at devices that keeps packets from going past the stack, see [`crate::shortcut::Look`].
+pub const LOOKS: &str = "LOOKS";
 /// Programs that go on where others have begun. Each load has its own, which must be held open or pinned: the kernel empties
 /// it when the last descriptor or pin goes, whoever runs them.
 pub const SLOW: &str = "SLOW";
 
 /// The programs of [`SLOW`], in the order of their indices.
-pub const SLOW_PROGRAMS: [&str; 10] = [
+pub const SLOW_PROGRAMS: [&str; 11] = [
     "shunt_begin",
     "shunt_reserve",
     "shunt_refuse",
@@ -142,6 +144,7 @@ pub const SLOW_PROGRAMS: [&str; 10] = [
     "shunt_send_on",
     "shunt_request_passes",
     "shunt_reply_passes",
+    "shunt_direct",
 ];
 
 /// Elements of [`DEVICES`] at most.

@@ -113,7 +113,7 @@ pub struct AgentArgs {
     pub devices: DeviceArgs,
     /// Whether packets between clients outside and pods of this node go past the node's network stack: auto (as long as nobody
     /// there wants to see them: netfilter, IPsec, programs of others) or none
-    #[arg(long, env = "SHUNT_SHORTCUTS", value_name = "WHEN", default_value = "none")]
+    #[arg(long, env = "SHUNT_SHORTCUTS", value_name = "WHEN", default_value = "auto")]
     pub shortcuts: Shortcuts,
     /// Ranges of the cluster's pods, whose packets count as inside beside those of the own Node's podCIDRs [default: the
     /// clusterCIDR of --config]

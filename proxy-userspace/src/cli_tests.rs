@@ -53,7 +53,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((args.node_name, args.cgroup, args.nodeport_addresses), (None, None, None));
     assert_eq!((args.bpf_log_level, args.metrics_services), (BpfLogLevel::Off, 1000));
     assert_eq!((args.devices, args.cluster_cidr), (DeviceArgs::default(), Vec::new()));
-    assert_eq!((args.shortcuts, args.socket_lb), (Shortcuts::None, SocketLb::All));
+    assert_eq!((args.shortcuts, args.socket_lb), (Shortcuts::Auto, SocketLb::All));
     let check = Alone::<CheckArgs>::try_parse_from(["check"]).unwrap().args;
     assert_eq!((check.cgroup, check.healthz_address.to_string()), (None, "0.0.0.0:10256".to_owned()));
     let status = Alone::<StatusArgs>::try_parse_from(["status"]).unwrap().args;

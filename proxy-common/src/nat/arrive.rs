@@ -85,7 +85,7 @@ fn goes_on<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, fl
 
 /// Sends on a flow that goes on. `None`: somebody else has its reply.
 #[inline(always)]
-fn forward<F: Flows>(
+pub(super) fn forward<F: Flows>(
     flows: &F,
     passage: &Passage<'_>,
     (place, work): (F::Place, &mut Work),

@@ -1,5 +1,6 @@
 //! The first packet of a flow: a backend is picked, and the flow gets its records.
 
+use super::direct::may_be_direct;
 use super::{Action, Change, Claim, Flows, MARGIN, Passage, TRIES, Work, is_alive};
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
@@ -39,6 +40,8 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     let packet = Packet { tuple, origin: passage.origin };
     let client = Client { flows, addr: headers.src };
     let pick = match translate(lookup, &packet, &client) {
+        // The filter has let in what is for no frontend.
+        Verdict::Pass if may_be_direct(flows, headers, passage.tcp) => return Action::Direct,
         Verdict::Pass => return Action::Pass,
         Verdict::Reject(service, reason) => return Action::Refuse(service, reason),
         Verdict::Drop(service, reason) => return Action::Drop(service, reason),
@@ -86,7 +89,7 @@ fn draft(passage: &Passage<'_>, pick: &Pick, work: &mut Work) {
 
 /// Makes the records of a flow. Where the main table is full, they lie apart.
 #[inline(always)]
-fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
+pub(super) fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
     for _ in 0..2 {
         match reply(flows, passage, work) {
             Ok(()) if finish(flows, passage, work) => return Ok(()),
@@ -111,7 +114,6 @@ fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<
         return Ok(());
     }
     for _ in 0..TRIES {
-        work.whole.key(Part::Reply, &mut work.key);
         match flows.claim(&work.key, &work.flow, &mut work.twin) {
             Claim::Made => return Ok(()),
             Claim::Full => return Err(DropReason::FlowTableFull),
@@ -125,7 +127,10 @@ fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<
             // Another client's port, or the same client through another frontend: the backend would mistake one for the
             // other.
             Claim::Taken if work.whole.proto == Proto::SCTP => return Err(DropReason::NoPort),
-            Claim::Taken => work.whole.inside = flows.ports().pick(flows.draw()),
+            Claim::Taken => {
+                work.whole.inside = flows.ports().pick(flows.draw());
+                work.whole.key(Part::Reply, &mut work.key);
+            }
         }
     }
     Err(DropReason::NoPort)

@@ -9,6 +9,7 @@
 
 mod arrive;
 mod begin;
+mod direct;
 mod error;
 pub mod fragment;
 mod leave;
@@ -18,6 +19,7 @@ mod settings;
 
 pub use arrive::{arrive, is_for_the_node};
 pub use begin::{begin, sent_on};
+pub use direct::{direct, may_be_direct};
 pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
 pub use leave::{leave, reserve};
 pub use life::{Timeouts, is_alive};
@@ -150,6 +152,8 @@ pub enum Action {
     Begin,
     /// It needs another source: [`reserve`] finds one.
     Reserve,
+    /// A client may ask a backend itself: [`direct`] decides.
+    Direct,
     /// Its sender is told that nobody is there; the service is zero where none is involved.
     Refuse(u32, DropReason),
     /// It is dropped without a word.
@@ -208,6 +212,10 @@ pub trait Flows {
     fn timeouts(&self) -> Timeouts;
     /// The ports set aside.
     fn ports(&self) -> Ports;
+    /// Whether there are flows of [`Flow::DIRECT`].
+    fn has_direct(&self) -> bool;
+    /// There will be one in a moment.
+    fn say_direct(&self);
     /// Whether one more flow may begin now.
     fn admit(&self) -> bool;
 }

@@ -3,16 +3,18 @@
 use super::checksum::Delta;
 use super::{Bytes, Covered, Frame};
 
-/// A packet, and whether a device is still to fill in the checksum at some offset (`CHECKSUM_PARTIAL`).
+/// A packet, and whether a device is still to fill in the checksum at some offset (`CHECKSUM_PARTIAL`), or has summed up all
+/// behind the Ethernet header (`CHECKSUM_COMPLETE`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Buffer {
     pub(crate) bytes: Vec<u8>,
     pub(crate) partial: Option<u32>,
+    pub(crate) complete: Option<u16>,
 }
 
 impl Buffer {
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, partial: None }
+        Self { bytes, partial: None, complete: None }
     }
 
     fn get<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
@@ -61,7 +63,15 @@ impl Frame for Buffer {
         if is_optional && sum == 0 {
             return true;
         }
+        // As `bpf_l4_csum_replace` has it: the header's own checksum takes the change of its addresses out of the whole sum.
+        if covered == Covered::PseudoV4 {
+            self.complete = self.complete.map(|whole| delta.apply(whole));
+        }
         let changed = delta.apply(sum);
         self.set_half(at, if is_optional && changed == 0 { 0xffff } else { changed })
+    }
+
+    fn resum(&mut self, delta: Delta) {
+        self.complete = self.complete.map(|whole| delta.apply_partial(whole));
     }
 }

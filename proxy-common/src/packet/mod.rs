@@ -50,6 +50,8 @@ pub trait Frame: Bytes {
     /// Changes the checksum of a segment at `at`. Where `is_optional` (UDP), zero means that there is none and stays, and a
     /// sum of zero is written as 0xffff.
     fn fix(&mut self, at: u32, delta: Delta, covered: Covered, is_optional: bool) -> bool;
+    /// Something has changed that no checksum in the packet covers: whoever has summed it up whole (`CHECKSUM_COMPLETE`) is told.
+    fn resum(&mut self, delta: Delta);
 }
 
 #[cfg(test)]

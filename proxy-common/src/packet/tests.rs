@@ -9,6 +9,7 @@ use super::buffer::Buffer;
 use super::quoted::{quoted, rewrite_quoted};
 use super::{ETHER_IPV4, ETHER_IPV6, Fragment, Headers, Side, parse, rewrite};
 use crate::addr::{Addr, Port, Proto};
+use crate::shortcut::take_hop;
 
 const ETHERNET: u32 = 14;
 
@@ -188,6 +189,20 @@ proptest! {
         prop_assert!(rewrite(&mut frame, &before, Side::Destination, end(backend)));
         fill_in(&mut frame, &before, !is_tcp);
         prop_assert_eq!(ends(&frame.bytes), Ok((client, backend)));
+    }
+
+    #[test]
+    fn the_sum_of_a_device_over_the_whole_packet_stays_right(
+        (is_v4, [client, vip, backend], is_tcp, payload) in any_case(),
+        side in prop_oneof![Just(Side::Source), Just(Side::Destination)],
+    ) {
+        let mut frame = Buffer::new(packet((client, vip), is_tcp, &payload));
+        frame.complete = Some(sum(&frame.bytes[14..]));
+        let before = headers(&frame, is_v4);
+        prop_assert!(rewrite(&mut frame, &before, side, end(backend)));
+        prop_assert!(take_hop(&mut frame, &before));
+        let (told, right) = (frame.complete.unwrap(), sum(&frame.bytes[14..]));
+        prop_assert!(told == right || told ^ right == 0xffff && (told == 0 || right == 0), "{told:x}, {right:x}");
     }
 
     #[test]

@@ -89,6 +89,39 @@ pub enum Reason {
     Unreadable = 128,
 }
 
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::NetfilterV4,
+        Self::NetfilterV6,
+        Self::Policies,
+        Self::OthersIn,
+        Self::OthersOut,
+        Self::Queue,
+        Self::Rules,
+        Self::Unreadable,
+    ];
+
+    /// What users read.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NetfilterV4 => "netfilter of IPv4",
+            Self::NetfilterV6 => "netfilter of IPv6",
+            Self::Policies => "IPsec policies",
+            Self::OthersIn => "others at its ingress",
+            Self::OthersOut => "others at its egress",
+            Self::Queue => "a queue",
+            Self::Rules => "routing rules by port or protocol",
+            Self::Unreadable => "kernel memory that is not readable",
+        }
+    }
+
+    /// Those whose bits are set.
+    pub fn of(bits: u8) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |reason| bits & *reason as u8 != 0)
+    }
+}
+
 /// Reasons at the device that a packet enters by, for IPv4 and IPv6.
 pub const IN_THE_WAY: [u8; 2] = [ANY | Reason::NetfilterV4 as u8, ANY | Reason::NetfilterV6 as u8];
 /// Those that count for either.
@@ -228,6 +261,12 @@ impl Look {
     #[inline(always)]
     pub const fn lets_pass(self, device: u32, tick: u32) -> bool {
         matches!(self.within(device, tick, TICKS_OF_PEER), Some(reasons) if reasons & BEFORE_PEER == 0)
+    }
+
+    /// What was found at a device and how many ticks ago, however long that is.
+    pub fn last_found(self, device: u32, tick: u32) -> Option<(u8, u32)> {
+        let reasons = self.within(device, tick, u32::MAX)?;
+        Some((reasons, tick.wrapping_sub((self.0 >> 32) as u32)))
     }
 
     #[inline(always)]

@@ -26,8 +26,11 @@ pub const LOOKS: u32 = 1024;
 /// A moment, in units of 2^22 nanoseconds (4.2 ms) of the kernel's monotonic clock, modulo 2^32.
 #[inline(always)]
 pub const fn tick(now: u64) -> u32 {
-    (now >> 22) as u32
+    (now / TICK) as u32
 }
+
+/// Nanoseconds of a [`tick`].
+pub const TICK: u64 = 1 << 22;
 
 /// How many ticks a route counts, and what a packet's own device was found to have: 12.6 to 16.8 ms. So long may somebody new in
 /// the stack be passed by.
@@ -102,11 +105,14 @@ pub fn take_hop<F: Frame>(frame: &mut F, headers: &Headers) -> bool {
     let (at, hop) = if headers.is_v4 { (headers.ip + HOPS_V4, 0x100) } else { (headers.ip + HOPS_V6, 1) };
     let Some(old) = frame.half(at) else { return false };
     let new = u16::from_be(old).wrapping_sub(hop).to_be();
+    let delta = Delta::NONE.half(old, new);
     if headers.is_v4 {
         let Some(sum) = frame.half(headers.ip + IP_CHECKSUM) else { return false };
-        if !frame.set_half(headers.ip + IP_CHECKSUM, Delta::NONE.half(old, new).apply(sum)) {
+        if !frame.set_half(headers.ip + IP_CHECKSUM, delta.apply(sum)) {
             return false;
         }
+    } else {
+        frame.resum(delta);
     }
     frame.set_half(at, new)
 }

@@ -163,6 +163,19 @@ fn a_look_is_of_one_device_and_soon_over() {
         }
     }
     assert_eq!(Look(0).reasons(7, 0), None, "memory that is zero");
+    assert_eq!(Look(0).last_found(7, 0), None);
+    let look = Look::new(7, 9, 100);
+    assert_eq!(look.last_found(7, 100), Some((9, 0)));
+    assert_eq!(look.last_found(7, 1_000_100), Some((9, 1_000_000)));
+    assert_eq!(look.last_found(8, 100), None);
+}
+
+#[test]
+fn each_bit_is_a_reason() {
+    assert!(Reason::of(0).next().is_none());
+    assert_eq!(Reason::of(u8::MAX).collect::<Vec<_>>(), Reason::ALL);
+    assert_eq!(Reason::of(0x21).collect::<Vec<_>>(), [Reason::NetfilterV4, Reason::Queue]);
+    assert_eq!(Reason::ALL.iter().fold(0, |bits, reason| bits | *reason as u8), u8::MAX);
 }
 
 /// The kernel's memory: one packet on one device, among nobody.

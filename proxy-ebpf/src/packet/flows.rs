@@ -69,6 +69,7 @@ pub enum Slow {
     SendOn = 7,
     RequestPasses = 8,
     ReplyPasses = 9,
+    Direct = 10,
 }
 
 /// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the
@@ -156,11 +157,30 @@ pub fn mark(key: &FlowKey) {
     }
 }
 
+/// Says that a record of a kind is about to be there.
+#[inline(always)]
+fn say(when: *mut u64) {
+    let now = clients::now();
+    // SAFETY: the caller has a word of the marks.
+    unsafe {
+        if when.read_volatile() != now {
+            when.write_volatile(now);
+        }
+    }
+}
+
 /// When a record was last put apart; zero: there are none.
 #[inline(always)]
 fn apart() -> Option<*mut u64> {
     // SAFETY: the map returned a live element.
     MARKS.get_ptr_mut(0).map(|marks| unsafe { &raw mut (*marks).apart })
+}
+
+/// The same for records of [`Flow::DIRECT`].
+#[inline(always)]
+fn made_direct() -> Option<*mut u64> {
+    // SAFETY: the map returned a live element.
+    MARKS.get_ptr_mut(0).map(|marks| unsafe { &raw mut (*marks).direct })
 }
 
 /// Whether any record lies apart.
@@ -173,13 +193,8 @@ fn has_apart() -> bool {
 /// Puts a record apart. That there are such is said before.
 #[inline(always)]
 fn put_apart(key: &FlowKey, flow: &Flow, flags: u64) -> bool {
-    let (Some(apart), now) = (apart(), clients::now()) else { return false };
-    // SAFETY: as in `apart`.
-    unsafe {
-        if apart.read_volatile() != now {
-            apart.write_volatile(now);
-        }
-    }
+    let Some(apart) = apart() else { return false };
+    say(apart);
     OPENING.insert(key, flow, flags).is_ok()
 }
 
@@ -396,6 +411,19 @@ impl Flows for Tables<'_> {
     #[inline(always)]
     fn ports(&self) -> Ports {
         self.settings().map_or(Ports { first: 0, count: 0 }, |settings| settings.ports)
+    }
+
+    #[inline(always)]
+    fn has_direct(&self) -> bool {
+        // SAFETY: as in `made_direct`.
+        made_direct().is_some_and(|made| unsafe { made.read_volatile() } != 0)
+    }
+
+    #[inline(always)]
+    fn say_direct(&self) {
+        if let Some(made) = made_direct() {
+            say(made);
+        }
     }
 
     #[inline(always)]

@@ -140,6 +140,13 @@ mod entry {
         passage::reply_passes(&ctx)
     }
 
+    /// A client asks a backend itself.
+    #[classifier]
+    #[inline(always)]
+    pub fn shunt_direct(ctx: TcContext) -> i32 {
+        passage::ask(&ctx)
+    }
+
     /// Run, not attached: one record of a table of flows.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "iter/bpf_map_elem")]

@@ -7,7 +7,8 @@ use proxy_common::flow::{End, NO_MAC};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{
-    Action, Change, Flows, Passage, arrive, begin, is_for_the_node, is_icmp, leave, reserve, sent_on,
+    Action, Change, Flows, Passage, arrive, begin, direct, is_for_the_node, is_icmp, leave, may_be_direct,
+    reserve, sent_on,
 };
 use proxy_common::packet::{Bytes, Fragment, Headers, parse, rewrite};
 use proxy_common::reason::DropReason;
@@ -28,6 +29,8 @@ pub const REDIRECT: i32 = 7;
 const TO: u32 = 0;
 /// Where it has the sender's.
 const FROM: u32 = 6;
+/// Where a TCP header has its flags.
+const FLAGS: u32 = 13;
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
 
@@ -59,6 +62,9 @@ pub fn enter_from_pod(ctx: &TcContext) -> i32 {
 fn go_in(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
     let ctx = skb.ctx;
     if is_foreign(&Kernel, room.headers.dst) {
+        if room.headers.has_ports() && may_be_direct(&Tables(ctx), &room.headers, tcp(skb, &room.headers)) {
+            flows::go_on(ctx, Slow::Direct);
+        }
         return NEXT;
     }
     if !room.headers.has_ports() {
@@ -98,6 +104,16 @@ pub fn first(ctx: &TcContext) -> i32 {
         flows::go_on(ctx, Slow::SendOn);
         return DROP;
     }
+    carry_out(&mut skb, (&room.headers, ENTERS), &action)
+}
+
+/// A client may be asking a backend itself.
+#[inline(always)]
+pub fn ask(ctx: &TcContext) -> i32 {
+    let Some(room) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, room.link);
+    let Some(passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
+    let action = direct(&Tables(ctx), &passage, &mut room.work);
     carry_out(&mut skb, (&room.headers, ENTERS), &action)
 }
 
@@ -163,9 +179,15 @@ fn aside(ctx: &TcContext, headers: &Headers, (part, error): (Slow, Slow)) -> i32
     NEXT
 }
 
+/// Flags of a TCP header; none of anything else.
+#[inline(always)]
+fn tcp(skb: &Skb<'_>, headers: &Headers) -> u8 {
+    if headers.proto == Proto::TCP { skb.byte(headers.segment + FLAGS).unwrap_or(0) } else { 0 }
+}
+
 #[inline(always)]
 fn passage<'a>(skb: &Skb<'_>, (headers, mac_at): (&'a Headers, u32), origin: Origin) -> Option<Passage<'a>> {
-    let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + 13)? } else { 0 };
+    let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + FLAGS)? } else { 0 };
     let mac = if skb.link == 0 { NO_MAC } else { skb.mac(mac_at)? };
     Some(Passage { headers, tcp, origin, mac, now: clients::now(), is_request: skb.is_request() })
 }
@@ -285,6 +307,10 @@ fn carry_out(skb: &mut Skb<'_>, (headers, place): (&Headers, u8), action: &Actio
                 return NEXT;
             }
             maps::count_reason(DropReason::Unchangeable);
+        }
+        Action::Direct => {
+            flows::go_on(skb.ctx, Slow::Direct);
+            return NEXT;
         }
         Action::Begin => flows::go_on(skb.ctx, Slow::Begin),
         Action::Reserve => flows::go_on(skb.ctx, Slow::Reserve),

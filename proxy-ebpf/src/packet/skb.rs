@@ -318,9 +318,15 @@ impl Frame for Skb<'_> {
                 // Where the device has summed up the whole packet, the helper takes the change out of that sum, as if another
                 // checksum had changed the other way, which only IPv4 has. (Linux 6.16 has a flag for it, BPF_F_IPV6; this
                 // is the same on every kernel, and nothing where there is no such sum.)
-                bpf_csum_update(skb, delta.sum());
+                self.resum(delta);
             }
             is_done
         }
+    }
+
+    #[inline(always)]
+    fn resum(&mut self, delta: Delta) {
+        // SAFETY: the context is valid. Where there is no such sum the helper says so, and does nothing.
+        unsafe { bpf_csum_update(self.ctx.skb.skb, delta.sum()) };
     }
 }

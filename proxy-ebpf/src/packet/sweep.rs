@@ -38,7 +38,6 @@ pub fn one(ctx: *mut ElementContext) {
         let used = (&raw const (*value).used).read_volatile();
         (words(key), Flow { flags, used, ..Flow::EMPTY })
     };
-    let is_settled = flow.has(Flow::SETTLED);
     // SAFETY: the helper takes nothing and returns a number. It is the clock of records, read finer: programs of this type have
     // no other.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -48,7 +47,7 @@ pub fn one(ctx: *mut ElementContext) {
     } else {
         flows::forget(&key, flow.has(Flow::APART));
     }
-    let seen = swept(key.part, lives, is_settled);
+    let seen = swept(key.part, lives, &flow);
     // SAFETY: the context is valid. A full buffer makes the kernel hand out what it has and show this record again.
     unsafe { bpf_seq_write((*(*ctx).meta).seq, (&raw const seen).cast(), 1) };
 }

@@ -6,6 +6,7 @@ mod clients;
 mod devices;
 pub mod follow;
 mod keeper;
+mod loading;
 pub mod pacing;
 mod packet;
 pub mod programming;

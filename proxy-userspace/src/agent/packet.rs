@@ -3,7 +3,6 @@
 //! Whatever it lacks on a host, sockets are served all the same: that is told as a limitation.
 
 use std::os::fd::AsFd;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,16 +10,13 @@ use proxy_common::nat::{Ports, Settings};
 use tracing::{info, warn};
 
 use super::keeper::Keeper;
+use super::loading::{Loaded, Loading, begin};
 use super::{AgentError, Variant};
-use crate::cli::Shortcuts;
 use crate::config::AgentConfig;
-use crate::datapath::DatapathError;
 use crate::datapath::load::LoadOptions;
-use crate::datapath::packet::devices::Means;
 use crate::datapath::packet::ports::ends;
 use crate::datapath::packet::settings::{self, SetAside};
-use crate::datapath::packet::shortcuts;
-use crate::datapath::packet::{self, Inside, OBJECT, Packet};
+use crate::datapath::packet::{self, Inside, Packet};
 use crate::datapath::pin::PinDir;
 use crate::devices::{self, Hooked};
 use crate::flows::{self, Sweeper, Swept};
@@ -32,7 +28,7 @@ use crate::status::{PacketStatus, Reporter};
 #[derive(Debug)]
 pub(super) struct PacketPath {
     /// Until it is needed: the verifier walks through its programs while the sources are listed.
-    loading: Option<JoinHandle<Result<Packet, String>>>,
+    loading: Option<Loading>,
     /// From when it is loaded until it is attached.
     packet: Option<Packet>,
     /// From then on.
@@ -82,9 +78,9 @@ impl PacketPath {
     fn take_loaded(&mut self) {
         let Some(loading) = self.loading.take() else { return };
         let loaded = loading.join().unwrap_or_else(|_| Err("its loading has panicked".to_owned()));
-        let prepare = |packet: Packet| {
-            self.prepare(&packet)?;
-            let ranges = packet.inside().map_err(|error| error.to_string())?;
+        let prepare = |Loaded { packet, shortcuts }| {
+            self.prepare(&packet, shortcuts)?;
+            let ranges = Packet::inside(&packet).map_err(|error| error.to_string())?;
             Ok((packet, ranges))
         };
         match loaded.and_then(prepare) {
@@ -98,7 +94,7 @@ impl PacketPath {
     }
 
     /// Tells the programs how long flows live, and which ports are for them.
-    fn prepare(&self, packet: &Packet) -> Result<(), String> {
+    fn prepare(&self, packet: &Packet, shortcuts: String) -> Result<(), String> {
         for made in &packet.made_room {
             warn!(reason = made.difference, "{}", made.outcome);
         }
@@ -107,12 +103,13 @@ impl PacketPath {
         packet.tell(&settings::settings(ports, packet.flows)).map_err(|error| error.to_string())?;
         let means = packet.means().name();
         let flows = packet.flows;
-        info!(means, flows, ports = %words(ports), "the packet path is loaded");
+        info!(means, flows, ports = %words(ports), shortcuts, "the packet path is loaded");
         self.reporter.update(|status| {
             status.packet = Some(PacketStatus {
                 means: means.to_owned(),
                 flows,
                 ports: words(ports),
+                shortcuts,
                 ..PacketStatus::default()
             });
         });
@@ -256,53 +253,6 @@ impl PacketPath {
     pub(super) fn is_settled(&self) -> bool {
         self.keeper.as_ref().is_none_or(Keeper::is_settled)
     }
-}
-
-/// Loads the programs on a thread of its own. The tables are there already: they are shared by their pins.
-fn begin(
-    variant: &Variant,
-    load: &LoadOptions<'_>,
-    shortcuts: Shortcuts,
-) -> Result<JoinHandle<Result<Packet, String>>, String> {
-    let pin_dir = load.pin_dir.cloned().ok_or("its programs share the tables by pins, which take a bpffs")?;
-    let (object, means) = (variant.packet_object.clone(), variant.means);
-    let LoadOptions { host_netns, counter_shards, mover, host_only, log_level, .. } = *load;
-    let load = move || {
-        let object = object.as_deref().unwrap_or(OBJECT);
-        let pin_dir = Some(&pin_dir);
-        let options =
-            LoadOptions { object, pin_dir, host_netns, counter_shards, mover, host_only, log_level };
-        load_packet(&options, means, shortcuts).map_err(|error| error.to_string())
-    };
-    let thread = std::thread::Builder::new().name("shunt-load".to_owned());
-    thread.spawn(load).map_err(|error| format!("no thread to load it: {error}"))
-}
-
-/// Loads the programs with shortcuts if those are wanted and this kernel lets them be: one that is locked down lets no program
-/// read its memory.
-fn load_packet(
-    options: &LoadOptions<'_>,
-    means: Option<Means>,
-    shortcuts: Shortcuts,
-) -> Result<Packet, DatapathError> {
-    if shortcuts == Shortcuts::Auto {
-        let loaded = shortcuts::offsets().and_then(|offsets| {
-            Packet::load(options, means, Some(&offsets)).map_err(|error| first_line(&error.to_string()))
-        });
-        match loaded {
-            Ok(packet) => {
-                info!("packets may go past the node's stack while nobody there wants to see them");
-                return Ok(packet);
-            }
-            Err(why) => info!(why, "every packet takes the node's stack"),
-        }
-    }
-    Packet::load(options, means, None)
-}
-
-/// The rest of what the verifier says is for developers.
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Gives ports back; a failure is told, since nobody could act upon it here.

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use proxy_common::flow::{Part, SWEPT_LIVES, SWEPT_SETTLED};
-use proxy_common::mark::{APART_WORD, OPENING_WORD};
+use proxy_common::flow::{Part, SWEPT_DIRECT, SWEPT_LIVES, SWEPT_SETTLED};
+use proxy_common::mark::{APART_WORD, DIRECT_WORD, OPENING_WORD};
 
 use crate::sys::iter::MapIterator;
 use crate::sys::map::Map;
@@ -17,8 +17,17 @@ pub struct Sweeper {
     marks: Mapping,
     /// Whether the last round has come to its end.
     is_whole: bool,
-    /// When a record had been put apart last, as the last round began, and whether that has found none there.
-    apart: u64,
+    /// Records that lie apart, and those of clients that ask backends themselves.
+    kinds: [Kind; 2],
+}
+
+/// A kind of records of which programs say in a word when they have made one last, and look for none where the word is zero.
+#[derive(Debug)]
+struct Kind {
+    word: usize,
+    /// What the word was as this round began, and as the last one did.
+    made: [u64; 2],
+    /// Whether the last round has found none.
     was_empty: bool,
 }
 
@@ -33,6 +42,29 @@ pub struct Swept {
     pub records: u64,
     /// Records that were removed.
     pub removed: u64,
+    /// Records of clients that ask backends themselves.
+    pub direct: u64,
+}
+
+impl Kind {
+    const fn new(word: usize) -> Self {
+        Self { word, made: [0; 2], was_empty: false }
+    }
+
+    /// A round begins.
+    fn begin(&mut self, marks: &Mapping) {
+        self.made = [marks.load(self.word).unwrap_or_default(), self.made[0]];
+    }
+
+    /// It has found none, or some. Whoever makes one says when, and then does it: where that was a round ago or more, and two walks
+    /// have found none, there are none. One walk alone may miss a record.
+    fn end(&mut self, marks: &Mapping, is_empty: bool) {
+        let [now, before] = self.made;
+        let was_empty = std::mem::replace(&mut self.was_empty, is_empty);
+        if now != 0 && now == before && is_empty && was_empty {
+            let _ = marks.replace(self.word, now, 0);
+        }
+    }
 }
 
 impl Sweeper {
@@ -41,7 +73,8 @@ impl Sweeper {
         let [flows, opening] = tables;
         let tables =
             [MapIterator::bind(program, flows.as_fd())?, MapIterator::bind(program, opening.as_fd())?];
-        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false, apart: 0, was_empty: false })
+        let kinds = [APART_WORD, DIRECT_WORD].map(Kind::new);
+        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false, kinds })
     }
 
     /// Walks both tables once.
@@ -53,7 +86,9 @@ impl Sweeper {
         if std::mem::take(&mut self.is_whole) {
             self.begin();
         }
-        let apart = self.marks.load(APART_WORD).unwrap_or_default();
+        for kind in &mut self.kinds {
+            kind.begin(&self.marks);
+        }
         let [main, others] = &self.tables;
         let mut swept = Swept::default();
         swept.add(&main.read_all()?);
@@ -62,13 +97,8 @@ impl Sweeper {
         let in_main = swept.records;
         swept.add(&others.read_all()?);
         self.is_whole = true;
-        // Whoever puts a record there says when, and then does it. That was a round ago or more, and two walks have found none: one
-        // alone may miss a record.
-        let is_old = apart == std::mem::replace(&mut self.apart, apart);
-        let is_empty = swept.records == in_main;
-        let was_empty = std::mem::replace(&mut self.was_empty, is_empty);
-        if apart != 0 && is_old && is_empty && was_empty {
-            let _ = self.marks.replace(APART_WORD, apart, 0);
+        for (kind, count) in self.kinds.iter_mut().zip([swept.records - in_main, swept.direct]) {
+            kind.end(&self.marks, count == 0);
         }
         Ok(swept)
     }
@@ -94,6 +124,7 @@ impl Swept {
                 continue;
             }
             self.records += 1;
+            self.direct += u64::from(byte & SWEPT_DIRECT != 0);
             // Every flow has one record of this part.
             if byte & 3 == Part::Reply as u8 {
                 if byte & SWEPT_SETTLED == 0 {
@@ -109,15 +140,18 @@ impl Swept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proxy_common::flow::swept;
+    use proxy_common::flow::{Flow, swept};
 
     #[test]
     fn flows_are_counted_once_however_many_records_they_have() {
         let mut found = Swept::default();
         let parts = [Part::Forward, Part::Reply, Part::Return].map(|part| part as u8);
-        found.add(&parts.map(|part| swept(part, true, true)));
-        found.add(&[swept(parts[0], true, false), swept(parts[1], true, false)]);
-        found.add(&parts.map(|part| swept(part, false, true)));
-        assert_eq!(found, Swept { settled: 1, opening: 1, records: 5, removed: 3 });
+        let [opening, settled, direct] =
+            [0, Flow::SETTLED, Flow::SETTLED | Flow::DIRECT].map(|flags| Flow { flags, ..Flow::EMPTY });
+        found.add(&parts.map(|part| swept(part, true, &settled)));
+        found.add(&[swept(parts[0], true, &opening), swept(parts[1], true, &opening)]);
+        found.add(&[swept(parts[0], true, &direct), swept(parts[1], true, &direct)]);
+        found.add(&parts.map(|part| swept(part, false, &direct)));
+        assert_eq!(found, Swept { settled: 2, opening: 1, records: 7, removed: 3, direct: 2 });
     }
 }

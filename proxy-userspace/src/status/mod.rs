@@ -102,6 +102,9 @@ pub struct PacketStatus {
     pub settled: u64,
     /// Flows that are opening; when last swept.
     pub opening: u64,
+    /// When packets go past the stack: `auto` or `none`, or `none` and why this kernel lets none.
+    #[serde(default)]
+    pub shortcuts: String,
 }
 
 /// Who an agent is.

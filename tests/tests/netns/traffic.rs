@@ -20,7 +20,7 @@ const SIZES: [usize; 4] = [0, 1, 500, 1_300];
 /// How long to wait for what does not come. TCP sends again several times before.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a server waits for a client that connects and says nothing yet: some open hundreds before they begin.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// Connections that wait to be accepted: more than a test opens at once. Who finds no room sends its SYN again a second later.
 const WAITING: i32 = 1024;
 /// Time between two looks at whether a server is to end.

@@ -20,13 +20,13 @@ fn the_sweep_keeps_what_lives_and_removes_what_is_over() {
         let stranger = SocketAddr::new(client.ip(), 9);
         rig.run("shunt_arrive", &packet((stranger, vip), Some(Tcp::Syn))).unwrap();
         let mut sweeper = rig.sweeper().unwrap();
-        let lives = Swept { settled: 1, opening: 1, records: 4, removed: 0 };
+        let lives = Swept { settled: 1, opening: 1, records: 4, removed: 0, direct: 0 };
         assert_eq!(sweeper.round().unwrap(), lives);
         // It has not been removed while it lives.
         assert_eq!(sweeper.round().unwrap(), lives);
         let timeouts = Timeouts { tcp_open: 0, ..Timeouts::KERNEL };
         rig.write_settings(Settings { timeouts, ..SETTINGS }).unwrap();
-        let over = Swept { settled: 0, opening: 1, records: 2, removed: 2 };
+        let over = Swept { settled: 0, opening: 1, records: 2, removed: 2, direct: 0 };
         assert_eq!(sweeper.round().unwrap(), over);
         assert_eq!(sweeper.round().unwrap(), Swept { removed: 0, ..over });
     }
@@ -124,14 +124,20 @@ fn flows_that_are_too_many_lie_apart_until_their_clients_answer() {
         assert_eq!((rig.records().unwrap(), rig.counts().unwrap()[1]), ([4, 0], 0));
         // Two walks that find nothing apart take back that there is something: one may miss a record.
         let mut sweeper = rig.sweeper().unwrap();
-        assert_eq!(sweeper.round().unwrap(), Swept { settled: 2, opening: 0, records: 4, removed: 0 });
+        assert_eq!(
+            sweeper.round().unwrap(),
+            Swept { settled: 2, opening: 0, records: 4, removed: 0, direct: 0 }
+        );
         assert!(rig.counts().unwrap()[0] >= apart, "it may have been put there just now");
         sweeper.round().unwrap();
         assert_eq!(rig.counts().unwrap(), [0, 0]);
         begin(&mut rig, third);
         begin(&mut rig, other(40_003));
         for _ in 0..3 {
-            assert_eq!(sweeper.round().unwrap(), Swept { settled: 2, opening: 2, records: 8, removed: 0 });
+            assert_eq!(
+                sweeper.round().unwrap(),
+                Swept { settled: 2, opening: 2, records: 8, removed: 0, direct: 0 }
+            );
             assert!(rig.counts().unwrap()[0] > 0 && rig.counts().unwrap()[1] == 1, "some lie apart");
         }
         settle(&mut rig, other(40_003), (vip, backend));
@@ -159,7 +165,7 @@ fn a_full_table_is_swept_in_one_round() {
     assert!(swept.removed.abs_diff(half) < 100 && swept.records.abs_diff(half) < 100, "{swept:?}");
     sweeper.round().unwrap();
     let begun = Instant::now();
-    let lives = Swept { settled: half / 2, opening: 0, records: half, removed: 0 };
+    let lives = Swept { settled: half / 2, opening: 0, records: half, removed: 0, direct: 0 };
     assert_eq!(sweeper.round().unwrap(), lives);
     println!("{half} records, none of them over: {:?}", begun.elapsed());
 }

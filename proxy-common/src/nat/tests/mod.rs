@@ -1,6 +1,7 @@
 //! Packets enter and leave a node, and whoever answers must be answered as by the VIP.
 
 mod again;
+mod direct;
 mod model;
 
 use std::cell::RefCell;
@@ -187,7 +188,8 @@ fn tcp_drains_and_udp_is_led_elsewhere_when_a_backend_goes() {
         node.tables.gone.borrow_mut().push(gone);
         // The view has the other alone by now.
         let word = Some(ViewWord::random(u32::from(1 - gone), 1));
-        let tables = Tables { word, gone: RefCell::new(vec![gone]), backends: 2, affinity: 0 };
+        let tables =
+            Tables { word, gone: RefCell::new(vec![gone]), backends: 2, affinity: 0, is_blurred: false };
         let node = Node { tables, ..node };
         let again = node.sends(client, vip(0), ACK).unwrap();
         assert_eq!(again.dst == seen.dst, stays, "{proto}");

@@ -41,11 +41,13 @@ pub(super) struct Tables {
     pub(super) gone: RefCell<Vec<u8>>,
     pub(super) word: Option<ViewWord>,
     pub(super) affinity: u32,
+    /// Whether the filter has bits for all addresses.
+    pub(super) is_blurred: bool,
 }
 
 impl Lookup for Tables {
     fn may_own(&self, addr: Addr) -> bool {
-        addr == node_addr() || (0..2).any(|index| addr == vip(index).addr)
+        self.is_blurred || addr == node_addr() || (0..2).any(|index| addr == vip(index).addr)
     }
     fn may_serve(&self, port: Port, _: Proto) -> bool {
         (0..2).any(|index| port == vip(index).port)
@@ -97,6 +99,7 @@ pub(super) struct Records {
     pub(super) memories: RefCell<HashMap<Addr, Memory>>,
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
+    pub(super) has_direct: Cell<bool>,
     /// Places of pairs that have had a record of replies.
     pub(super) marks: RefCell<HashSet<u32>>,
     /// How many records were used anew where they lay.
@@ -115,6 +118,7 @@ impl Records {
             memories: RefCell::default(),
             is_flooded: Cell::new(false),
             leads_to_pods: Cell::new(false),
+            has_direct: Cell::new(false),
             marks: RefCell::default(),
             renewed: Cell::new(0),
         }
@@ -220,6 +224,12 @@ impl Flows for Records {
     fn ports(&self) -> Ports {
         PORTS
     }
+    fn has_direct(&self) -> bool {
+        self.has_direct.get()
+    }
+    fn say_direct(&self) {
+        self.has_direct.set(true);
+    }
     fn admit(&self) -> bool {
         !self.is_flooded.get()
     }
@@ -258,7 +268,8 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(backends: u8, proto: Proto) -> Self {
-        let tables = Tables { backends, gone: RefCell::default(), word: None, affinity: 0 };
+        let tables =
+            Tables { backends, gone: RefCell::default(), word: None, affinity: 0, is_blurred: false };
         Self {
             tables,
             records: Records::new(100_000),
@@ -300,10 +311,20 @@ impl Node {
             return Err(Action::Pass);
         }
         let mut work = Work::EMPTY;
+        if !self.tables.may_own(headers.dst) {
+            let asks = may_be_direct(&self.records, &headers, tcp);
+            return match asks.then(|| direct(&self.records, &passage, &mut work)) {
+                Some(Action::Change(change)) => Ok(trip.change(change)),
+                other => Err(other.unwrap_or(Action::Pass)),
+            };
+        }
         let mut action = arrive(&self.tables, &self.records, &passage, &mut work);
         if action == Action::Begin {
             self.asked.set(self.asked.get() + 1);
             action = begin(&self.tables, &self.records, &passage, &mut work);
+        }
+        if action == Action::Direct {
+            action = direct(&self.records, &passage, &mut work);
         }
         match action {
             Action::Change(change) => {
@@ -319,7 +340,7 @@ impl Node {
         self.exits((trip, false), tcp, is_pods)
     }
 
-    fn exits(&self, (trip, is_request): (Trip, bool), tcp: u8, is_pods: bool) -> Trip {
+    pub(super) fn exits(&self, (trip, is_request): (Trip, bool), tcp: u8, is_pods: bool) -> Trip {
         let headers = self.headers(trip);
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
         let passage = self.passage((&headers, tcp), is_request && self.hints);

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use proxy_common::names::SCHEMA;
+use proxy_common::shortcut::Reason;
 use serde::Serialize;
 
-use super::{Exit, is_denied, print};
+use super::{Exit, is_denied, monotonic_now, print};
 use crate::cli::StatusArgs;
 use crate::datapath::attach::pinned_links;
 use crate::datapath::hooks::HOOKS;
 use crate::datapath::load::open_pinned_maps;
+use crate::datapath::packet::looks::{Found, Looks};
 use crate::datapath::packet::observed::{Observed, observe};
 use crate::datapath::packet::strangers::Stranger;
 use crate::datapath::pin::PinDir;
@@ -25,6 +27,7 @@ use crate::maps::fill::{MapFill, fill};
 use crate::maps::store::KernelStore;
 use crate::status::AgentStatus;
 use crate::sys::bpf;
+use crate::sys::link::Side;
 
 mod render;
 
@@ -74,7 +77,7 @@ pub struct ObservedHook {
 }
 
 /// A side of a device as the kernel reports it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ObservedDevice {
     /// Name of the device; `None`: it has gone, and nothing runs there any more.
     pub device: Option<String>,
@@ -90,6 +93,19 @@ pub struct ObservedDevice {
     pub program_tag: String,
     /// Programs of others at the same place.
     pub others: Vec<OtherProgram>,
+    /// Whether packets that enter here may go past the stack; `None`: packets leave here, or there is no such way.
+    pub shortcuts: Option<ObservedShortcuts>,
+}
+
+/// What was found where packets enter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ObservedShortcuts {
+    /// `never` (a port of a bridge, or pods without a pair of devices of their own), `not asked yet`, `open` or `shut`.
+    pub state: &'static str,
+    /// Who is in the way, in words.
+    pub in_the_way: Vec<&'static str>,
+    /// How long ago that was found; packets look anew every few milliseconds.
+    pub seconds_ago: Option<f64>,
 }
 
 /// A program of somebody else.
@@ -169,7 +185,9 @@ fn observed_hooks(root: &Path, agent: Option<&AgentStatus>) -> anyhow::Result<Ve
 /// The devices of the pin directory `root`, read from the kernel.
 fn observed_devices(root: &Path) -> anyhow::Result<Vec<ObservedDevice>> {
     let mut devices = Vec::new();
-    for observed in observe(&PinDir::new(root, SCHEMA)).context("read the devices")? {
+    let pin_dir = PinDir::new(root, SCHEMA);
+    let looks = Looks::open(&pin_dir).context("read what was found at devices")?;
+    for observed in observe(&pin_dir).context("read the devices")? {
         let Observed { index, name, side, means, program_id, strangers } = observed;
         let program = bpf::program_by_id(program_id).and_then(|fd| bpf::program_facts(fd.as_fd()));
         let tag = program.with_context(|| format!("read the program of device {index}"))?.tag;
@@ -177,6 +195,9 @@ fn observed_devices(root: &Path) -> anyhow::Result<Vec<ObservedDevice>> {
             let Stranger { id, name, is_outside } = stranger;
             OtherProgram { name, id, is_outside }
         });
+        let looks = looks.as_ref().filter(|_| side == Side::Ingress);
+        let found = looks.map(|looks| looks.of(index, monotonic_now())).transpose();
+        let found = found.with_context(|| format!("read what was found at device {index}"))?;
         devices.push(ObservedDevice {
             device: name,
             index,
@@ -185,9 +206,22 @@ fn observed_devices(root: &Path) -> anyhow::Result<Vec<ObservedDevice>> {
             program_id,
             program_tag: format!("{:016x}", u64::from_be_bytes(tag)),
             others: others.collect(),
+            shortcuts: found.map(shortcuts),
         });
     }
     Ok(devices)
+}
+
+fn shortcuts(found: Found) -> ObservedShortcuts {
+    let (state, in_the_way, seconds_ago) = match found {
+        Found::Never => ("never", Vec::new(), None),
+        Found::NotLooked => ("not asked yet", Vec::new(), None),
+        Found::Looked(reasons, ago) => {
+            let state = if reasons.is_empty() { "open" } else { "shut" };
+            (state, reasons.into_iter().map(Reason::words).collect(), Some(ago.as_secs_f64()))
+        }
+    };
+    ObservedShortcuts { state, in_the_way, seconds_ago }
 }
 
 /// Devices that the agent means to have programs at, and that lack one at either side.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::SignedDuration;
 
-use super::{ObservedDevice, ObservedHook, StatusReport};
+use super::{ObservedDevice, ObservedHook, ObservedShortcuts, StatusReport};
 use crate::cmd::{columns, plain};
 use crate::maps::fill::MapFill;
 use crate::source::kube::Connection;
@@ -61,10 +61,11 @@ fn agent(text: &mut String, status: &AgentStatus) {
     }
     line(text, "client", &clients(&status.clients));
     if let Some(packet) = &status.packet {
-        let PacketStatus { means, flows, ports, devices, settled, opening } = packet;
+        let PacketStatus { means, flows, ports, devices, settled, opening, shortcuts } = packet;
         let devices = devices.len();
         let words = format!(
-            "{devices} devices by {means}, {settled} flows and {opening} opening, {flows} records at most, ports {ports}"
+            "{devices} devices by {means}, {settled} flows and {opening} opening, {flows} records at most, ports {ports}, \
+             shortcuts {shortcuts}"
         );
         line(text, "packet", &words);
     }
@@ -141,15 +142,16 @@ fn hook(hook: &ObservedHook) -> [String; 5] {
 fn devices(report: &StatusReport) -> String {
     let present = report.devices.iter().map(device);
     let absent = report.missing_devices.iter().map(|name| {
-        let mut row: [String; 6] = Default::default();
+        let mut row: [String; 7] = Default::default();
         name.clone_into(&mut row[0]);
         "MISSING".clone_into(&mut row[2]);
         row
     });
-    columns(["DEVICE", "HOOK", "STATE", "PROGRAM", "TAG", "OTHERS"], present.chain(absent))
+    let titles = ["DEVICE", "HOOK", "STATE", "PROGRAM", "TAG", "SHORTCUTS", "OTHERS"];
+    columns(titles, present.chain(absent))
 }
 
-fn device(side: &ObservedDevice) -> [String; 6] {
+fn device(side: &ObservedDevice) -> [String; 7] {
     let (device, state) = match &side.device {
         Some(name) => (name.clone(), format!("attached ({})", side.means)),
         None => (side.index.to_string(), "GONE".to_owned()),
@@ -160,7 +162,15 @@ fn device(side: &ObservedDevice) -> [String; 6] {
     });
     let others = others.collect::<Vec<_>>().join(", ");
     let (program, tag) = (side.program_id.to_string(), side.program_tag.clone());
-    [device, side.hook.to_owned(), state, program, tag, others]
+    let shortcuts = side.shortcuts.as_ref().map(shortcuts).unwrap_or_default();
+    [device, side.hook.to_owned(), state, program, tag, shortcuts, others]
+}
+
+fn shortcuts(found: &ObservedShortcuts) -> String {
+    let ago = found.seconds_ago.map(|seconds| format!(" {seconds:.1} s ago")).unwrap_or_default();
+    let who = found.in_the_way.join(", ");
+    let state = found.state;
+    if who.is_empty() { format!("{state}{ago}") } else { format!("{state}{ago}: {who}") }
 }
 
 fn map(fill: &MapFill) -> [String; 5] {

@@ -235,7 +235,12 @@ fn programs_get_everything_too() {
 #[test]
 fn devices_are_told_with_who_else_is_there() {
     let other = OtherProgram { name: "cil_from_\u{1b}dev".to_owned(), id: 7, is_outside: true };
-    let side = |device: Option<&str>, hook, others| ObservedDevice {
+    let shut = ObservedShortcuts {
+        state: "shut",
+        in_the_way: vec!["netfilter of IPv4", "a queue"],
+        seconds_ago: Some(0.25),
+    };
+    let side = |device: Option<&str>, hook, others, shortcuts| ObservedDevice {
         device: device.map(str::to_owned),
         index: 3,
         hook,
@@ -243,18 +248,17 @@ fn devices_are_told_with_who_else_is_there() {
         program_id: 117,
         program_tag: "00ff00ff00ff00ff".to_owned(),
         others,
+        shortcuts,
     };
+    let others = vec![other.clone(), OtherProgram { is_outside: false, ..other }];
     let report = StatusReport {
-        devices: vec![
-            side(Some("eth0"), "ingress", vec![other.clone(), OtherProgram { is_outside: false, ..other }]),
-            side(None, "egress", vec![]),
-        ],
+        devices: vec![side(Some("eth0"), "ingress", others, Some(shut)), side(None, "egress", vec![], None)],
         missing_devices: vec!["eth1".to_owned()],
         ..nothing()
     };
     let expected = "\
-DEVICE  HOOK     STATE           PROGRAM  TAG               OTHERS
-eth0    ingress  attached (tcx)  117      00ff00ff00ff00ff  cil_from_\u{fffd}dev (7) before it, cil_from_\u{fffd}dev (7) behind it
+DEVICE  HOOK     STATE           PROGRAM  TAG               SHORTCUTS                                   OTHERS
+eth0    ingress  attached (tcx)  117      00ff00ff00ff00ff  shut 0.2 s ago: netfilter of IPv4, a queue  cil_from_\u{fffd}dev (7) before it, cil_from_\u{fffd}dev (7) behind it
 3       egress   GONE            117      00ff00ff00ff00ff
 eth1             MISSING
 ";
@@ -267,10 +271,11 @@ eth1             MISSING
         devices: vec!["eth0".to_owned()],
         settled: 3,
         opening: 2,
+        shortcuts: "auto".to_owned(),
     };
     status.packet = Some(packet);
     let report = StatusReport { agent: AgentAnswer { status: Some(status), absent: None }, ..report };
-    let line =
-        "\npacket: 1 devices by tcx, 3 flows and 2 opening, 65536 records at most, ports 61000-65535\n";
+    let line = "\npacket: 1 devices by tcx, 3 flows and 2 opening, 65536 records at most, ports 61000-65535, \
+                shortcuts auto\n";
     assert!(table(&report).contains(line), "{}", table(&report));
 }

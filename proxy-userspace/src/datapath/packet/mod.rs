@@ -7,6 +7,7 @@
 pub mod devices;
 pub mod effects;
 pub mod filters;
+pub mod looks;
 pub mod observed;
 pub mod ports;
 pub mod settings;

@@ -8,8 +8,8 @@ use crate::datapath::DatapathError;
 use crate::datapath::pin::{MapSet, PinDir, Pinned, at};
 use crate::sys::map::Shape;
 
-/// What the agent tells the programs; it writes all of it anew at each start.
-pub(super) const TABLES: [&str; 3] = [names::DEVICES, names::SETTINGS, names::INSIDE];
+/// What the agent tells the programs, which it writes anew at each start, and what they find out for a moment.
+pub(super) const TABLES: [&str; 4] = [names::DEVICES, names::SETTINGS, names::INSIDE, names::LOOKS];
 /// What the programs remember.
 const FLOWS: [&str; 4] = [names::FLOWS, names::OPENING, names::FRAGMENTS, names::MARKS];
 

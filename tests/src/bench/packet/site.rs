@@ -67,7 +67,7 @@ impl Site {
             manifests.write(&format!("{name}.json"), &object.to_string())?;
         }
         let node = cluster.node(By::Shunt as usize);
-        let agent = Agent::start_with(node, manifests.path(), &["--devices", "auto", "--shortcuts", "auto"])?;
+        let agent = Agent::start_with(node, manifests.path(), &["--devices", "auto"])?;
         let (control, proxy) = if is_alone { (None, None) } else { kube_proxy(cluster)? };
         let has_kube_proxy = proxy.is_some();
         Ok(Self {

@@ -2,6 +2,7 @@
 //! without the rules of a plug-in.
 
 mod collisions;
+mod direct;
 mod flood;
 mod lasting;
 mod layout;

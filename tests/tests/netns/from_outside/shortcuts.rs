@@ -23,9 +23,6 @@ const CLIENT_DEVICE: &str = "ext0";
 const COUNTED: Duration = Duration::from_millis(100);
 const SETTLING: Duration = Duration::from_millis(100);
 
-/// What switches shortcuts on.
-const WANTED: &[&str] = &["--shortcuts", "auto"];
-
 /// Which way requests take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
@@ -111,12 +108,17 @@ fn frontends(site: &Site) -> [SocketAddr; 2] {
     [all[0], all[1]]
 }
 
-/// Somebody who wants to see packets: what brings them, what takes them away, and the ways of IPv4 and IPv6 meanwhile.
+/// Somebody who wants to see packets: what brings them, what takes them away, the ways of IPv4 and IPv6 meanwhile, and what
+/// `shunt status` says of whom.
 struct Somebody {
     comes: String,
     goes: String,
     ways: [Taken; 2],
+    told: Told,
 }
+
+/// A device, and what is in the way there.
+type Told = (&'static str, &'static [&'static str]);
 
 fn nft(family: &str, chain: &str) -> [String; 2] {
     let rules = format!("table {family} somebody {{\n chain c {{\n {chain};\n }}\n }}");
@@ -125,45 +127,54 @@ fn nft(family: &str, chain: &str) -> [String; 2] {
 
 /// All of them, with what to call them.
 fn everybody() -> Vec<(&'static str, Somebody)> {
-    let somebody = |[comes, goes]: [String; 2], ways| Somebody { comes, goes, ways };
+    let somebody = |[comes, goes]: [String; 2], ways, told| Somebody { comes, goes, ways, told };
     let words = |comes: &str, goes: &str| [comes.to_owned(), goes.to_owned()];
     let hook = |family, hook: &str| nft(family, &format!("type filter hook {hook} priority 0; counter"));
     let at = |side, device| hook("netdev", &format!("{side} device {device}"));
+    let queue = words(
+        &format!("tc qdisc add dev {POD_DEVICE} root pfifo"),
+        &format!("tc qdisc delete dev {POD_DEVICE} root"),
+    );
+    let policy = |verb| format!("ip xfrm policy {verb} src 198.18.0.0/24 dst 198.18.1.0/24 dir fwd");
+    let policy = ["add", "delete"].map(policy);
+    let rule = words("ip rule add dport 9 lookup main", "ip rule delete dport 9 lookup main");
+    let (client, pod) = (CLIENT_DEVICE, POD_DEVICE);
+    let both: &[&str] = &["netfilter of IPv4", "netfilter of IPv6"];
     vec![
-        ("forward of IPv4", somebody(hook("ip", "forward"), [Long, Short])),
-        ("prerouting of IPv6", somebody(hook("ip6", "prerouting"), [Short, Long])),
-        ("postrouting of both", somebody(hook("inet", "postrouting"), [Long, Long])),
-        ("input of both", somebody(hook("inet", "input"), [Short, Short])),
-        ("ingress of the client's device", somebody(at("ingress", CLIENT_DEVICE), [Long, Long])),
-        ("egress of the pod's device", somebody(at("egress", POD_DEVICE), [Long, Long])),
+        ("forward of IPv4", somebody(hook("ip", "forward"), [Long, Short], (client, &["netfilter of IPv4"]))),
         (
-            "a queue at the pod's device",
-            somebody(
-                words(
-                    &format!("tc qdisc add dev {POD_DEVICE} root pfifo"),
-                    &format!("tc qdisc delete dev {POD_DEVICE} root"),
-                ),
-                [Long, Long],
-            ),
+            "prerouting of IPv6",
+            somebody(hook("ip6", "prerouting"), [Short, Long], (pod, &["netfilter of IPv6"])),
+        ),
+        ("postrouting of both", somebody(hook("inet", "postrouting"), [Long, Long], (client, both))),
+        ("input of both", somebody(hook("inet", "input"), [Short, Short], (client, &[]))),
+        (
+            "ingress of the client's device",
+            somebody(at("ingress", client), [Long, Long], (client, &["others at its ingress"])),
         ),
         (
-            "a policy of IPsec",
-            somebody(
-                words(
-                    "ip xfrm policy add src 198.18.0.0/24 dst 198.18.1.0/24 dir fwd",
-                    "ip xfrm policy delete src 198.18.0.0/24 dst 198.18.1.0/24 dir fwd",
-                ),
-                [Long, Long],
-            ),
+            "egress of the pod's device",
+            somebody(at("egress", pod), [Long, Long], (pod, &["others at its egress"])),
         ),
+        ("a queue at the pod's device", somebody(queue, [Long, Long], (pod, &["a queue"]))),
+        ("a policy of IPsec", somebody(policy, [Long, Long], (client, &["IPsec policies"]))),
         (
             "a routing rule that looks at ports",
-            somebody(
-                words("ip rule add dport 9 lookup main", "ip rule delete dport 9 lookup main"),
-                [Long, Long],
-            ),
+            somebody(rule, [Long, Long], (client, &["routing rules by port or protocol"])),
         ),
     ]
+}
+
+/// Checks what `shunt status` says of the way of packets that enter by a device.
+fn assert_told(agent: &Agent, (device, expected): Told, name: &str) {
+    let said: Value = serde_json::from_str(&agent.shunt(&["status", "-o", "json"]).unwrap()).unwrap();
+    let sides = said["devices"].as_array().unwrap();
+    let side = sides.iter().find(|side| side["device"] == device && side["hook"] == "ingress").unwrap();
+    let found = &side["shortcuts"];
+    let state = if expected.is_empty() { "open" } else { "shut" };
+    assert_eq!((&found["state"], &found["in_the_way"]), (&state.into(), &expected.into()), "{name}");
+    let ago = found["seconds_ago"].as_f64().unwrap();
+    assert!((0.0..10.0).contains(&ago), "{name}: {ago} s ago");
 }
 
 /// Runs words in a namespace; what follows the end of a line is one argument.
@@ -178,7 +189,7 @@ fn run(netns: &Netns, words: &str) {
 #[test]
 fn packets_go_past_the_stack_until_somebody_there_wants_to_see_them() {
     let site = site(Layout::Routed);
-    let _agent = agent(&site, WANTED);
+    let agent = agent(&site, &[]);
     let node = &site.cluster.node(1).netns;
     let mut talks = frontends(&site).map(|frontend| Talk::open(&site, frontend).unwrap());
     let mut assert_ways = |wanted: [Taken; 2], name: &str| {
@@ -191,14 +202,16 @@ fn packets_go_past_the_stack_until_somebody_there_wants_to_see_them() {
     for (name, somebody) in everybody() {
         run(node, &somebody.comes);
         assert_ways(somebody.ways, name);
+        assert_told(&agent, somebody.told, name);
         run(node, &somebody.goes);
         assert_ways([Short, Short], &format!("nobody after {name}"));
+        assert_told(&agent, (somebody.told.0, &[]), name);
     }
 }
 
 #[test]
 fn without_shortcuts_or_behind_a_bridge_packets_take_the_stack() {
-    for (layout, more) in [(Layout::Routed, &[][..]), (Layout::Bridge, WANTED)] {
+    for (layout, more) in [(Layout::Routed, &["--shortcuts", "none"][..]), (Layout::Bridge, &[])] {
         let site = site(layout);
         let _agent = agent(&site, more);
         for frontend in frontends(&site) {
@@ -212,7 +225,7 @@ fn without_shortcuts_or_behind_a_bridge_packets_take_the_stack() {
 #[test]
 fn a_client_that_answers_go_to_by_another_device_takes_the_stack() {
     let site = site(Layout::Routed);
-    let _agent = agent(&site, WANTED);
+    let _agent = agent(&site, &[]);
     let node = &site.cluster.node(1).netns;
     node.veth("ext9", &site.client, "eth9").unwrap();
     for (netns, device, host) in [(node, "ext9", 1), (&site.client, "eth9", 2)] {
@@ -231,7 +244,7 @@ fn a_client_that_answers_go_to_by_another_device_takes_the_stack() {
 #[test]
 fn what_is_too_long_for_a_device_is_told_so() {
     let site = site(Layout::Routed);
-    let _agent = agent(&site, WANTED);
+    let _agent = agent(&site, &[]);
     let node = &site.cluster.node(1).netns;
     site.list(Backend::LocalPod, true).unwrap();
     let pod = &site.cluster.pod(1, 2).netns;

@@ -1,0 +1,98 @@
+//! A client asks a backend itself, from a port from which it also reaches it through a frontend: the backend would take one for
+//! the other, and what it answers would be given another source.
+//!
+//! Connection tracking gives the second of two such connections another port, and so does this. Most often the first is over
+//! by then: then its records are taken away. A client that has asked the backend itself before it comes through the frontend
+//! is not noticed: nobody keeps records of what is no frontend's.
+
+use super::arrive::forward;
+use super::begin::{record, sent_on};
+use super::{ACK, Action, Flows, Passage, REFRESH, RST, SYN, Work, is_alive};
+use crate::addr::Proto;
+use crate::flow::{End, Flow, Part};
+use crate::packet::Headers;
+
+/// Whether a packet that is for no owned address may be of a client that flows know to this backend: [`direct`] is to decide about
+/// it. One mark lets go of most that open a connection; others are only asked about while there is anything to know of them.
+#[inline(always)]
+pub fn may_be_direct<F: Flows>(flows: &F, headers: &Headers, tcp: u8) -> bool {
+    let opens = headers.proto == Proto::UDP || tcp & (SYN | ACK | RST) == SYN;
+    let (src, dst) = (End::new(headers.src, headers.src_port), End::new(headers.dst, headers.dst_port));
+    (opens || flows.has_direct()) && flows.may_know(&src, &dst)
+}
+
+/// Decides about a packet that a client has sent to a backend itself.
+#[inline(always)]
+pub fn direct<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    let is_syn = passage.is_syn();
+    let is_alive = |flow: &Flow| is_alive(flow, passage.headers.proto, &flows.timeouts(), passage.now);
+    passage.key(Part::Forward, false, &mut work.key);
+    if flows.has_direct()
+        && let Some(place) = flows.find(&work.key, &mut work.flow)
+        && is_alive(&work.flow)
+        && !(is_syn && work.flow.flags & (Flow::FINISHED | Flow::RESET) != 0)
+        && let Some(change) = forward(flows, passage, (place, work))
+    {
+        return Action::Change(change);
+    }
+    if passage.headers.proto == Proto::TCP && !is_syn {
+        return Action::Pass;
+    }
+    passage.key(Part::Reply, true, &mut work.key);
+    if flows.find(&work.key, &mut work.flow).is_none() || !is_alive(&work.flow) {
+        return Action::Pass;
+    }
+    work.whole.recall(Part::Reply, &work.key, &work.flow);
+    if is_syn && is_over(flows, work) {
+        take_away(flows, work);
+        return Action::Pass;
+    }
+    // It is that flow's own packet, which another device of this node has sent on a moment ago: that device's program has seen to it
+    // that this record is not older than a refresh.
+    if passage.now.saturating_sub(work.flow.used) < 2 * REFRESH {
+        return Action::Pass;
+    }
+    give_other_port(flows, passage, work)
+}
+
+/// Whether both sides of a connection have finished it, or one has reset it.
+#[inline(always)]
+fn is_over<F: Flows>(flows: &F, work: &mut Work) -> bool {
+    work.whole.key(Part::Forward, &mut work.twin_key);
+    let client = match flows.find(&work.twin_key, &mut work.twin) {
+        Some(_) => work.twin.flags,
+        None => Flow::FINISHED,
+    };
+    let both = client & work.flow.flags & Flow::FINISHED != 0;
+    both || (client | work.flow.flags) & Flow::RESET != 0
+}
+
+#[inline(always)]
+fn take_away<F: Flows>(flows: &F, work: &mut Work) {
+    flows.remove(&work.key);
+    flows.remove(&work.twin_key);
+    if work.whole.has_snat() {
+        work.whole.key(Part::Return, &mut work.twin_key);
+        flows.remove(&work.twin_key);
+    }
+}
+
+/// The connection gets records as if the backend were its own frontend, and with them another port.
+#[inline(always)]
+fn give_other_port<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
+    if !flows.admit() {
+        return Action::Drop(work.whole.held.service, crate::reason::DropReason::Flood);
+    }
+    work.whole.client = passage.src();
+    work.whole.inside = passage.headers.src_port;
+    work.whole.vip = passage.dst();
+    work.whole.snat = End::NONE;
+    let from_afar = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
+    let apart = if flows.is_crowded() { Flow::APART } else { 0 };
+    work.whole.flags = from_afar | apart | Flow::DIRECT;
+    flows.say_direct();
+    match record(flows, passage, work) {
+        Ok(()) => Action::Change(sent_on(&work.whole)),
+        Err(why) => Action::Drop(work.whole.held.service, why),
+    }
+}
