@@ -43,6 +43,10 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
     }
     work.whole.key(Part::Return, &mut work.twin_key);
     if let Some(place) = flows.find(&work.twin_key, &mut work.twin) {
+        // A connection that seemed to be over has lost its port to another, which would get its answers.
+        if work.twin.becomes != work.whole.client_inside() || work.twin.other != work.whole.vip {
+            return Action::Reserve;
+        }
         refresh(flows, passage, (place, &mut work.twin));
     } else {
         work.whole.record(Part::Return, passage.now, &mut work.twin);

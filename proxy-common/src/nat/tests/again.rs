@@ -68,3 +68,31 @@ fn a_syn_that_is_sent_again_gets_marks_that_were_lost() {
     assert_eq!(node.leaves(reply, SYN | ACK, false).src, vip(0));
     node.sends(client, vip(0), ACK).unwrap();
 }
+
+/// A port towards remote backends that a connection has lost, having seemed to be over, is not used by it any more: the answers would
+/// be another's.
+#[test]
+fn who_has_lost_its_port_gets_another() {
+    let node = Node::new(2, Proto::TCP);
+    let word = Some(ViewWord::random(1, 1));
+    let tables = Tables { word, gone: RefCell::default(), backends: 2, affinity: 0, is_blurred: false };
+    let mut node = Node { tables, ..node };
+    let [one, other] = [end(200, 0, 40_000), end(200, 1, 40_000)];
+    let first = node.sends(one, vip(0), SYN).unwrap();
+    node.answers(first, SYN | ACK);
+    node.sends(one, vip(0), ACK).unwrap();
+    node.sends(one, vip(0), RST).unwrap();
+    node.now += 2 * SECOND;
+    // It draws until it has that very port.
+    let second = (0..100_000).find_map(|_| {
+        node.lose_source(other, vip(0));
+        node.sends(other, vip(0), SYN).ok().filter(|seen| *seen == first)
+    });
+    let second = second.expect("the port of a connection that is over is free");
+    for tcp in [ACK, SYN] {
+        let seen = node.sends(one, vip(0), tcp).unwrap();
+        assert_ne!(seen, second);
+        assert_eq!(node.answers(seen, ACK), Trip { src: vip(0), dst: one });
+        assert_eq!(node.answers(second, ACK), Trip { src: vip(0), dst: other });
+    }
+}

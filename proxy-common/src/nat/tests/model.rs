@@ -363,6 +363,15 @@ impl Node {
         Ok(self.exits((inside, true), tcp, is_local(inside.dst)))
     }
 
+    /// A client's flow through a frontend forgets its other source.
+    pub(super) fn lose_source(&self, client: End, vip: End) {
+        self.records.remove(&FlowKey::new(Part::Forward, client, vip, self.proto));
+        let is_of_client = |key: &FlowKey| key.dst.addr == client.addr;
+        for key in self.records.keys().into_iter().filter(is_of_client) {
+            self.records.remove(&key);
+        }
+    }
+
     /// The backend answers what it has seen; what the client sees.
     pub(super) fn answers(&self, seen: Trip, tcp: u8) -> Trip {
         let reply = Trip { src: seen.dst, dst: seen.src };
