@@ -257,6 +257,16 @@ impl Whole {
         flow.pad = 0;
     }
 
+    /// Whether a record under the key of one part is this flow's: another may have the key by now.
+    #[inline(always)]
+    pub fn has(&self, part: Part, flow: &Flow) -> bool {
+        match part {
+            Part::Forward => flow.becomes == self.backend && flow.port == self.inside,
+            Part::Reply => flow.becomes == self.vip && flow.port == self.client.port,
+            Part::Return => flow.becomes == self.client_inside() && flow.other == self.vip,
+        }
+    }
+
     /// Becomes the flow that one part is of.
     #[inline(always)]
     pub const fn recall(&mut self, part: Part, key: &FlowKey, flow: &Flow) {
@@ -321,6 +331,9 @@ mod tests {
                 whole.record(part, used, &mut flow);
                 again.recall(part, &key, &flow);
                 prop_assert_eq!(again, whole);
+                prop_assert!(whole.has(part, &flow));
+                let another = Whole { inside: Port::new(inside.get() ^ 1), vip: backend, backend: vip, ..whole };
+                prop_assert!(!another.has(part, &flow));
                 prop_assert_eq!((flow.used, key.part), (used, part as u8));
             }
         }

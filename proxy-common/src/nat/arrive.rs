@@ -111,7 +111,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Pla
         refresh(flows, passage, (place, &mut work.flow));
         return true;
     };
-    if work.twin.becomes != work.whole.vip || work.twin.port != work.whole.client.port {
+    if !work.whole.has(Part::Reply, &work.twin) {
         return false;
     }
     // A client that answers an answer is no flood's. Its first ACK says so for TCP, its second datagram for UDP.

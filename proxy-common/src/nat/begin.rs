@@ -160,8 +160,8 @@ fn renews<F: Flows>(
 /// Whether a record of replies that is there is the same client's through the same frontend, or is over.
 #[inline(always)]
 fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
-    let is_ours = work.twin.becomes == work.whole.vip && work.twin.port == work.whole.client.port;
-    is_ours || !is_alive(&work.twin, work.whole.proto, &flows.timeouts(), passage.now)
+    work.whole.has(Part::Reply, &work.twin)
+        || !is_alive(&work.twin, work.whole.proto, &flows.timeouts(), passage.now)
 }
 
 /// Writes the other record, over whatever was there: it is over, or it would have gone on. False: there is no room.

@@ -43,8 +43,7 @@ pub fn direct<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Ac
         return Action::Pass;
     }
     work.whole.recall(Part::Reply, &work.key, &work.flow);
-    if is_syn && is_over(flows, work) {
-        take_away(flows, work);
+    if is_syn && forgets(flows, work) {
         return Action::Pass;
     }
     // It is that flow's own packet, which another device of this node has sent on a moment ago: that device's program has seen to it
@@ -55,26 +54,30 @@ pub fn direct<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Ac
     give_other_port(flows, passage, work)
 }
 
-/// Whether both sides of a connection have finished it, or one has reset it.
+/// Takes the records of a connection away if it is over: both sides have finished it, one has reset it, or the client has begun
+/// another by the same port and frontend.
 #[inline(always)]
-fn is_over<F: Flows>(flows: &F, work: &mut Work) -> bool {
+fn forgets<F: Flows>(flows: &F, work: &mut Work) -> bool {
     work.whole.key(Part::Forward, &mut work.twin_key);
-    let client = match flows.find(&work.twin_key, &mut work.twin) {
-        Some(_) => work.twin.flags,
-        None => Flow::FINISHED,
-    };
-    let both = client & work.flow.flags & Flow::FINISHED != 0;
-    both || (client | work.flow.flags) & Flow::RESET != 0
-}
-
-#[inline(always)]
-fn take_away<F: Flows>(flows: &F, work: &mut Work) {
+    let is_there = flows.find(&work.twin_key, &mut work.twin).is_some();
+    let is_own = is_there && work.whole.has(Part::Forward, &work.twin);
+    let client = if is_own { work.twin.flags } else { Flow::FINISHED };
+    let backend = work.flow.flags;
+    let is_finished = client & backend & Flow::FINISHED != 0 || (client | backend) & Flow::RESET != 0;
+    if !is_finished && (is_own || !is_there) {
+        return false;
+    }
     flows.remove(&work.key);
-    flows.remove(&work.twin_key);
-    if work.whole.has_snat() {
-        work.whole.key(Part::Return, &mut work.twin_key);
+    if is_own {
         flows.remove(&work.twin_key);
     }
+    if work.whole.has_snat() {
+        work.whole.key(Part::Return, &mut work.twin_key);
+        if flows.find(&work.twin_key, &mut work.twin).is_some() && work.whole.has(Part::Return, &work.twin) {
+            flows.remove(&work.twin_key);
+        }
+    }
+    true
 }
 
 /// The connection gets records as if the backend were its own frontend, and with them another port.

@@ -44,7 +44,7 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
     work.whole.key(Part::Return, &mut work.twin_key);
     if let Some(place) = flows.find(&work.twin_key, &mut work.twin) {
         // A connection that seemed to be over has lost its port to another, which would get its answers.
-        if work.twin.becomes != work.whole.client_inside() || work.twin.other != work.whole.vip {
+        if !work.whole.has(Part::Return, &work.twin) {
             return Action::Reserve;
         }
         refresh(flows, passage, (place, &mut work.twin));
@@ -102,7 +102,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (work, was_switched): 
     let found = flows.find(&work.twin_key, &mut work.twin);
     if found.is_none() {
         work.whole.record(Part::Forward, passage.now, &mut work.twin);
-    } else if work.twin.becomes != work.whole.backend || work.twin.port != work.whole.inside {
+    } else if !work.whole.has(Part::Forward, &work.twin) {
         // The client has another backend by now, and this one is late.
         return;
     }

@@ -82,6 +82,32 @@ fn once_the_first_is_over_the_client_keeps_its_port() {
     }
 }
 
+/// Others may have the records of what is over: they keep them.
+#[test]
+fn what_others_have_by_now_stays_theirs() {
+    // The client's port through the frontend leads to another backend by now.
+    let (mut node, first) = connected((Proto::TCP, true, false));
+    node.sends(client(), vip(0), RST).unwrap();
+    node.tables.word = Some(ViewWord::random(1, 1));
+    let second = node.sends(client(), vip(0), SYN).unwrap();
+    assert_ne!(second.dst, first.dst);
+    node.now += SECOND;
+    assert_eq!(asks(&node, first.dst, SYN), first, "nothing is left of the first");
+    assert_eq!(node.answers(first, SYN | ACK), Trip { src: first.dst, dst: client() });
+    assert_eq!(node.sends(client(), vip(0), ACK), Ok(second));
+    assert_eq!(node.answers(second, ACK), Trip { src: vip(0), dst: client() });
+
+    // Its port towards the remote backend is another client's.
+    let (mut node, first) = connected((Proto::TCP, false, false));
+    node.sends(client(), vip(0), RST).unwrap();
+    node.now += 2 * SECOND;
+    let other = end(200, 1, 40_000);
+    let second = node.takes_source(other, vip(0), first);
+    node.answers(second, SYN | ACK);
+    assert_eq!(asks(&node, first.dst, SYN).src, client());
+    assert_eq!(node.answers(second, ACK), Trip { src: vip(0), dst: other });
+}
+
 #[test]
 fn while_one_side_may_still_send_both_live() {
     for ends in [true, false] {
