@@ -19,6 +19,8 @@ const LENGTH: usize = 8 << 20;
 const SIZES: [usize; 4] = [0, 1, 500, 1_300];
 /// How long to wait for what does not come. TCP sends again several times before.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// What a slow machine hashes and makes up in a second, at least.
+const BYTES_PER_SECOND: u64 = 64 << 20;
 /// How long a server waits for a client that connects and says nothing yet: some open hundreds before they begin.
 const IDLE: Duration = Duration::from_mins(1);
 /// Connections that wait to be accepted: more than a test opens at once. Who finds no room sends its SYN again a second later.
@@ -93,6 +95,8 @@ impl Transfer {
     /// Sends so many bytes, and takes as many.
     pub(crate) fn complete(self, length: usize) -> Result<Client> {
         let mut stream = self.0;
+        // The server looks at all of it before it says a word.
+        stream.set_read_timeout(Some(PATIENCE + Duration::from_secs(length as u64 / BYTES_PER_SECOND)))?;
         let own = stream.local_addr()?;
         let request = bytes(u64::from(own.port()), length);
         stream.write_all(&request).context("send")?;

@@ -25,6 +25,7 @@ pub(super) struct FlowEntry {
     service: String,
     protocol: &'static str,
     client: String,
+    /// What it has dialled: a frontend, or the backend itself, see [`Flow::DIRECT`].
     vip: String,
     backend: String,
     /// What the backend sees in place of the client; none: the client itself, but for [`Self::client_port_inside`].

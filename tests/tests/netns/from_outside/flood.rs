@@ -202,7 +202,10 @@ fn a_flood_of_syns_is_turned_away_and_those_who_talk_notice_nothing() {
     let memory = map_memory(agents[0].pid()).unwrap();
     let (before, stop) = (again(), Arc::new(AtomicBool::new(false)));
     let asking = keep_asking(busy, &stop);
-    let target = Backend::LocalHost.frontends(&site.cluster)[0];
+    // Nobody answers: what the sender's CPUs would spend on that goes into more SYNs.
+    let (_, [victim, _]) = Backend::RemotePod.place(&site.cluster);
+    site.cluster.node(1).netns.ip(&format!("route add blackhole {victim}/32")).unwrap();
+    let target = Backend::RemotePod.frontends(&site.cluster)[0];
     let rate = flood(&site.client, (target, syns)).unwrap();
     stop.store(true, Ordering::Relaxed);
     let (_busy, meanwhile) = asking.join().unwrap().unwrap();
