@@ -37,6 +37,8 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
     // What asks for a connection is about to be a flow: its mark would be one cache miss more.
     if (passage.is_syn() || flows.may_know(&work.key.src, &work.key.dst))
         && let Some(place) = flows.find(&work.key, &mut work.flow)
+        // What another device has sent on for the flow through the frontend looks like the other's, see `direct`.
+        && !(passage.is_request && work.flow.has(Flow::DIRECT))
         && goes_on(lookup, flows, passage, &work.flow)
         && let Some(change) = forward(flows, passage, (place, work))
     {

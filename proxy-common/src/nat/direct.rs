@@ -7,7 +7,8 @@
 
 use super::arrive::forward;
 use super::begin::{record, sent_on};
-use super::{ACK, Action, Flows, Passage, REFRESH, RST, SYN, Work, is_alive};
+use super::leave::finds;
+use super::{ACK, Action, Change, Flows, Passage, REFRESH, RST, SYN, Work};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, Part};
 use crate::packet::Headers;
@@ -21,37 +22,51 @@ pub fn may_be_direct<F: Flows>(flows: &F, headers: &Headers, tcp: u8) -> bool {
     (opens || flows.has_direct()) && flows.may_know(&src, &dst)
 }
 
-/// Decides about a packet that a client has sent to a backend itself.
+/// Decides about a packet that a client has sent to a backend itself. What another device of this node has sent on
+/// ([`Passage::is_request`]) is none; where that cannot be told (`is_blind`), it shows by a record that was just used.
 #[inline(always)]
-pub fn direct<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
-    let is_syn = passage.is_syn();
-    let is_alive = |flow: &Flow| is_alive(flow, passage.headers.proto, &flows.timeouts(), passage.now);
-    passage.key(Part::Forward, false, &mut work.key);
+pub fn direct<F: Flows>(flows: &F, passage: &Passage<'_>, is_blind: bool, work: &mut Work) -> Action {
+    if passage.is_request {
+        return Action::Pass;
+    }
     if flows.has_direct()
-        && let Some(place) = flows.find(&work.key, &mut work.flow)
-        && is_alive(&work.flow)
-        && !(is_syn && work.flow.flags & (Flow::FINISHED | Flow::RESET) != 0)
-        && let Some(change) = forward(flows, passage, (place, work))
+        && let Some(change) = known(flows, passage, work)
     {
         return Action::Change(change);
     }
-    if passage.headers.proto == Proto::TCP && !is_syn {
+    // Of SCTP no port can be changed.
+    if passage.headers.proto != Proto::UDP && !passage.is_syn() {
         return Action::Pass;
     }
     passage.key(Part::Reply, true, &mut work.key);
-    if flows.find(&work.key, &mut work.flow).is_none() || !is_alive(&work.flow) {
+    if finds(flows, passage, work).is_none() {
         return Action::Pass;
     }
     work.whole.recall(Part::Reply, &work.key, &work.flow);
-    if is_syn && forgets(flows, work) {
+    if passage.is_syn() && forgets(flows, work) {
         return Action::Pass;
     }
-    // It is that flow's own packet, which another device of this node has sent on a moment ago: that device's program has seen to it
-    // that this record is not older than a refresh.
-    if passage.now.saturating_sub(work.flow.used) < 2 * REFRESH {
+    // The program at the other device has seen to it that this record is not older than two refreshes.
+    if is_blind && passage.now.saturating_sub(work.flow.used) < 3 * REFRESH {
         return Action::Pass;
     }
     give_other_port(flows, passage, work)
+}
+
+/// The change of a packet whose client has another port already. One that is over ends by a SYN: what comes is another
+/// connection.
+#[inline(always)]
+fn known<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<Change> {
+    passage.key(Part::Forward, false, &mut work.key);
+    let place = finds(flows, passage, work)?;
+    if !work.flow.has(Flow::DIRECT) {
+        return None;
+    }
+    if passage.is_syn() && work.flow.flags & (Flow::FINISHED | Flow::RESET) != 0 {
+        flows.remove(&work.key);
+        return None;
+    }
+    forward(flows, passage, (place, work))
 }
 
 /// Takes the records of a connection away if it is over: both sides have finished it, one has reset it, or the client has begun

@@ -62,8 +62,9 @@ const fn by_other_source(passage: &Passage<'_>, work: &Work) -> Action {
     Action::Change(Change { side: Side::Source, to, far_port, mac: NO_MAC, is_request: true })
 }
 
+/// The record of the packet's key, if it is alive.
 #[inline(always)]
-fn finds<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<F::Place> {
+pub(super) fn finds<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<F::Place> {
     let place = flows.find(&work.key, &mut work.flow)?;
     if is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now) {
         Some(place)

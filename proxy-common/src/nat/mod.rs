@@ -89,7 +89,8 @@ pub struct Passage<'a> {
     pub mac: Mac,
     /// Nanoseconds of the kernel's monotonic clock.
     pub now: u64,
-    /// Whether the packet was sent on to a backend as it entered this node, where that is known: see [`Change::is_request`].
+    /// Whether the packet was sent on to a backend as it entered this node, maybe by another device, where that is known: see
+    /// [`Change::is_request`].
     pub is_request: bool,
 }
 

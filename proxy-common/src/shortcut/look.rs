@@ -116,6 +116,11 @@ impl Reason {
         }
     }
 
+    /// Whether it counts where packets enter, for a family or both; the others count where they are handed to a pod.
+    pub fn is_of_ingress(self) -> bool {
+        IN_THE_WAY.iter().any(|mask| mask & self as u8 != 0)
+    }
+
     /// Those whose bits are set.
     pub fn of(bits: u8) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |reason| bits & *reason as u8 != 0)

@@ -173,6 +173,8 @@ fn a_look_is_of_one_device_and_soon_over() {
 #[test]
 fn each_bit_is_a_reason() {
     assert!(Reason::of(0).next().is_none());
+    let at_egress = Reason::ALL.into_iter().filter(|reason| !reason.is_of_ingress());
+    assert_eq!(at_egress.collect::<Vec<_>>(), [Reason::OthersOut, Reason::Queue]);
     assert_eq!(Reason::of(u8::MAX).collect::<Vec<_>>(), Reason::ALL);
     assert_eq!(Reason::of(0x21).collect::<Vec<_>>(), [Reason::NetfilterV4, Reason::Queue]);
     assert_eq!(Reason::ALL.iter().fold(0, |bits, reason| bits | *reason as u8), u8::MAX);

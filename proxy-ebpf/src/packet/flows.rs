@@ -86,6 +86,8 @@ pub struct Room {
     pub quoted: Headers,
     pub work: Work,
     pub answer: Answer,
+    /// Not zero: a program at another device has sent the packet on.
+    pub sent_on: u8,
     /// Not zero: the packet is a request that was just sent on, and may go past the stack.
     pub may_pass: u8,
     /// Where such a request goes.

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Proto;
 use proxy_common::counter::ServiceCounter;
-use proxy_common::flow::{End, NO_MAC};
+use proxy_common::flow::{End, Flow, NO_MAC};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{
@@ -38,8 +38,9 @@ pub const ETHERNET: u32 = 14;
 #[inline(always)]
 pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     let mut skb = Skb::new(ctx, link);
-    skb.unmark();
+    let is_sent_on = skb.unmark();
     let Some(room) = read(&skb, ENTERS) else { return NEXT };
+    room.sent_on = u8::from(is_sent_on);
     go_in(&mut skb, room)
 }
 
@@ -47,8 +48,9 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
 #[inline(always)]
 pub fn enter_from_pod(ctx: &TcContext) -> i32 {
     let mut skb = Skb::new(ctx, ETHERNET);
-    skb.unmark();
+    let is_sent_on = skb.unmark();
     let Some(room) = read(&skb, ENTERS) else { return NEXT };
+    room.sent_on = u8::from(is_sent_on);
     if shortcut::are_wanted()
         && room.headers.has_ports()
         && let Some(taken) = reply(&mut skb, room)
@@ -62,10 +64,7 @@ pub fn enter_from_pod(ctx: &TcContext) -> i32 {
 fn go_in(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
     let ctx = skb.ctx;
     if is_foreign(&Kernel, room.headers.dst) {
-        if room.headers.has_ports() && may_be_direct(&Tables(ctx), &room.headers, tcp(skb, &room.headers)) {
-            flows::go_on(ctx, Slow::Direct);
-        }
-        return NEXT;
+        return past(skb, room);
     }
     if !room.headers.has_ports() {
         return aside(ctx, &room.headers, (Slow::PartArrives, Slow::ErrorArrives));
@@ -73,7 +72,8 @@ fn go_in(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
     if is_for_the_node(&Kernel, &Tables(ctx), &room.headers) {
         return NEXT;
     }
-    let Some(passage) = passage(skb, (&room.headers, TO), Origin::External) else { return NEXT };
+    let Some(mut passage) = passage(skb, (&room.headers, TO), Origin::External) else { return NEXT };
+    passage.is_request = room.sent_on != 0;
     let action = arrive(&Kernel, &Tables(ctx), &passage, &mut room.work);
     room.may_pass = u8::from(may_pass(&action));
     let verdict = carry_out(skb, (&room.headers, ENTERS), &action);
@@ -84,6 +84,21 @@ fn go_in(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
         return request(skb, room);
     }
     verdict
+}
+
+/// It is for no owned address, but may have to do with flows all the same.
+#[inline(always)]
+fn past(skb: &Skb<'_>, room: &Room) -> i32 {
+    let (ctx, headers) = (skb.ctx, &room.headers);
+    if !headers.has_ports() {
+        // An error about what a backend has sent to a client with another port.
+        if is_icmp(headers) && Tables(ctx).has_direct() {
+            flows::go_on(ctx, Slow::ErrorArrives);
+        }
+    } else if room.sent_on == 0 && may_be_direct(&Tables(ctx), headers, tcp(skb, headers)) {
+        flows::go_on(ctx, Slow::Direct);
+    }
+    NEXT
 }
 
 /// Whether a request is sent on that may go past the stack.
@@ -112,8 +127,11 @@ pub fn first(ctx: &TcContext) -> i32 {
 pub fn ask(ctx: &TcContext) -> i32 {
     let Some(room) = flows::room() else { return NEXT };
     let mut skb = Skb::new(ctx, room.link);
-    let Some(passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
-    let action = direct(&Tables(ctx), &passage, &mut room.work);
+    let Some(mut passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
+    passage.is_request = room.sent_on != 0;
+    // Somebody else has put a number where programs say so.
+    let is_blind = !skb.is_unmarked();
+    let action = direct(&Tables(ctx), &passage, is_blind, &mut room.work);
     carry_out(&mut skb, (&room.headers, ENTERS), &action)
 }
 
@@ -145,7 +163,15 @@ pub fn exit(ctx: &TcContext, link: u32) -> i32 {
     }
     let Some(passage) = passage(&skb, (&room.headers, FROM), Origin::External) else { return NEXT };
     let action = leave(&Tables(ctx), &passage, &mut room.work);
-    carry_out(&mut skb, (&room.headers, LEAVES), &action)
+    let verdict = carry_out(&mut skb, (&room.headers, LEAVES), &action);
+    // It would look like a reply of the other flow to a device that it is still to pass.
+    if let Action::Change(Change { is_request: false, .. }) = action
+        && room.work.flow.has(Flow::DIRECT)
+        && skb.is_unmarked()
+    {
+        skb.mark_done();
+    }
+    verdict
 }
 
 /// It needs another source.

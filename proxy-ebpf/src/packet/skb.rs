@@ -141,13 +141,15 @@ impl<'a> Skb<'a> {
         self.set_mark(DONE);
     }
 
-    /// It has come in: whatever was said of it on its way to here is over.
+    /// It has come in: whatever was said of it on its way to here is over. Returns whether a program has sent it on before, as one
+    /// at another device below this one, or on a node of the same host.
     #[inline(always)]
-    pub fn unmark(&self) {
+    pub fn unmark(&self) -> bool {
         let mark = self.mark();
         if mark == REQUEST as u32 || mark == DONE as u32 {
             self.set_mark(0);
         }
+        mark == REQUEST as u32
     }
 
     /// Index of the device that it is at.

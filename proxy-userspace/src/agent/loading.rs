@@ -7,6 +7,7 @@ use crate::cli::Shortcuts;
 use crate::datapath::load::LoadOptions;
 use crate::datapath::packet::devices::Means;
 use crate::datapath::packet::{OBJECT, Packet, shortcuts};
+use crate::status::SHORTCUTS;
 
 /// What was loaded.
 pub(super) struct Loaded {
@@ -47,7 +48,7 @@ fn load_packet(
 ) -> Result<Loaded, String> {
     let why = match shortcuts {
         Shortcuts::Auto => match load_with_shortcuts(options, means) {
-            Ok(packet) => return Ok(Loaded { packet, shortcuts: "auto".to_owned() }),
+            Ok(packet) => return Ok(Loaded { packet, shortcuts: SHORTCUTS.to_owned() }),
             Err(why) => format!("none: {why}"),
         },
         Shortcuts::None => "none".to_owned(),

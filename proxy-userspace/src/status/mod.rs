@@ -87,6 +87,9 @@ pub struct ClientStatus {
     pub affinity: u64,
 }
 
+/// What [`PacketStatus::shortcuts`] is where there are any.
+pub const SHORTCUTS: &str = "auto";
+
 /// The packet path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketStatus {

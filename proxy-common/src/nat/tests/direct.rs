@@ -54,6 +54,9 @@ fn both_are_answered_as_they_asked() {
             assert_eq!(node.answers(other, SYN | ACK), Trip { src: backend, dst: client() });
             assert_eq!(asks(&node, backend, ACK), other);
             assert_eq!(node.sends(client(), vip(0), ACK), Ok(seen));
+            let inside = Trip { src: client(), dst: backend };
+            let behind = node.enters(inside, ACK, (true, false));
+            assert_eq!(behind, Err(Action::Pass), "{case:?}: sent on, it is not taken for the other");
             assert_eq!(node.answers(seen, ACK), Trip { src: vip(0), dst: client() });
         }
         // A SYN that is sent again is of the same connection.
@@ -125,10 +128,13 @@ fn while_one_side_may_still_send_both_live() {
     }
 }
 
-/// As behind a bridge that is hooked too: what one device has sent on comes in by another, and nothing says so but the records.
+/// As behind a bridge that is hooked too: what one device has sent on comes in by another.
 #[test]
 fn what_was_sent_on_is_not_taken_for_the_clients_own() {
-    for proto in [Proto::TCP, Proto::UDP] {
+    for (proto, hints) in [Proto::TCP, Proto::UDP].into_iter().flat_map(|proto| {
+        // By its mark, or by the records where something else is in that place.
+        [(proto, (true, false)), (proto, (false, true))]
+    }) {
         let mut node = Node::new(1, proto);
         let pauses = [0, REFRESH / 2, REFRESH - 1, REFRESH - 1, REFRESH / 3, REFRESH - 1, REFRESH, SECOND];
         let all = [SYN, ACK].into_iter().flat_map(|tcp| pauses.map(|pause| (tcp, pause)));
@@ -137,13 +143,53 @@ fn what_was_sent_on_is_not_taken_for_the_clients_own() {
             let inside = node.arrives(Trip { src: client(), dst: vip(0) }, tcp).unwrap();
             // It takes a while to the other device.
             node.now += 1_000;
-            assert_eq!(node.arrives(inside, tcp), Err(Action::Pass), "{proto} {count}");
+            assert_eq!(node.enters(inside, tcp, hints), Err(Action::Pass), "{proto} {count} {hints:?}");
             if count % 3 == 2 {
                 node.now += REFRESH / 4;
                 node.answers(inside, ACK);
             }
         }
     }
+}
+
+#[test]
+fn both_are_answered_also_while_the_first_is_busy() {
+    for case in cases() {
+        let (node, seen) = connected(case);
+        let other = asks(&node, seen.dst, SYN);
+        assert_ne!(other, seen, "{case:?}");
+        assert_eq!(node.answers(other, SYN | ACK), Trip { src: seen.dst, dst: client() });
+        assert_eq!(node.answers(seen, ACK), Trip { src: vip(0), dst: client() });
+    }
+}
+
+/// A connection that had another port is over, and so is what it had that for.
+#[test]
+fn the_next_connection_begins_anew() {
+    let (mut node, seen) = connected((Proto::TCP, true, false));
+    let other = asks(&node, seen.dst, SYN);
+    node.answers(other, SYN | ACK);
+    for tcp in [ACK, FIN | ACK] {
+        assert_eq!(asks(&node, seen.dst, tcp), other);
+    }
+    node.answers(other, FIN | ACK);
+    node.sends(client(), vip(0), RST).unwrap();
+    node.now += SECOND;
+    let own = Trip { src: client(), dst: seen.dst };
+    assert_eq!(asks(&node, seen.dst, SYN), own);
+    assert_eq!(node.answers(own, SYN | ACK), Trip { src: seen.dst, dst: client() });
+    assert_eq!(asks(&node, seen.dst, ACK), own);
+}
+
+#[test]
+fn nobodys_ports_of_sctp_are_changed() {
+    let mut node = Node::new(1, Proto::SCTP);
+    let reply = FlowKey::new(Part::Reply, backend(0), client(), Proto::SCTP);
+    let flow = Flow { becomes: vip(0), port: client().port, used: node.now, ..Flow::EMPTY };
+    assert!(node.records.put(&reply, &flow));
+    node.records.has_direct.set(true);
+    node.now += SECOND;
+    assert_eq!(node.arrives(Trip { src: client(), dst: backend(0) }, 0), Err(Action::Pass));
 }
 
 #[test]

@@ -303,9 +303,20 @@ impl Node {
 
     /// A packet enters from outside; what becomes of it, or why nothing does.
     pub(super) fn arrives(&self, trip: Trip, tcp: u8) -> Result<Trip, Action> {
+        self.enters(trip, tcp, (false, false))
+    }
+
+    /// The same by a device of the node behind another one; whether it is known that a program there has sent the packet on, and
+    /// whether that cannot be told.
+    pub(super) fn enters(
+        &self,
+        trip: Trip,
+        tcp: u8,
+        (is_request, is_blind): (bool, bool),
+    ) -> Result<Trip, Action> {
         let headers = self.headers(trip);
         let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
-        let passage = self.passage((&headers, tcp), false);
+        let passage = self.passage((&headers, tcp), is_request);
         self.records.leads_to_pods.set(false);
         if is_for_the_node(&self.tables, &self.records, &headers) {
             return Err(Action::Pass);
@@ -313,7 +324,7 @@ impl Node {
         let mut work = Work::EMPTY;
         if !self.tables.may_own(headers.dst) {
             let asks = may_be_direct(&self.records, &headers, tcp);
-            return match asks.then(|| direct(&self.records, &passage, &mut work)) {
+            return match asks.then(|| direct(&self.records, &passage, is_blind, &mut work)) {
                 Some(Action::Change(change)) => Ok(trip.change(change)),
                 other => Err(other.unwrap_or(Action::Pass)),
             };
@@ -324,7 +335,7 @@ impl Node {
             action = begin(&self.tables, &self.records, &passage, &mut work);
         }
         if action == Action::Direct {
-            action = direct(&self.records, &passage, &mut work);
+            action = direct(&self.records, &passage, is_blind, &mut work);
         }
         match action {
             Action::Change(change) => {

@@ -25,7 +25,7 @@ use crate::datapath::pin::PinDir;
 use crate::health::get;
 use crate::maps::fill::{MapFill, fill};
 use crate::maps::store::KernelStore;
-use crate::status::AgentStatus;
+use crate::status::{AgentStatus, SHORTCUTS};
 use crate::sys::bpf;
 use crate::sys::link::Side;
 
@@ -100,7 +100,8 @@ pub struct ObservedDevice {
 /// What was found where packets enter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ObservedShortcuts {
-    /// `never` (a port of a bridge, or pods without a pair of devices of their own), `not asked yet`, `open` or `shut`.
+    /// `never` (a port of a bridge, or pods without a pair of devices of their own), `not asked yet`, `open`, `open to
+    /// IPv4`, `open to IPv6` or `shut`.
     pub state: &'static str,
     /// Who is in the way, in words.
     pub in_the_way: Vec<&'static str>,
@@ -127,7 +128,10 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let mut notes = Vec::new();
     let hooks = observed_hooks(root, agent.status.as_ref())
         .map_err(|error| if is_denied(&error) { error.context(Exit::Unfit) } else { error })?;
-    let devices = observed_devices(root).unwrap_or_else(|error| {
+    // An agent that wants none leaves what was found for another.
+    let packet = agent.status.as_ref().and_then(|status| status.packet.as_ref());
+    let has_shortcuts = packet.is_none_or(|packet| packet.shortcuts == SHORTCUTS);
+    let devices = observed_devices(root, has_shortcuts).unwrap_or_else(|error| {
         notes.push(format!("devices: {error:#}"));
         Vec::new()
     });
@@ -183,7 +187,7 @@ fn observed_hooks(root: &Path, agent: Option<&AgentStatus>) -> anyhow::Result<Ve
 }
 
 /// The devices of the pin directory `root`, read from the kernel.
-fn observed_devices(root: &Path) -> anyhow::Result<Vec<ObservedDevice>> {
+fn observed_devices(root: &Path, has_shortcuts: bool) -> anyhow::Result<Vec<ObservedDevice>> {
     let mut devices = Vec::new();
     let pin_dir = PinDir::new(root, SCHEMA);
     let looks = Looks::open(&pin_dir).context("read what was found at devices")?;
@@ -195,8 +199,8 @@ fn observed_devices(root: &Path) -> anyhow::Result<Vec<ObservedDevice>> {
             let Stranger { id, name, is_outside } = stranger;
             OtherProgram { name, id, is_outside }
         });
-        let looks = looks.as_ref().filter(|_| side == Side::Ingress);
-        let found = looks.map(|looks| looks.of(index, monotonic_now())).transpose();
+        let looks = looks.as_ref().filter(|_| has_shortcuts && side == Side::Ingress);
+        let found = looks.map(|looks| looks.of(index, monotonic_now)).transpose();
         let found = found.with_context(|| format!("read what was found at device {index}"))?;
         devices.push(ObservedDevice {
             device: name,
@@ -217,7 +221,12 @@ fn shortcuts(found: Found) -> ObservedShortcuts {
         Found::Never => ("never", Vec::new(), None),
         Found::NotLooked => ("not asked yet", Vec::new(), None),
         Found::Looked(reasons, ago) => {
-            let state = if reasons.is_empty() { "open" } else { "shut" };
+            let state = match *reasons {
+                [] => "open",
+                [Reason::NetfilterV6] => "open to IPv4",
+                [Reason::NetfilterV4] => "open to IPv6",
+                _ => "shut",
+            };
             (state, reasons.into_iter().map(Reason::words).collect(), Some(ago.as_secs_f64()))
         }
     };

@@ -45,26 +45,23 @@ impl Looks {
         Ok(devices.zip(looks).map(|(devices, looks)| Self { devices, looks }))
     }
 
-    /// What was found at a device, at a time of the clock that the programs date by.
-    pub fn of(&self, index: u32, now: u64) -> io::Result<Found> {
+    /// What was found at a device; `now` reads the clock that the programs date by.
+    pub fn of(&self, index: u32, now: impl FnOnce() -> u64) -> io::Result<Found> {
         let told = self.devices.lookup(&index.to_ne_bytes())?;
         let look = self.looks.lookup(&Look::place(index).to_ne_bytes())?;
-        Ok(found(index, now, (told.as_deref(), look.as_deref())))
+        Ok(found(index, now(), (told.as_deref(), look.as_deref())))
     }
 }
 
 fn found(index: u32, now: u64, (told, look): (Option<&[u8]>, Option<&[u8]>)) -> Found {
     let told = told.and_then(|bytes| Device::read_from_bytes(bytes).ok());
-    if told.is_none_or(|device| device.shortens == 0) {
-        return Found::Never;
-    }
+    let Some(device) = told.filter(|device| device.shortens != 0) else { return Found::Never };
     let look = look.and_then(|bytes| u64::read_from_bytes(bytes).ok()).unwrap_or_default();
-    match Look(look).last_found(index, tick(now)) {
-        Some((bits, ticks)) => {
-            Found::Looked(Reason::of(bits).collect(), Duration::from_nanos(u64::from(ticks) * TICK))
-        }
-        None => Found::NotLooked,
-    }
+    let Some((bits, ticks)) = Look(look).last_found(index, tick(now)) else { return Found::NotLooked };
+    // What packets meet where they leave is asked of pods' devices only.
+    let counts = |reason: &Reason| device.leads_to_pods != 0 || reason.is_of_ingress();
+    let ago = Duration::from_nanos(u64::from(ticks) * TICK);
+    Found::Looked(Reason::of(bits).filter(counts).collect(), ago)
 }
 
 #[cfg(test)]
@@ -75,10 +72,11 @@ mod tests {
 
     #[test]
     fn a_device_says_what_was_found_there_and_when() {
-        let device = |shortens| {
+        let of_kind = |leads_to_pods, shortens| {
             let (v4, v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
-            Device { v4, v6, leads_to_pods: 0, shortens }.as_bytes().to_vec()
+            Device { v4, v6, leads_to_pods, shortens }.as_bytes().to_vec()
         };
+        let device = |shortens| of_kind(1, shortens);
         let look = |device, bits| Look::new(device, bits, 1_000).0.to_ne_bytes();
         let now = 1_250 * TICK + 5;
         let of = |told: Option<&[u8]>, look: &[u8]| found(7, now, (told, Some(look)));
@@ -90,5 +88,7 @@ mod tests {
         assert_eq!(of(Some(&device(1)), &look(7, 0)), Found::Looked(vec![], ago));
         let reasons = vec![Reason::NetfilterV4, Reason::Queue];
         assert_eq!(of(Some(&device(1)), &look(7, 0x21)), Found::Looked(reasons, ago));
+        let at_uplink = of(Some(&of_kind(0, 1)), &look(7, 0x31));
+        assert_eq!(at_uplink, Found::Looked(vec![Reason::NetfilterV4], ago), "its queue is in nobody's way");
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tests::netns::Netns;
 
 use super::layout::Layout;
+use super::pods::{agents, cluster_ips};
 use super::site::{Backend, Site};
 use crate::scenario::BACKEND_PORT;
 use crate::traffic::Transfer;
@@ -19,10 +20,8 @@ const AFTER: u16 = 41_001;
 const DATAGRAMS: u16 = 41_002;
 /// Bytes of each transfer.
 const LENGTH: usize = 100_000;
-/// After which a packet cannot be one that another device of the node has just sent on.
-const A_WHILE: Duration = Duration::from_millis(50);
 
-/// Who is asked: a NodePort, and the backend itself.
+/// Who is asked: a frontend, and its backend itself.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     from: IpAddr,
@@ -30,65 +29,49 @@ struct Asked {
     backend: SocketAddr,
 }
 
-/// Pods on the node that the client asks and on another, in both families; the way back to the client leads by the first node.
-fn site() -> (Site, Vec<Asked>) {
-    let site = Site::new(Layout::Routed).unwrap();
-    let gateways = site.cluster.node(1).addresses();
-    for (range, gateway) in ["172.31.0.0/24", "fd00:172:31::/64"].into_iter().zip(gateways) {
-        site.cluster.node(2).netns.add_route(&format!("{range} via {gateway}")).unwrap();
-    }
-    let all = [Backend::LocalPod, Backend::RemotePod].into_iter().flat_map(|backend| {
+/// Pods on the first node and on another, in both families, as somebody with these addresses asks them.
+fn asked(
+    site: &Site,
+    froms: [IpAddr; 2],
+    frontends: impl Fn(Backend) -> [SocketAddr; 2],
+) -> impl Iterator<Item = Asked> {
+    [Backend::LocalPod, Backend::RemotePod].into_iter().flat_map(move |backend| {
         let (_, ips) = backend.place(&site.cluster);
-        let frontends = backend.frontends(&site.cluster);
+        let frontends = frontends(backend);
         [0, 1].map(|family| Asked {
-            from: wire::clients()[family],
+            from: froms[family],
             frontend: frontends[family],
             backend: SocketAddr::new(ips[family], BACKEND_PORT),
         })
-    });
-    let all = all.collect();
-    (site, all)
+    })
 }
 
 fn open(client: &Netns, (from, port): (IpAddr, u16), to: SocketAddr) -> Transfer {
     Transfer::open(client, (Some(SocketAddr::new(from, port)), to)).unwrap()
 }
 
-#[test]
-fn connections_of_one_port_are_kept_apart() {
-    let (site, all) = site();
-    let _agents = site.agents();
-    for asked in all {
-        let Asked { from, frontend, backend } = asked;
-        // Both at once: the backend must be able to tell them apart.
-        let first = open(&site.client, (from, BOTH), frontend);
-        std::thread::sleep(A_WHILE);
-        let second = open(&site.client, (from, BOTH), backend);
-        let done =
-            [second, first].map(|transfer| transfer.complete(LENGTH).context(format!("{asked:?}")).unwrap());
-        let seen: BTreeSet<SocketAddr> = done.iter().map(|client| client.seen).collect();
-        assert_eq!(seen.len(), 2, "{asked:?}: {done:?}");
-        // One after the other: nothing is left of the first.
-        open(&site.client, (from, AFTER), frontend).complete(LENGTH).unwrap();
-        let second = open(&site.client, (from, AFTER), backend).complete(LENGTH);
-        let second = second.with_context(|| format!("{asked:?}, after another")).unwrap();
-        assert_eq!(second.seen, SocketAddr::new(from, AFTER), "{asked:?}");
-    }
+fn check_connections(client: &Netns, asked: Asked) {
+    let Asked { from, frontend, backend } = asked;
+    // Both at once: the backend must be able to tell them apart.
+    let first = open(client, (from, BOTH), frontend);
+    let second = open(client, (from, BOTH), backend);
+    let done =
+        [second, first].map(|transfer| transfer.complete(LENGTH).context(format!("{asked:?}")).unwrap());
+    let seen: BTreeSet<SocketAddr> = done.iter().map(|client| client.seen).collect();
+    assert_eq!(seen.len(), 2, "{asked:?}: {done:?}");
+    // One after the other: nothing is left of the first.
+    open(client, (from, AFTER), frontend).complete(LENGTH).unwrap();
+    let second = open(client, (from, AFTER), backend).complete(LENGTH);
+    let second = second.with_context(|| format!("{asked:?}, after another")).unwrap();
+    assert_eq!(second.seen, SocketAddr::new(from, AFTER), "{asked:?}");
 }
 
-#[test]
-fn datagrams_of_one_port_are_answered_by_whom_they_have_asked() {
-    let (site, all) = site();
-    let _agents = site.agents();
-    for asked in all {
-        let own = SocketAddr::new(asked.from, DATAGRAMS);
-        let socket = site.client.inside(|| UdpSocket::bind(own)).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
-        for turn in 0..3_u8 {
-            for to in [asked.frontend, asked.backend] {
-                ask(&socket, to, turn).with_context(|| format!("{asked:?}, turn {turn}, {to}")).unwrap();
-                std::thread::sleep(A_WHILE);
-            }
+fn check_datagrams(client: &Netns, asked: Asked) {
+    let socket = client.inside(|| UdpSocket::bind(SocketAddr::new(asked.from, DATAGRAMS))).unwrap().unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    for turn in 0..3_u8 {
+        for to in [asked.frontend, asked.backend] {
+            ask(&socket, to, turn).with_context(|| format!("{asked:?}, turn {turn}, {to}")).unwrap();
         }
     }
 }
@@ -100,4 +83,37 @@ fn ask(socket: &UdpSocket, to: SocketAddr, turn: u8) -> Result<()> {
     ensure!(answer[..length].last() == Some(&turn), "another question was answered");
     ensure!(from == to, "{from} has answered");
     Ok(())
+}
+
+#[test]
+fn a_client_outside_is_answered_by_whom_it_has_asked() {
+    let site = Site::new(Layout::Routed).unwrap();
+    // The way back to the client leads by the first node.
+    let gateways = site.cluster.node(1).addresses();
+    for (range, gateway) in ["172.31.0.0/24", "fd00:172:31::/64"].into_iter().zip(gateways) {
+        site.cluster.node(2).netns.add_route(&format!("{range} via {gateway}")).unwrap();
+    }
+    let _agents = site.agents();
+    let node_ports = |backend: Backend| {
+        let all = backend.frontends(&site.cluster);
+        [all[0], all[1]]
+    };
+    for asked in asked(&site, wire::clients(), node_ports) {
+        check_connections(&site.client, asked);
+        check_datagrams(&site.client, asked);
+    }
+}
+
+/// Pods of a bridge, too: what goes to others passes its device besides their own.
+#[test]
+fn a_pod_without_hooked_sockets_is_answered_by_whom_it_has_asked() {
+    for layout in [Layout::Routed, Layout::Bridge] {
+        let site = Site::new(layout).unwrap();
+        let _agents = agents(&site);
+        let pod = &site.cluster.node(1).pods[0];
+        for asked in asked(&site, [pod.v4, pod.v6], cluster_ips) {
+            check_connections(&pod.netns, asked);
+            check_datagrams(&pod.netns, asked);
+        }
+    }
 }

@@ -11,13 +11,14 @@ use crate::traffic::{Way, exchange};
 use crate::witness::{Rules, Witness};
 
 /// Cluster IPs of a backend's Service.
-fn cluster_ips(backend: Backend) -> [SocketAddr; 2] {
+pub(super) fn cluster_ips(backend: Backend) -> [SocketAddr; 2] {
     let number = backend as u16;
     [format!("10.96.0.{}", 100 + number), format!("fd00:10:96::{}", 100 + number)]
         .map(|ip| SocketAddr::new(ip.parse().unwrap(), 80))
 }
 
-fn agents(site: &Site) -> Vec<Agent<'_>> {
+/// Agents that hook no sockets.
+pub(super) fn agents(site: &Site) -> Vec<Agent<'_>> {
     let start = |node| {
         Agent::start_with(node, site.manifests.path(), &["--devices", "auto", "--socket-lb", "off"]).unwrap()
     };

@@ -171,7 +171,12 @@ fn assert_told(agent: &Agent, (device, expected): Told, name: &str) {
     let sides = said["devices"].as_array().unwrap();
     let side = sides.iter().find(|side| side["device"] == device && side["hook"] == "ingress").unwrap();
     let found = &side["shortcuts"];
-    let state = if expected.is_empty() { "open" } else { "shut" };
+    let state = match *expected {
+        [] => "open",
+        ["netfilter of IPv4"] => "open to IPv6",
+        ["netfilter of IPv6"] => "open to IPv4",
+        _ => "shut",
+    };
     assert_eq!((&found["state"], &found["in_the_way"]), (&state.into(), &expected.into()), "{name}");
     let ago = found["seconds_ago"].as_f64().unwrap();
     assert!((0.0..10.0).contains(&ago), "{name}: {ago} s ago");
