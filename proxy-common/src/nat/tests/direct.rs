@@ -181,6 +181,20 @@ fn the_next_connection_begins_anew() {
     assert_eq!(asks(&node, seen.dst, ACK), own);
 }
 
+/// A router's error about an answer shows the client's own port, and the backend knows the other.
+#[test]
+fn the_backend_is_told_of_errors_by_the_port_that_it_knows() {
+    let (node, seen) = connected((Proto::TCP, true, false));
+    let other = asks(&node, seen.dst, SYN);
+    let sent = node.answers(other, SYN | ACK);
+    let (outer, inner) = (node.headers(Trip { src: end(9, 9, 0), dst: sent.src }), node.headers(sent));
+    let report = Report { outer: &outer, inner: &inner, now: node.now };
+    let mut work = Work::EMPTY;
+    let change = error_arrives(&node.records, &report, &mut work).unwrap();
+    assert_eq!((change.quoted_side, change.quoted), (Side::Source, other.dst));
+    assert_eq!((change.quoted_far_port, change.addr), (other.src.port, other.dst.addr));
+}
+
 #[test]
 fn nobodys_ports_of_sctp_are_changed() {
     let mut node = Node::new(1, Proto::SCTP);
