@@ -99,7 +99,19 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use std::fs;
 
-    use super::source_hash;
+    use super::{Record, source_hash};
+    use crate::tree::Tree;
+
+    /// `ebpf --check` asks the same, after a build: here it is said before a commit, whatever tier was run.
+    #[test]
+    fn the_committed_record_is_of_the_sources_of_this_checkout() {
+        let tree = Tree::find().unwrap();
+        assert_eq!(
+            Record::read(&tree).unwrap().source_hash,
+            source_hash(&tree.root).unwrap(),
+            "run `cargo xtask ebpf` and commit what it writes"
+        );
+    }
 
     #[test]
     fn the_source_hash_sees_contents_names_and_new_files() {
