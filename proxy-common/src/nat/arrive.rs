@@ -1,5 +1,6 @@
 //! A packet enters the node: DNAT, and the client instead of the SNAT end.
 
+use super::leave::finds;
 use super::{ACK, Action, Change, FIN, Flows, Passage, RST, SYN, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{Flow, FlowKey, NO_MAC, Part};
@@ -51,10 +52,7 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
 #[inline(always)]
 fn give_back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<Change> {
     passage.key(Part::Return, false, &mut work.key);
-    let place = flows.find(&work.key, &mut work.flow)?;
-    if !is_alive(&work.flow, passage.headers.proto, &flows.timeouts(), passage.now) {
-        return None;
-    }
+    let place = finds(flows, passage, work)?;
     refresh(flows, passage, (place, &mut work.flow));
     Some(Change {
         side: Side::Destination,

@@ -5,7 +5,7 @@ use super::{Action, Change, Claim, Flows, MARGIN, Passage, TRIES, Work, is_alive
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
 use crate::flow::{End, Flow, FlowKey, NO_MAC, Part, Whole};
-use crate::lb::{Held, Lookup, Packet, Pick, Sender, Tuple, Verdict, admits, translate};
+use crate::lb::{Held, Lookup, Packet, Sender, Tuple, Verdict, admits, translate};
 use crate::packet::Side;
 use crate::reason::DropReason;
 
@@ -56,9 +56,9 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     if headers.proto == Proto::SCTP && pick.port != headers.dst_port {
         return Action::Drop(pick.service, DropReason::SctpPort);
     }
-    draft(passage, &pick, work);
-    let from_afar = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
-    work.whole.flags = from_afar | if flows.is_crowded() { Flow::APART } else { 0 };
+    work.whole.backend = End::new(pick.addr, pick.port);
+    work.whole.held = Held { service: pick.service, backend: pick.backend, generation: pick.generation };
+    draft(flows, passage, work);
     if let Err(why) = record(flows, passage, work) {
         return Action::Drop(pick.service, why);
     }
@@ -75,16 +75,16 @@ pub const fn sent_on(flow: &Whole) -> Change {
     Change { side: Side::Destination, to, far_port, mac: NO_MAC, is_request: true }
 }
 
-/// The flow as it is to be, if nobody else is in its way.
+/// The flow as it is to be, if nobody else is in its way; its backend is there already.
 #[inline(always)]
-fn draft(passage: &Passage<'_>, pick: &Pick, work: &mut Work) {
+pub(super) fn draft<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
     work.whole.client = passage.src();
     work.whole.inside = passage.headers.src_port;
     work.whole.vip = passage.dst();
-    work.whole.backend = End::new(pick.addr, pick.port);
     work.whole.snat = End::NONE;
     work.whole.proto = passage.headers.proto;
-    work.whole.held = Held { service: pick.service, backend: pick.backend, generation: pick.generation };
+    let from_afar = if passage.is_from_pods { 0 } else { Flow::FROM_AFAR };
+    work.whole.flags = from_afar | if flows.is_crowded() { Flow::APART } else { 0 };
 }
 
 /// Makes the records of a flow. Where the main table is full, they lie apart.

@@ -6,7 +6,7 @@
 //! is not noticed: nobody keeps records of what is no frontend's.
 
 use super::arrive::forward;
-use super::begin::{record, sent_on};
+use super::begin::{draft, record, sent_on};
 use super::leave::finds;
 use super::{ACK, Action, Change, Flows, Passage, REFRESH, RST, SYN, Work};
 use crate::addr::Proto;
@@ -101,13 +101,8 @@ fn give_other_port<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) 
     if !flows.admit() {
         return Action::Drop(work.whole.held.service, crate::reason::DropReason::Flood);
     }
-    work.whole.client = passage.src();
-    work.whole.inside = passage.headers.src_port;
-    work.whole.vip = passage.dst();
-    work.whole.snat = End::NONE;
-    let from_afar = if flows.leads_to_pods() { 0 } else { Flow::FROM_AFAR };
-    let apart = if flows.is_crowded() { Flow::APART } else { 0 };
-    work.whole.flags = from_afar | apart | Flow::DIRECT;
+    draft(flows, passage, work);
+    work.whole.flags |= Flow::DIRECT;
     flows.say_direct();
     match record(flows, passage, work) {
         Ok(()) => Action::Change(sent_on(&work.whole)),

@@ -4,8 +4,14 @@ use super::arrive::{keep, refresh, seen};
 use super::{Action, Change, Claim, Flows, Passage, RST, TRIES, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, NO_MAC, Part};
-use crate::packet::Side;
+use crate::packet::{Headers, Side};
 use crate::reason::DropReason;
+
+/// Whether [`leave`] is to be asked of a packet: where not, it would pass.
+#[inline(always)]
+pub fn may_be_of_a_flow<F: Flows>(flows: &F, headers: &Headers) -> bool {
+    flows.may_know(&End::new(headers.src, headers.src_port), &End::new(headers.dst, headers.dst_port))
+}
 
 /// Decides about a packet that leaves the node: a reply gets its VIP as source, and what goes to a backend on another node
 /// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself.
@@ -14,14 +20,12 @@ use crate::reason::DropReason;
 /// to. Requests are sent to that sender from then on, so that netfilter sees both directions or neither.
 ///
 /// Where something else has given the packet another source on the way, as a CNI that masquerades, no flow is found, and
-/// there is nothing to do: whoever did that undoes it. One mark lets go of most packets that are of no flow.
+/// there is nothing to do: whoever did that undoes it. One mark lets go of most packets that are of no flow, see
+/// [`may_be_of_a_flow`].
 #[inline(always)]
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
     let is_hairpin = passage.headers.src == passage.headers.dst;
     if passage.is_request && !is_hairpin && flows.leads_to_pods() {
-        return Action::Pass;
-    }
-    if !flows.may_know(&passage.src(), &passage.dst()) {
         return Action::Pass;
     }
     if !passage.is_request {

@@ -21,7 +21,7 @@ pub use arrive::{arrive, is_for_the_node};
 pub use begin::{begin, sent_on};
 pub use direct::{direct, may_be_direct};
 pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
-pub use leave::{leave, reserve};
+pub use leave::{leave, may_be_of_a_flow, reserve};
 pub use life::{Timeouts, is_alive};
 pub use ports::{Ports, TRIES};
 pub use settings::{Device, Settings};
@@ -82,8 +82,10 @@ pub struct Passage<'a> {
     pub headers: &'a Headers,
     /// Flags of its TCP header; zero for anything else.
     pub tcp: u8,
-    /// Who sends, for a packet that enters.
+    /// Who sends, for a packet that may begin a flow.
     pub origin: Origin,
+    /// Whether it comes from a device of this node's pods, for a packet that may begin a flow.
+    pub is_from_pods: bool,
     /// Of its frame, the address that it is sent to where it enters, and that it is sent from where it leaves; [`crate::flow::NO_MAC`]
     /// where there is none.
     pub mac: Mac,

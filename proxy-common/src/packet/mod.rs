@@ -9,6 +9,7 @@ mod headers;
 pub mod quoted;
 pub mod refusal;
 mod rewrite;
+pub mod usual;
 
 pub use headers::{ETHER_IPV4, ETHER_IPV6, Fragment, Headers, parse};
 pub(crate) use rewrite::IP_CHECKSUM;

@@ -4,7 +4,7 @@
 //! (`CONFIG_NETFILTER_NETLINK_HOOK`), and whoever asked now and then would be late. The kernel's BTF says where each of these
 //! words lies. What cannot be read counts as somebody there.
 
-use super::{TICKS, TICKS_OF_PEER, counts};
+use super::{TICKS_OF_PEER, counts};
 
 /// Bytes from the beginning of one of the kernel's types to a member, out of its BTF.
 #[repr(C)]
@@ -250,13 +250,7 @@ impl Look {
         device & (super::LOOKS - 1)
     }
 
-    /// What was found at a device, if it is this one and counts still.
-    #[inline(always)]
-    pub const fn reasons(self, device: u32, tick: u32) -> Option<u8> {
-        self.within(device, tick, TICKS)
-    }
-
-    /// The same if it is of this very tick.
+    /// What was found at a device, if it is this one and the tick this very one.
     #[inline(always)]
     pub const fn just_found(self, device: u32, tick: u32) -> Option<u8> {
         self.within(device, tick, 1)

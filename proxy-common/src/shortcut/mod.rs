@@ -32,8 +32,8 @@ pub const fn tick(now: u64) -> u32 {
 /// Nanoseconds of a [`tick`].
 pub const TICK: u64 = 1 << 22;
 
-/// How many ticks a route counts, and what a packet's own device was found to have: 12.6 to 16.8 ms. So long may somebody new in
-/// the stack be passed by.
+/// How many ticks a route counts, and with it what was then found at the device that its packets enter by: 12.6 to 16.8 ms. So long
+/// may somebody new in the stack be passed by.
 const TICKS: u32 = 4;
 /// How many ticks requests believe what replies have found at their pod's device, who look each [`TICKS`].
 const TICKS_OF_PEER: u32 = 8;

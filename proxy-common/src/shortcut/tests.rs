@@ -152,17 +152,15 @@ fn a_look_is_of_one_device_and_soon_over() {
             let look = Look::new(0x0012_3456, reasons, now);
             assert_eq!(look.just_found(0x0012_3456, now), Some(reasons));
             assert_eq!(look.just_found(0x0012_3456, now.wrapping_add(1)), None);
-            assert_eq!(look.reasons(0x0012_3456, now.wrapping_add(TICKS - 1)), Some(reasons));
-            assert_eq!(look.reasons(0x0012_3456, now.wrapping_add(TICKS)), None);
-            assert_eq!(look.reasons(0x0012_3457, now), None);
-            assert_eq!(look.reasons(0x0112_3456, now), None, "an index of more bits");
+            assert_eq!(look.just_found(0x0012_3457, now), None);
+            assert_eq!(look.just_found(0x0112_3456, now), None, "an index of more bits");
             let lets_pass =
                 reasons & (Reason::OthersOut as u8 | Reason::Queue as u8 | Reason::Unreadable as u8) == 0;
             assert_eq!(look.lets_pass(0x0012_3456, now.wrapping_add(TICKS)), lets_pass);
             assert!(!look.lets_pass(0x0012_3456, now.wrapping_add(TICKS_OF_PEER)));
         }
     }
-    assert_eq!(Look(0).reasons(7, 0), None, "memory that is zero");
+    assert_eq!(Look(0).just_found(7, 0), None, "memory that is zero");
     assert_eq!(Look(0).last_found(7, 0), None);
     let look = Look::new(7, 9, 100);
     assert_eq!(look.last_found(7, 100), Some((9, 0)));

@@ -5,13 +5,13 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Port;
 use proxy_common::lb::{Lookup, owns_vip};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey};
-use proxy_common::nat::{ErrorChange, Report, error_arrives, error_leaves};
-use proxy_common::packet::quoted::{quoted, rewrite_quoted};
+use proxy_common::nat::{ErrorChange, Report, Work, error_arrives, error_leaves};
+use proxy_common::packet::quoted::{quoted as read, rewrite_quoted};
 use proxy_common::packet::refusal::refuse;
 use proxy_common::packet::rewrite;
 use proxy_common::reason::DropReason;
 
-use crate::flows::{self, Room, Tables};
+use crate::flows::{self, Desk, Room, Tables};
 use crate::maps::{self, Kernel, clients};
 use crate::passage::{DROP, NEXT, REDIRECT};
 use crate::skb::{ERROR, Skb};
@@ -19,27 +19,28 @@ use crate::skb::{ERROR, Skb};
 /// An ICMP error enters the node.
 #[inline(always)]
 pub fn error_enters(ctx: &TcContext) -> i32 {
-    let Some((mut skb, room)) = read_quoted(ctx) else { return NEXT };
-    let report = Report { outer: &room.headers, inner: &room.quoted, now: clients::now() };
-    let change = error_arrives(&Tables(ctx), &report, &mut room.work);
+    let Some((mut skb, report, work)) = read_quoted(ctx) else { return NEXT };
+    let change = error_arrives(&Tables(ctx), &report, work);
     tell(&mut skb, &report, change)
 }
 
 /// An ICMP error leaves the node.
 #[inline(always)]
 pub fn error_exits(ctx: &TcContext) -> i32 {
-    let Some((mut skb, room)) = read_quoted(ctx) else { return NEXT };
-    let report = Report { outer: &room.headers, inner: &room.quoted, now: clients::now() };
-    let change = error_leaves(&Tables(ctx), &report, &mut room.work);
+    let Some((mut skb, report, work)) = read_quoted(ctx) else { return NEXT };
+    let change = error_leaves(&Tables(ctx), &report, work);
     tell(&mut skb, &report, change)
 }
 
 #[inline(always)]
-fn read_quoted(ctx: &TcContext) -> Option<(Skb<'_>, &'static mut Room)> {
-    let room = flows::room()?;
-    let skb = Skb::new(ctx, room.link);
+fn read_quoted(ctx: &TcContext) -> Option<(Skb<'_>, Report<'static>, &'static mut Work)> {
+    let Room { headers, desk: Desk { link, quoted, work, .. } } = flows::room()?;
+    let skb = Skb::new(ctx, *link);
     skb.pull_to(ERROR);
-    if quoted(&skb, &room.headers, &mut room.quoted) { Some((skb, room)) } else { None }
+    if !read(&skb, headers, quoted) {
+        return None;
+    }
+    Some((skb, Report { outer: headers, inner: quoted, now: clients::now() }, work))
 }
 
 #[inline(always)]
@@ -67,11 +68,10 @@ fn change_error(skb: &mut Skb<'_>, report: &Report<'_>, change: &ErrorChange) ->
 /// A part of a datagram without ports.
 #[inline(always)]
 pub fn part(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return NEXT };
-    let mut skb = Skb::new(ctx, room.link);
-    let headers = &room.headers;
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, desk.link);
     let change =
-        flows::part(&FragmentKey::of(headers, room.place)).and_then(|part| part.change(clients::now()));
+        flows::part(&FragmentKey::of(headers, desk.place)).and_then(|part| part.change(clients::now()));
     if let Some((side, addr)) = change {
         if rewrite(&mut skb, headers, side, (addr, Port::ANY)) {
             return NEXT;
@@ -80,7 +80,7 @@ pub fn part(ctx: &TcContext) -> i32 {
         return DROP;
     }
     // What is for the node itself its own stack puts together; what leaves is of no flow.
-    if room.place != ENTERS || Kernel.node_addr(headers.dst).is_some() || !owns_vip(&Kernel, headers.dst) {
+    if desk.place != ENTERS || Kernel.node_addr(headers.dst).is_some() || !owns_vip(&Kernel, headers.dst) {
         return NEXT;
     }
     maps::count_reason(DropReason::LostFragment);
@@ -90,13 +90,13 @@ pub fn part(ctx: &TcContext) -> i32 {
 /// Nobody serves a packet: its sender is told.
 #[inline(always)]
 pub fn refusal(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return DROP };
-    let mut skb = Skb::new(ctx, room.link);
+    let Some(Room { headers, desk }) = flows::room() else { return DROP };
+    let mut skb = Skb::new(ctx, desk.link);
     if !Tables(ctx).may_refuse() {
         maps::count_reason(DropReason::RefusalLimit);
         return DROP;
     }
-    if refuse(&skb, &room.headers, &mut room.answer) && skb.turn_into(&room.answer) {
+    if refuse(&skb, headers, &mut desk.answer) && skb.turn_into(&desk.answer) {
         skb.send_back();
         return REDIRECT;
     }

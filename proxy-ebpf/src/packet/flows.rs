@@ -70,6 +70,7 @@ pub enum Slow {
     RequestPasses = 8,
     ReplyPasses = 9,
     Direct = 10,
+    LeaveKnown = 11,
 }
 
 /// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the
@@ -77,11 +78,16 @@ pub enum Slow {
 ///
 /// A program that is tail-called finds what the one before it has left there.
 pub struct Room {
+    pub headers: Headers,
+    pub desk: Desk,
+}
+
+/// All of it but the packet's headers.
+pub struct Desk {
     /// Bytes ahead of the IP header.
     pub link: u32,
     /// Where the packet is: [`fragment::ENTERS`] or [`fragment::LEAVES`].
     pub place: u8,
-    pub headers: Headers,
     /// Those of the packet that an ICMP error quotes.
     pub quoted: Headers,
     pub work: Work,
@@ -201,10 +207,10 @@ fn put_apart(key: &FlowKey, flow: &Flow, flags: u64) -> bool {
 }
 
 impl Tables<'_> {
-    /// Who sends a packet that enters from an address.
+    /// Who sends a packet that enters from an address, maybe by a device of pods.
     #[inline(always)]
-    pub fn origin(&self, addr: Addr) -> Origin {
-        let is_inside = self.leads_to_pods() || INSIDE.get(&Key::new(128, addr)).is_some();
+    pub fn origin(addr: Addr, is_from_pods: bool) -> Origin {
+        let is_inside = is_from_pods || INSIDE.get(&Key::new(128, addr)).is_some();
         if is_inside { Origin::Pod } else { Origin::External }
     }
 

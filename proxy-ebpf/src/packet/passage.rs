@@ -8,13 +8,14 @@ use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{
     Action, Change, Flows, Passage, arrive, begin, direct, is_for_the_node, is_icmp, leave, may_be_direct,
-    reserve, sent_on,
+    may_be_of_a_flow, reserve, sent_on,
 };
-use proxy_common::packet::{Bytes, Fragment, Headers, parse, rewrite};
+use proxy_common::packet::usual::{V4_BYTES, V6_BYTES, usual_v4, usual_v6};
+use proxy_common::packet::{Bytes, ETHER_IPV4, ETHER_IPV6, Fragment, Headers, parse, rewrite};
 use proxy_common::reason::DropReason;
 use proxy_common::shortcut::Route;
 
-use crate::flows::{self, Room, Slow, Tables};
+use crate::flows::{self, Desk, Room, Slow, Tables};
 use crate::maps::{self, Kernel, clients};
 use crate::shortcut::{self, Way};
 use crate::skb::Skb;
@@ -38,64 +39,82 @@ pub const ETHERNET: u32 = 14;
 #[inline(always)]
 pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     let mut skb = Skb::new(ctx, link);
-    let is_sent_on = skb.unmark();
-    let Some(room) = read(&skb, ENTERS) else { return NEXT };
-    room.sent_on = u8::from(is_sent_on);
-    go_in(&mut skb, room)
+    let Some(room) = flows::room() else { return NEXT };
+    room.desk.sent_on = u8::from(skb.unmark());
+    if let Some(headers) = usual(&skb, room, ENTERS, ETHER_IPV4) {
+        return go_in(&mut skb, &headers, &mut room.desk);
+    }
+    if let Some(headers) = usual(&skb, room, ENTERS, ETHER_IPV6) {
+        return go_in(&mut skb, &headers, &mut room.desk);
+    }
+    match read(&skb, room, ENTERS) {
+        Some((headers, desk)) => go_in(&mut skb, headers, desk),
+        None => NEXT,
+    }
 }
 
 /// The same for one that a pod sends.
 #[inline(always)]
 pub fn enter_from_pod(ctx: &TcContext) -> i32 {
     let mut skb = Skb::new(ctx, ETHERNET);
-    let is_sent_on = skb.unmark();
-    let Some(room) = read(&skb, ENTERS) else { return NEXT };
-    room.sent_on = u8::from(is_sent_on);
-    if shortcut::are_wanted()
-        && room.headers.has_ports()
-        && let Some(taken) = reply(&mut skb, room)
-    {
-        return taken;
+    let Some(room) = flows::room() else { return NEXT };
+    room.desk.sent_on = u8::from(skb.unmark());
+    if let Some(headers) = usual(&skb, room, ENTERS, ETHER_IPV4) {
+        return go_in_from_pod(&mut skb, &headers, &mut room.desk);
     }
-    go_in(&mut skb, room)
+    match read(&skb, room, ENTERS) {
+        Some((headers, desk)) => go_in_from_pod(&mut skb, headers, desk),
+        None => NEXT,
+    }
 }
 
 #[inline(always)]
-fn go_in(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
+fn go_in_from_pod(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
+    match reply(skb, headers, desk) {
+        Some(taken) => taken,
+        None => go_in(skb, headers, desk),
+    }
+}
+
+#[inline(always)]
+fn go_in(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     let ctx = skb.ctx;
-    if is_foreign(&Kernel, room.headers.dst) {
-        return past(skb, room);
+    if is_foreign(&Kernel, headers.dst) {
+        return past(skb, headers, desk);
     }
-    if !room.headers.has_ports() {
-        return aside(ctx, &room.headers, (Slow::PartArrives, Slow::ErrorArrives));
+    if !headers.has_ports() {
+        return aside(ctx, headers, (Slow::PartArrives, Slow::ErrorArrives));
     }
-    if is_for_the_node(&Kernel, &Tables(ctx), &room.headers) {
+    if is_for_the_node(&Kernel, &Tables(ctx), headers) {
         return NEXT;
     }
-    let Some(mut passage) = passage(skb, (&room.headers, TO), Origin::External) else { return NEXT };
-    passage.is_request = room.sent_on != 0;
-    let action = arrive(&Kernel, &Tables(ctx), &passage, &mut room.work);
-    room.may_pass = u8::from(may_pass(&action));
-    let verdict = carry_out(skb, (&room.headers, ENTERS), &action);
+    let is_request = desk.sent_on != 0;
+    let Some(passage) = passage(skb, (headers, TO), is_request, clients::now()) else { return NEXT };
+    let action = arrive(&Kernel, &Tables(ctx), &passage, &mut desk.work);
+    desk.may_pass = u8::from(may_pass(&action));
+    let verdict = carry_out(skb, (headers, ENTERS), &action);
     skb.barrier();
     // What gets another source as it leaves goes to another node.
-    if verdict == NEXT && room.may_pass != 0 && room.work.flow.other.is_none() {
-        room.backend = room.work.flow.becomes.addr;
-        return request(skb, room);
+    if verdict == NEXT && desk.may_pass != 0 && desk.work.flow.other.is_none() {
+        desk.backend = desk.work.flow.becomes.addr;
+        return request(skb, headers, (desk, passage.now));
     }
     verdict
 }
 
 /// It is for no owned address, but may have to do with flows all the same.
 #[inline(always)]
-fn past(skb: &Skb<'_>, room: &Room) -> i32 {
-    let (ctx, headers) = (skb.ctx, &room.headers);
+fn past(skb: &Skb<'_>, headers: &Headers, desk: &Desk) -> i32 {
+    let ctx = skb.ctx;
     if !headers.has_ports() {
         // An error about what a backend has sent to a client with another port.
         if is_icmp(headers) && Tables(ctx).has_direct() {
             flows::go_on(ctx, Slow::ErrorArrives);
         }
-    } else if room.sent_on == 0 && may_be_direct(&Tables(ctx), headers, tcp(skb, headers)) {
+    } else if desk.sent_on == 0
+        && let Some(tcp) = tcp(skb, headers)
+        && may_be_direct(&Tables(ctx), headers, tcp)
+    {
         flows::go_on(ctx, Slow::Direct);
     }
     NEXT
@@ -110,63 +129,80 @@ fn may_pass(action: &Action) -> bool {
 /// It is the first of a flow.
 #[inline(always)]
 pub fn first(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return NEXT };
-    let mut skb = Skb::new(ctx, room.link);
-    let origin = Tables(ctx).origin(room.headers.src);
-    let Some(passage) = passage(&skb, (&room.headers, TO), origin) else { return NEXT };
-    let action = begin(&Kernel, &Tables(ctx), &passage, &mut room.work);
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, desk.link);
+    let is_request = skb.is_request();
+    let Some(mut passage) = passage(&skb, (headers, TO), is_request, clients::now()) else { return NEXT };
+    passage.is_from_pods = Tables(ctx).leads_to_pods();
+    passage.origin = Tables::origin(headers.src, passage.is_from_pods);
+    let action = begin(&Kernel, &Tables(ctx), &passage, &mut desk.work);
     if matches!(action, Action::Change(_)) {
         flows::go_on(ctx, Slow::SendOn);
         return DROP;
     }
-    carry_out(&mut skb, (&room.headers, ENTERS), &action)
+    carry_out(&mut skb, (headers, ENTERS), &action)
 }
 
 /// A client may be asking a backend itself.
 #[inline(always)]
 pub fn ask(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return NEXT };
-    let mut skb = Skb::new(ctx, room.link);
-    let Some(mut passage) = passage(&skb, (&room.headers, TO), Origin::External) else { return NEXT };
-    passage.is_request = room.sent_on != 0;
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, desk.link);
+    let is_request = desk.sent_on != 0;
+    let Some(mut passage) = passage(&skb, (headers, TO), is_request, clients::now()) else { return NEXT };
+    passage.is_from_pods = Tables(ctx).leads_to_pods();
     // Somebody else has put a number where programs say so.
     let is_blind = !skb.is_unmarked();
-    let action = direct(&Tables(ctx), &passage, is_blind, &mut room.work);
-    carry_out(&mut skb, (&room.headers, ENTERS), &action)
+    let action = direct(&Tables(ctx), &passage, is_blind, &mut desk.work);
+    carry_out(&mut skb, (headers, ENTERS), &action)
 }
 
 /// The first packet of a flow that has its records is sent on.
 #[inline(always)]
 pub fn send_on(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return DROP };
-    let mut skb = Skb::new(ctx, room.link);
-    let whole = &room.work.whole;
+    let Some(Room { headers, desk }) = flows::room() else { return DROP };
+    let mut skb = Skb::new(ctx, desk.link);
+    let whole = &desk.work.whole;
     maps::count_service(whole.held.service, ServiceCounter::Picked);
-    let verdict = carry_out(&mut skb, (&room.headers, ENTERS), &Action::Change(sent_on(whole)));
+    let verdict = carry_out(&mut skb, (headers, ENTERS), &Action::Change(sent_on(whole)));
     if verdict != NEXT || !has_shortcuts(&skb) {
         return verdict;
     }
-    room.backend = room.work.whole.backend.addr;
-    request_by_any_way(&mut skb, room)
+    desk.backend = desk.work.whole.backend.addr;
+    request_by_any_way(&mut skb, headers, desk)
 }
 
-/// A packet leaves the node.
+/// A packet leaves the node. Nothing is written to it here: the kernel has each program that does see first whether the packet's
+/// memory is its own.
 #[inline(always)]
 pub fn exit(ctx: &TcContext, link: u32) -> i32 {
-    let mut skb = Skb::new(ctx, link);
+    let skb = Skb::new(ctx, link);
     if skb.is_done() {
         return NEXT;
     }
-    let Some(room) = read(&skb, LEAVES) else { return NEXT };
-    if !room.headers.has_ports() {
-        return aside(ctx, &room.headers, (Slow::PartLeaves, Slow::ErrorLeaves));
+    let Some(room) = flows::room() else { return NEXT };
+    let Some((headers, _)) = read(&skb, room, LEAVES) else { return NEXT };
+    if !headers.has_ports() {
+        return aside(ctx, headers, (Slow::PartLeaves, Slow::ErrorLeaves));
     }
-    let Some(passage) = passage(&skb, (&room.headers, FROM), Origin::External) else { return NEXT };
-    let action = leave(&Tables(ctx), &passage, &mut room.work);
-    let verdict = carry_out(&mut skb, (&room.headers, LEAVES), &action);
+    if may_be_of_a_flow(&Tables(ctx), headers) {
+        flows::go_on(ctx, Slow::LeaveKnown);
+    }
+    NEXT
+}
+
+/// A packet leaves that may be of a flow.
+#[inline(always)]
+pub fn exit_known(ctx: &TcContext) -> i32 {
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, desk.link);
+    let is_request = skb.is_request();
+    let Some(passage) = passage(&skb, (headers, FROM), is_request, clients::now()) else { return NEXT };
+    let action = leave(&Tables(ctx), &passage, &mut desk.work);
+    let verdict = carry_out(&mut skb, (headers, LEAVES), &action);
     // It would look like a reply of the other flow to a device that it is still to pass.
     if let Action::Change(Change { is_request: false, .. }) = action
-        && room.work.flow.has(Flow::DIRECT)
+        && desk.work.flow.has(Flow::DIRECT)
         && skb.is_unmarked()
     {
         skb.mark_done();
@@ -177,21 +213,39 @@ pub fn exit(ctx: &TcContext, link: u32) -> i32 {
 /// It needs another source.
 #[inline(always)]
 pub fn source(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return NEXT };
-    let mut skb = Skb::new(ctx, room.link);
-    let Some(passage) = passage(&skb, (&room.headers, FROM), Origin::External) else { return NEXT };
-    let action = reserve(&Tables(ctx), &passage, &mut room.work);
-    carry_out(&mut skb, (&room.headers, LEAVES), &action)
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
+    let mut skb = Skb::new(ctx, desk.link);
+    let is_request = skb.is_request();
+    let Some(passage) = passage(&skb, (headers, FROM), is_request, clients::now()) else { return NEXT };
+    let action = reserve(&Tables(ctx), &passage, &mut desk.work);
+    carry_out(&mut skb, (headers, LEAVES), &action)
 }
 
-/// Reads a packet's headers into the room of this CPU.
+/// Reads the headers of a packet as most are; the room gets them for the programs that follow. They are also given as they are: what
+/// is done about such a packet is compiled for it alone, and half as long.
 #[inline(always)]
-fn read(skb: &Skb<'_>, place: u8) -> Option<&'static mut Room> {
+fn usual(skb: &Skb<'_>, room: &mut Room, place: u8, ether_type: u16) -> Option<Headers> {
+    if skb.link != ETHERNET || skb.ether_type() != ether_type {
+        return None;
+    }
+    let headers = match ether_type {
+        ETHER_IPV4 => usual_v4(&skb.near(V4_BYTES)?)?,
+        _ => usual_v6(&skb.near(V6_BYTES)?)?,
+    };
+    room.headers = headers;
+    room.desk.link = skb.link;
+    room.desk.place = place;
+    Some(headers)
+}
+
+/// Reads those of any packet into the room of this CPU.
+#[inline(always)]
+fn read<'a>(skb: &Skb<'_>, room: &'a mut Room, place: u8) -> Option<(&'a Headers, &'a mut Desk)> {
     skb.pull();
-    let room = flows::room()?;
-    room.link = skb.link;
-    room.place = place;
-    if parse(skb, skb.link, skb.ether_type(), &mut room.headers) { Some(room) } else { None }
+    room.desk.link = skb.link;
+    room.desk.place = place;
+    let Room { headers, desk } = room;
+    if parse(skb, skb.link, skb.ether_type(), headers) { Some((headers, desk)) } else { None }
 }
 
 /// What has no ports may be a part of a datagram that has, or an error about a packet that had.
@@ -205,36 +259,42 @@ fn aside(ctx: &TcContext, headers: &Headers, (part, error): (Slow, Slow)) -> i32
     NEXT
 }
 
-/// Flags of a TCP header; none of anything else.
+/// Flags of a TCP header; zero for anything else.
 #[inline(always)]
-fn tcp(skb: &Skb<'_>, headers: &Headers) -> u8 {
-    if headers.proto == Proto::TCP { skb.byte(headers.segment + FLAGS).unwrap_or(0) } else { 0 }
+fn tcp(skb: &Skb<'_>, headers: &Headers) -> Option<u8> {
+    if headers.proto == Proto::TCP { skb.byte(headers.segment + FLAGS) } else { Some(0) }
 }
 
 #[inline(always)]
-fn passage<'a>(skb: &Skb<'_>, (headers, mac_at): (&'a Headers, u32), origin: Origin) -> Option<Passage<'a>> {
-    let tcp = if headers.proto == Proto::TCP { skb.byte(headers.segment + FLAGS)? } else { 0 };
+fn passage<'a>(
+    skb: &Skb<'_>,
+    (headers, mac_at): (&'a Headers, u32),
+    is_request: bool,
+    now: u64,
+) -> Option<Passage<'a>> {
+    let (tcp, origin) = (tcp(skb, headers)?, Origin::External);
     let mac = if skb.link == 0 { NO_MAC } else { skb.mac(mac_at)? };
-    Some(Passage { headers, tcp, origin, mac, now: clients::now(), is_request: skb.is_request() })
+    Some(Passage { headers, tcp, origin, is_from_pods: false, mac, now, is_request })
 }
 
 /// A reply of a pod goes past the stack. `None`: it is none, or goes the long way, on which it is changed as it leaves.
 #[inline(always)]
-fn reply(skb: &mut Skb<'_>, room: &mut Room) -> Option<i32> {
-    let ends = (room.headers.src, room.headers.dst);
-    let is_known = Tables(skb.ctx)
-        .may_know(&End::new(ends.0, room.headers.src_port), &End::new(ends.1, room.headers.dst_port));
-    if !is_known || !skb.is_unmarked() {
+fn reply(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> Option<i32> {
+    if !shortcut::are_wanted() || !headers.has_ports() {
         return None;
     }
-    match shortcut::way(skb, &room.headers, ends) {
+    if !may_be_of_a_flow(&Tables(skb.ctx), headers) || !skb.is_unmarked() {
+        return None;
+    }
+    let (ends, now) = ((headers.src, headers.dst), clients::now());
+    match shortcut::way(skb, headers, ends, now) {
         Way::Stack => None,
         Way::Short(route) => {
-            let change = change_of_reply(skb, room)?;
-            Some(go_short(skb, room, &change, route))
+            let change = change_of_reply(skb, headers, (desk, now))?;
+            Some(go_short(skb, headers, &change, route))
         }
         Way::Unknown => {
-            change_of_reply(skb, room)?;
+            change_of_reply(skb, headers, (desk, now))?;
             flows::go_on(skb.ctx, Slow::ReplyPasses);
             None
         }
@@ -244,31 +304,31 @@ fn reply(skb: &mut Skb<'_>, room: &mut Room) -> Option<i32> {
 /// Finds the way of a reply, and sends it there.
 #[inline(always)]
 pub fn reply_passes(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return NEXT };
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
     let mut skb = Skb::new(ctx, ETHERNET);
-    let ends = (room.headers.src, room.headers.dst);
-    let Way::Short(route) = shortcut::find(&skb, room, ends, true) else { return NEXT };
-    match change_of_reply(&skb, room) {
-        Some(change) => go_short(&mut skb, room, &change, route),
+    let (ends, now) = ((headers.src, headers.dst), clients::now());
+    let Way::Short(route) = shortcut::find(&skb, headers, (desk, now), (ends, true)) else { return NEXT };
+    match change_of_reply(&skb, headers, (desk, now)) {
+        Some(change) => go_short(&mut skb, headers, &change, route),
         None => NEXT,
     }
 }
 
 /// What a reply is changed into. Its frame says nothing: pods of a bridge have no shortcuts.
 #[inline(always)]
-fn change_of_reply(skb: &Skb<'_>, room: &mut Room) -> Option<Change> {
-    let mut passage = passage(skb, (&room.headers, FROM), Origin::External)?;
-    passage.mac = NO_MAC;
-    match leave(&Tables(skb.ctx), &passage, &mut room.work) {
+fn change_of_reply(skb: &Skb<'_>, headers: &Headers, (desk, now): (&mut Desk, u64)) -> Option<Change> {
+    let (tcp, origin, mac) = (tcp(skb, headers)?, Origin::External, NO_MAC);
+    let passage = Passage { headers, tcp, origin, is_from_pods: false, mac, now, is_request: false };
+    match leave(&Tables(skb.ctx), &passage, &mut desk.work) {
         Action::Change(change) if !change.is_request => Some(change),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn go_short(skb: &mut Skb<'_>, room: &Room, change: &Change, route: &Route) -> i32 {
-    if change_packet(skb, &room.headers, change)
-        && let Some(taken) = shortcut::take(skb, &room.headers, route)
+fn go_short(skb: &mut Skb<'_>, headers: &Headers, change: &Change, route: &Route) -> i32 {
+    if change_packet(skb, headers, change)
+        && let Some(taken) = shortcut::take(skb, headers, route)
     {
         skb.mark_done();
         return taken;
@@ -279,13 +339,13 @@ fn go_short(skb: &mut Skb<'_>, room: &Room, change: &Change, route: &Route) -> i
 
 /// A request has been changed, and goes past the stack if it may.
 #[inline(always)]
-fn request(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
+fn request(skb: &mut Skb<'_>, headers: &Headers, (desk, now): (&mut Desk, u64)) -> i32 {
     if !has_shortcuts(skb) {
         return NEXT;
     }
-    match shortcut::way(skb, &room.headers, (room.headers.src, room.backend)) {
+    match shortcut::way(skb, headers, (headers.src, desk.backend), now) {
         Way::Stack => {}
-        Way::Short(route) => return shortcut::take(skb, &room.headers, route).unwrap_or(NEXT),
+        Way::Short(route) => return shortcut::take(skb, headers, route).unwrap_or(NEXT),
         Way::Unknown => flows::go_on(skb.ctx, Slow::RequestPasses),
     }
     NEXT
@@ -299,20 +359,20 @@ fn has_shortcuts(skb: &Skb<'_>) -> bool {
 /// A request has been changed, and nothing is known of its way.
 #[inline(always)]
 pub fn request_passes(ctx: &TcContext) -> i32 {
-    let Some(room) = flows::room() else { return NEXT };
-    request_by_any_way(&mut Skb::new(ctx, ETHERNET), room)
+    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
+    request_by_any_way(&mut Skb::new(ctx, ETHERNET), headers, desk)
 }
 
 /// Sends a request that has been changed by its way, which is found unless it is known.
 #[inline(always)]
-fn request_by_any_way(skb: &mut Skb<'_>, room: &mut Room) -> i32 {
-    let ends = (room.headers.src, room.backend);
-    let way = match shortcut::way(skb, &room.headers, ends) {
-        Way::Unknown => shortcut::find(skb, room, ends, false),
+fn request_by_any_way(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
+    let (ends, now) = ((headers.src, desk.backend), clients::now());
+    let way = match shortcut::way(skb, headers, ends, now) {
+        Way::Unknown => shortcut::find(skb, headers, (desk, now), (ends, false)),
         known => known,
     };
     match way {
-        Way::Short(route) => shortcut::take(skb, &room.headers, route).unwrap_or(NEXT),
+        Way::Short(route) => shortcut::take(skb, headers, route).unwrap_or(NEXT),
         Way::Stack | Way::Unknown => NEXT,
     }
 }

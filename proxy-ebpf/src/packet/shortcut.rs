@@ -1,7 +1,9 @@
 //! Packets go past the node's stack, see [`proxy_common::shortcut`].
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{bpf_fib_lookup as Fib, bpf_redir_neigh as Neighbour};
+use aya_ebpf::bindings::{
+    bpf_fib_lookup as Fib, bpf_redir_neigh as Neighbour, bpf_redir_neigh__bindgen_ty_1 as Hop,
+};
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_probe_read_kernel, bpf_redirect_neigh, bpf_redirect_peer,
@@ -13,8 +15,7 @@ use proxy_common::shortcut::{
     self, IN_THE_WAY, Look, Memory, Offsets, PEER, Route, class, is_plain, length, place, take_hop, tick,
 };
 
-use crate::flows::{self, Room};
-use crate::maps::clients;
+use crate::flows::{self, Desk};
 use crate::skb::Skb;
 
 /// Not zero: there are shortcuts. Set before the load, as is [`OFFSETS`].
@@ -53,19 +54,14 @@ pub fn are_wanted() -> bool {
 
 /// What is known of the way of a packet between two addresses, as the stack would see them.
 #[inline(always)]
-pub fn way(skb: &Skb<'_>, headers: &Headers, (src, dst): (Addr, Addr)) -> Way {
-    let (device, tick) = (skb.device(), tick(clients::now()));
-    // SAFETY: the map returned a live element of one word.
-    let look = LOOKS.get_ptr(Look::place(device)).map(|look| Look(unsafe { look.read_volatile() }));
-    let Some(reasons) = look.and_then(|look| look.reasons(device, tick)) else { return Way::Unknown };
-    let is_free = reasons & IN_THE_WAY[usize::from(!headers.is_v4)] == 0;
-    if !is_free || !skb.is_plain() || !is_plain(skb, headers) {
+pub fn way(skb: &Skb<'_>, headers: &Headers, (src, dst): (Addr, Addr), now: u64) -> Way {
+    if !skb.is_plain() || !is_plain(skb, headers) {
         return Way::Stack;
     }
     let Some(route) = ROUTES.get_ptr(place(src, dst)) else { return Way::Stack };
     // SAFETY: the element is this CPU's alone.
     let route = unsafe { &*route };
-    if !route.is_of((src, dst), (device, class(skb, headers)), tick) {
+    if !route.is_of((src, dst), (skb.device(), class(skb, headers)), tick(now)) {
         return Way::Unknown;
     }
     let fits = length(skb, headers, skb.sizes()).is_some_and(|length| length <= route.mtu);
@@ -82,26 +78,29 @@ pub fn take(skb: &mut Skb<'_>, headers: &Headers, route: &Route) -> Option<i32> 
         // SAFETY: the helper takes numbers only.
         unsafe { bpf_redirect_peer(route.device & !PEER, 0) }
     } else {
-        let mut neighbour = Neighbour { nh_family: 0, __bindgen_anon_1: NO_NEIGHBOUR };
-        if route.hop.is_v4() {
-            neighbour.nh_family = AF_INET as u32;
-            neighbour.__bindgen_anon_1.ipv4_nh = route.hop.v4_word();
-        } else {
-            neighbour.nh_family = AF_INET6 as u32;
-            neighbour.__bindgen_anon_1.ipv6_nh = route.hop.words();
-        }
+        let mut neighbour = neighbour(route.hop);
         // SAFETY: the helper reads as many bytes as it is told.
         unsafe { bpf_redirect_neigh(route.device, &raw mut neighbour, size_of::<Neighbour>() as i32, 0) }
     };
     Some(taken as i32)
 }
 
-const NO_NEIGHBOUR: aya_ebpf::bindings::bpf_redir_neigh__bindgen_ty_1 =
-    aya_ebpf::bindings::bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] };
+/// The next hop as the helper takes it: of an IPv4 address it reads the first word.
+#[inline(always)]
+fn neighbour(hop: Addr) -> Neighbour {
+    let [a, b, c, d] = hop.words();
+    let (family, words) = if hop.is_v4() { (AF_INET, [d, b, c, d]) } else { (AF_INET6, [a, b, c, d]) };
+    Neighbour { nh_family: family as u32, __bindgen_anon_1: Hop { ipv6_nh: words } }
+}
 
 /// Finds the way of a packet anew, and keeps it for others between the same addresses.
 #[inline(always)]
-pub fn find(skb: &Skb<'_>, room: &mut Room, ends: (Addr, Addr), is_reply: bool) -> Way {
+pub fn find(
+    skb: &Skb<'_>,
+    headers: &Headers,
+    (desk, now): (&mut Desk, u64),
+    (ends, is_reply): ((Addr, Addr), bool),
+) -> Way {
     let (src, dst) = ends;
     let Some(route) = ROUTES.get_ptr_mut(place(src, dst)) else { return Way::Stack };
     // SAFETY: the element is this CPU's alone.
@@ -109,35 +108,40 @@ pub fn find(skb: &Skb<'_>, room: &mut Room, ends: (Addr, Addr), is_reply: bool) 
     route.src = src;
     route.dst = dst;
     route.entered = skb.device();
-    route.class = class(skb, &room.headers);
-    route.tick = tick(clients::now());
+    route.class = class(skb, headers);
+    route.tick = tick(now);
     route.device = 0;
     skb.barrier();
-    if let Some(device) = device(skb, room, route, is_reply) {
+    if let Some(device) = device(skb, headers, (desk, is_reply), route) {
         route.device = device;
     }
     skb.barrier();
-    way(skb, &room.headers, ends)
+    way(skb, headers, ends, now)
 }
 
 /// The device that packets of a route leave by; the route gets its next hop and MTU.
 #[inline(always)]
-fn device(skb: &Skb<'_>, room: &mut Room, route: &mut Route, is_reply: bool) -> Option<u32> {
-    let is_v4 = room.headers.is_v4;
+fn device(
+    skb: &Skb<'_>,
+    headers: &Headers,
+    (desk, is_reply): (&mut Desk, bool),
+    route: &mut Route,
+) -> Option<u32> {
+    let is_v4 = headers.is_v4;
     let reasons = look_at_device(skb, route.tick);
     if reasons & IN_THE_WAY[usize::from(!is_v4)] != 0 || !flows::shortens(route.entered, is_reply) {
         return None;
     }
-    room.fib_ends = (route.src, route.dst, route.entered, route.class);
-    let out = look_up(skb, room)?;
-    route.hop = hop(&room.fib);
+    desk.fib_ends = (route.src, route.dst, route.entered, route.class);
+    let out = look_up(skb, headers, desk)?;
+    route.hop = hop(&desk.fib);
     // SAFETY: each member of this union is a number.
-    route.mtu = unsafe { room.fib.__bindgen_anon_1.mtu_result } as u32;
+    route.mtu = unsafe { desk.fib.__bindgen_anon_1.mtu_result } as u32;
     if !flows::shortens(out, !is_reply) || !is_reply && !lets_pass(out, route.tick) {
         return None;
     }
-    room.fib_ends = (route.dst, route.src, out, route.class);
-    let back = look_up(skb, room)?;
+    desk.fib_ends = (route.dst, route.src, out, route.class);
+    let back = look_up(skb, headers, desk)?;
     if back != route.entered {
         return None;
     }
@@ -146,16 +150,16 @@ fn device(skb: &Skb<'_>, room: &mut Room, route: &mut Route, is_reply: bool) -> 
 
 /// The device that a route leads to; `None`: nowhere, or somewhere where the stack has more to do than forward.
 #[inline(always)]
-fn look_up(skb: &Skb<'_>, room: &mut Room) -> Option<u32> {
-    let (src, dst, entered, class) = room.fib_ends;
-    let fib = &mut room.fib;
-    fib.l4_protocol = room.headers.proto.0;
+fn look_up(skb: &Skb<'_>, headers: &Headers, desk: &mut Desk) -> Option<u32> {
+    let (src, dst, entered, class) = desk.fib_ends;
+    let fib = &mut desk.fib;
+    fib.l4_protocol = headers.proto.0;
     fib.sport = 0;
     fib.dport = 0;
     // Any, so that the MTU is told.
     fib.__bindgen_anon_1.tot_len = 1;
     fib.ifindex = entered;
-    if room.headers.is_v4 {
+    if headers.is_v4 {
         fib.family = AF_INET;
         fib.__bindgen_anon_2.rt_metric = class;
         fib.__bindgen_anon_3.ipv4_src = src.v4_word();

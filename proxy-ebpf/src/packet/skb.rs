@@ -10,6 +10,7 @@ use proxy_common::addr::Proto;
 use proxy_common::flow::Mac;
 use proxy_common::packet::checksum::Delta;
 use proxy_common::packet::refusal::{self, Answer};
+use proxy_common::packet::usual::Near;
 use proxy_common::packet::{Bytes, Covered, Frame};
 
 /// Bytes of a packet that are looked at: no header that Shunt reads lies beyond.
@@ -44,6 +45,13 @@ impl<'a> Skb<'a> {
     pub fn ether_type(&self) -> u16 {
         // SAFETY: the kernel hands every program a valid context.
         u16::from_be(unsafe { (&raw const (*self.ctx.skb.skb).protocol).read_volatile() } as u16)
+    }
+
+    /// Its first bytes, if there are so many.
+    #[inline(always)]
+    pub fn near(&self, bytes: u32) -> Option<Beginning> {
+        let (data, end) = self.bounds();
+        if data + bytes as usize > end { None } else { Some(Beginning(data)) }
     }
 
     /// Makes the headers readable where they lie in the fragments of a packet.
@@ -92,6 +100,7 @@ impl<'a> Skb<'a> {
                 ctx = in(reg) self.ctx.skb.skb,
                 data_at = const core::mem::offset_of!(__sk_buff, data),
                 end_at = const core::mem::offset_of!(__sk_buff, data_end),
+                options(pure, readonly, nostack),
             );
         }
         (data, end)
@@ -206,7 +215,9 @@ impl<'a> Skb<'a> {
     /// A link-layer address at some place.
     #[inline(always)]
     pub fn mac(&self, at: u32) -> Option<Mac> {
-        Some([self.half(at)?, self.half(at + 2)?, self.half(at + 4)?])
+        let place = self.at(at, 6)? as usize;
+        // SAFETY: six bytes lie before the end of the packet.
+        unsafe { Some([half(place), half(place + 2), half(place + 4)]) }
     }
 
     /// Writes one.
@@ -221,14 +232,8 @@ impl<'a> Skb<'a> {
         if data + 12 > end {
             return false;
         }
-        let at = |index: usize| {
-            let half: u64;
-            // SAFETY: twelve bytes lie before the end of the packet, and each index is below six.
-            unsafe {
-                core::arch::asm!("{half} = *(u16 *)({place} + 0)", half = out(reg) half, place = in(reg) data + 2 * index)
-            };
-            half as u16
-        };
+        // SAFETY: twelve bytes lie before the end of the packet, and each index is below six.
+        let at = |index: usize| unsafe { half(data + 2 * index) };
         let turned = [at(3), at(4), at(5), at(0), at(1), at(2)];
         let skb = self.ctx.skb.skb;
         // SAFETY: the context is valid, and the helper checks the size.
@@ -246,6 +251,46 @@ impl<'a> Skb<'a> {
     }
 }
 
+/// Two bytes of a packet. In assembly, since Rust has no load of a place that may be unaligned but by single bytes; the kernel lets
+/// programs read such places.
+#[inline(always)]
+unsafe fn half(place: usize) -> u16 {
+    let half: u64;
+    // SAFETY: the caller has seen that they lie before its end.
+    unsafe {
+        core::arch::asm!("{half} = *(u16 *)({place} + 0)", half = out(reg) half, place = in(reg) place, options(pure, readonly, nostack));
+    }
+    half as u16
+}
+
+/// Four bytes of a packet, see [`half`].
+#[inline(always)]
+unsafe fn word(place: usize) -> u32 {
+    let word: u64;
+    // SAFETY: the caller has seen that they lie before its end.
+    unsafe {
+        core::arch::asm!("{word} = *(u32 *)({place} + 0)", word = out(reg) word, place = in(reg) place, options(pure, readonly, nostack));
+    }
+    word as u32
+}
+
+/// The first bytes of a packet, see [`Skb::near`]. Nothing may be done meanwhile that moves it in memory; the verifier sees to that.
+pub struct Beginning(usize);
+
+impl Near for Beginning {
+    #[inline(always)]
+    fn half(&self, at: u32) -> u16 {
+        // SAFETY: whoever made this has seen that the bytes are there, or the verifier refuses the program.
+        unsafe { half(self.0 + at as usize) }
+    }
+
+    #[inline(always)]
+    fn word(&self, at: u32) -> u32 {
+        // SAFETY: as above.
+        unsafe { word(self.0 + at as usize) }
+    }
+}
+
 impl Bytes for Skb<'_> {
     #[inline(always)]
     fn byte(&self, at: u32) -> Option<u8> {
@@ -256,25 +301,14 @@ impl Bytes for Skb<'_> {
 
     #[inline(always)]
     fn half(&self, at: u32) -> Option<u16> {
-        let place = self.at(at, 2)?;
-        let half: u64;
-        // SAFETY: the bytes lie before the end of the packet. In assembly, since Rust has no load of a place that may be
-        // unaligned but by single bytes; the kernel lets programs read such places.
-        unsafe {
-            core::arch::asm!("{half} = *(u16 *)({place} + 0)", half = out(reg) half, place = in(reg) place)
-        };
-        Some(half as u16)
+        // SAFETY: the bytes lie before the end of the packet.
+        self.at(at, 2).map(|place| unsafe { half(place as usize) })
     }
 
     #[inline(always)]
     fn word(&self, at: u32) -> Option<u32> {
-        let place = self.at(at, 4)?;
-        let word: u64;
-        // SAFETY: as in `half`.
-        unsafe {
-            core::arch::asm!("{word} = *(u32 *)({place} + 0)", word = out(reg) word, place = in(reg) place)
-        };
-        Some(word as u32)
+        // SAFETY: the bytes lie before the end of the packet.
+        self.at(at, 4).map(|place| unsafe { word(place as usize) })
     }
 
     #[inline(always)]

@@ -298,7 +298,8 @@ impl Node {
     }
 
     fn passage<'a>(&self, (headers, tcp): (&'a Headers, u8), is_request: bool) -> Passage<'a> {
-        Passage { headers, tcp, origin: Origin::External, mac: self.mac.get(), now: self.now, is_request }
+        let (origin, mac, now) = (Origin::External, self.mac.get(), self.now);
+        Passage { headers, tcp, origin, is_from_pods: false, mac, now, is_request }
     }
 
     /// A packet enters from outside; what becomes of it, or why nothing does.
@@ -357,7 +358,11 @@ impl Node {
         let passage = self.passage((&headers, tcp), is_request && self.hints);
         self.records.leads_to_pods.set(is_pods);
         let mut work = Work::EMPTY;
-        let mut action = leave(&self.records, &passage, &mut work);
+        let mut action = if may_be_of_a_flow(&self.records, &headers) {
+            leave(&self.records, &passage, &mut work)
+        } else {
+            Action::Pass
+        };
         if action == Action::Reserve {
             action = reserve(&self.records, &passage, &mut work);
         }
