@@ -141,7 +141,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Pla
     true
 }
 
-/// The record of a remote backend's replies is settled with the others.
+/// The record of a remote backend's replies is settled with the others, if it is still the flow's.
 #[inline(always)]
 fn settle_return<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
     if !work.whole.has_snat() {
@@ -149,6 +149,9 @@ fn settle_return<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
     }
     work.whole.key(Part::Return, &mut work.twin_key);
     let Some(place) = flows.find(&work.twin_key, &mut work.twin) else { return };
+    if !work.whole.has(Part::Return, &work.twin) {
+        return;
+    }
     let old = work.twin.flags;
     work.twin.flags = (old & !Flow::APART) | Flow::SETTLED;
     work.twin.used = passage.now;
@@ -175,8 +178,11 @@ fn move_in<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool 
     if work.whole.has_snat() {
         work.whole.flags = (work.whole.flags & !Flow::APART) | Flow::SETTLED;
         work.whole.key(Part::Return, &mut work.twin_key);
-        work.whole.record(Part::Return, passage.now, &mut work.twin);
-        settle_or_stay(flows, &work.twin_key, &mut work.twin);
+        // What lies apart may have been pushed out, and another may have the port by now: then `leave` finds one anew.
+        if flows.find(&work.twin_key, &mut work.twin).is_none() || work.whole.has(Part::Return, &work.twin) {
+            work.whole.record(Part::Return, passage.now, &mut work.twin);
+            settle_or_stay(flows, &work.twin_key, &mut work.twin);
+        }
     }
     true
 }

@@ -158,6 +158,9 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
     work.whole.key(Part::Forward, &mut work.twin_key);
     if flows.find(&work.twin_key, &mut work.twin).is_none() {
         work.whole.record(Part::Forward, passage.now, &mut work.twin);
+    } else if !work.whole.has(Part::Forward, &work.twin) {
+        // The client has another backend by now, and this packet was still on its way to the first.
+        return by_other_source(passage, work);
     }
     work.twin.other = work.whole.snat;
     flows.put(&work.twin_key, &work.twin);

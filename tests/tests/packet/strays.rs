@@ -77,6 +77,31 @@ fn errors_between_a_remote_backend_and_the_client_pass_the_other_source() {
     }
 }
 
+/// A client that also asks the backend itself has another port there, see `nat::direct`: whoever reports an error about what the
+/// backend answers knows the client's own port only. No frontend has the backend's address.
+#[test]
+fn an_error_about_a_direct_answer_names_the_port_that_the_backend_knows() {
+    for ends in families() {
+        let Ends { client, vip, backend, node, .. } = ends;
+        let mut rig = ends.rig();
+        rig.set_device(Some(node.ip())).unwrap();
+        let (from, asked) = (router(client), packet((client, backend), None));
+        let about = error(from, backend.ip(), &packet((backend, client), None));
+        // While nobody asks for himself, what is for no frontend is let go at once.
+        assert_eq!(rig.run("shunt_arrive", &about).unwrap(), next(about.clone()));
+        rig.run("shunt_arrive", &packet((client, vip), None)).unwrap();
+        rig.run("shunt_leave", &packet((backend, client), None)).unwrap();
+        let Answer::Next(sent) = rig.run("shunt_arrive", &asked).unwrap() else { panic!("dropped") };
+        let at = if node.is_ipv4() { 34 } else { 54 };
+        let inside = SocketAddr::new(client.ip(), u16::from_be_bytes([sent[at], sent[at + 1]]));
+        assert!(inside != client && sent == packet((inside, backend), None), "{inside}");
+        let answer = rig.run("shunt_leave", &packet((backend, inside), None)).unwrap();
+        assert_eq!(answer, next(packet((backend, client), None)));
+        let told = error(from, backend.ip(), &packet((backend, inside), None));
+        assert_eq!(rig.run("shunt_arrive", &about).unwrap(), next(told));
+    }
+}
+
 #[test]
 fn later_parts_of_a_datagram_follow_the_first() {
     let [ends, _] = families();

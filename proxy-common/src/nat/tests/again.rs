@@ -91,3 +91,30 @@ fn who_has_lost_its_port_gets_another() {
         assert_eq!(node.answers(second, ACK), Trip { src: vip(0), dst: other });
     }
 }
+
+/// The same while it opens: a flood may have pushed the record out that held its port, and another flow has the port by now.
+#[test]
+fn who_has_lost_its_port_while_it_opens_leaves_it_to_the_other() {
+    for is_apart in [true, false] {
+        let node = Node::new(2, Proto::TCP);
+        let word = Some(ViewWord::random(1, 1));
+        let tables = Tables { word, gone: RefCell::default(), backends: 2, affinity: 0, is_blurred: false };
+        let node = Node { tables, ..node };
+        if is_apart {
+            node.records.open_at_once.set(0);
+        }
+        let [one, other] = [end(200, 0, 40_000), end(200, 1, 40_000)];
+        let first = node.sends(one, vip(0), SYN).unwrap();
+        node.answers(first, SYN | ACK);
+        let port = FlowKey::new(Part::Return, first.dst, first.src, Proto::TCP);
+        node.records.remove(&port);
+        let second = node.takes_source(other, vip(0), first);
+        node.arrives(Trip { src: one, dst: vip(0) }, ACK).unwrap();
+        let held = node.records.get(&port).unwrap();
+        assert_eq!((held.becomes, held.has(Flow::SETTLED)), (other, false));
+        let seen = node.sends(one, vip(0), ACK).unwrap();
+        assert_ne!(seen, second);
+        assert_eq!(node.answers(seen, ACK), Trip { src: vip(0), dst: one });
+        assert_eq!(node.answers(second, ACK), Trip { src: vip(0), dst: other });
+    }
+}

@@ -304,6 +304,28 @@ fn a_flow_that_finds_no_room_in_the_main_table_goes_on_apart() {
 }
 
 #[test]
+fn a_late_request_leaves_the_flow_to_the_next_backend_alone() {
+    let client = end(200, 2, 40_000);
+    let mut node = Node::new(1, Proto::UDP);
+    node.tables.word = Some(ViewWord::random(1, 1));
+    let request = Trip { src: client, dst: vip(0) };
+    let first = node.arrives(request, 0).unwrap();
+    node.tables.gone.borrow_mut().push(1);
+    node.tables.word = Some(ViewWord::random(3, 1));
+    let second = node.sends(client, vip(0), 0).unwrap();
+    assert_eq!((first.dst, second.dst), (backend(1), backend(3)));
+    let key = FlowKey::new(Part::Forward, client, vip(0), Proto::UDP);
+    let before = node.records.get(&key);
+    // The first datagram leaves only now, with a source of its own.
+    let late = node.exits((first, true), 0, false);
+    assert!(late.src != second.src && late.src.addr == node_addr());
+    assert_eq!(node.records.get(&key), before);
+    for seen in [late, second] {
+        assert_eq!(node.answers(seen, 0), Trip { src: vip(0), dst: client });
+    }
+}
+
+#[test]
 fn a_late_reply_leaves_the_flow_to_the_next_backend_alone() {
     let (gateway, neighbour) = ([1, 2, 3], [4, 5, 6]);
     let client = end(1, 2, 40_000);
