@@ -223,6 +223,34 @@ fn flows_that_are_too_many_lie_apart_until_their_clients_answer() {
     }
 }
 
+/// What a flood costs: most of its connections are never answered.
+#[test]
+fn a_connection_that_lies_apart_has_one_record_until_it_is_answered() {
+    for proto in [Proto::TCP, Proto::UDP] {
+        let node = Node::new(2, proto);
+        node.records.open_at_once.set(0);
+        let client = end(200, 0, 40_000);
+        let first = node.arrives(Trip { src: client, dst: vip(0) }, SYN).unwrap();
+        assert_eq!(node.records.keys().len(), if proto == Proto::TCP { 1 } else { 2 });
+        assert_eq!(node.answers(first, SYN | ACK), Trip { src: vip(0), dst: client });
+        assert_eq!(node.records.keys().len(), 2);
+        for tcp in [ACK, RST] {
+            assert_eq!(node.arrives(Trip { src: client, dst: vip(0) }, tcp), Ok(first));
+        }
+        // The records of one that is over do not lead the next one's packets to the backend of the first.
+        let next = (0..100).find_map(|_| {
+            let seen = node.arrives(Trip { src: client, dst: vip(0) }, SYN).unwrap();
+            (seen.dst != first.dst).then_some(seen)
+        });
+        let Some(next) = next else {
+            assert_eq!(proto, Proto::UDP, "a SYN begins a connection");
+            continue;
+        };
+        assert_eq!(node.leaves(Trip { src: next.dst, dst: next.src }, SYN | ACK, false).src, vip(0));
+        assert_eq!(node.arrives(Trip { src: client, dst: vip(0) }, ACK), Ok(next));
+    }
+}
+
 #[test]
 fn a_flow_of_datagrams_lives_as_long_as_either_side_sends() {
     for is_client in [true, false] {
@@ -347,7 +375,7 @@ fn a_late_reply_leaves_the_flow_to_the_next_backend_alone() {
 
 #[test]
 fn a_full_table_and_a_flood_turn_new_flows_away_and_no_other() {
-    let mut node = Node::new(1, Proto::TCP);
+    let mut node = Node::new(1, Proto::UDP);
     node.records = Records::new(3);
     let seen = node.sends(end(200, 0, 1), vip(0), SYN).unwrap();
     let apart = node.sends(end(200, 1, 1), vip(0), SYN).unwrap();
