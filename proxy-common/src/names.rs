@@ -133,7 +133,7 @@ pub const LOOKS: &str = "LOOKS";
 pub const SLOW: &str = "SLOW";
 
 /// The programs of [`SLOW`], in the order of their indices.
-pub const SLOW_PROGRAMS: [&str; 12] = [
+pub const SLOW_PROGRAMS: [&str; 11] = [
     "shunt_begin",
     "shunt_reserve",
     "shunt_refuse",
@@ -145,7 +145,6 @@ pub const SLOW_PROGRAMS: [&str; 12] = [
     "shunt_request_passes",
     "shunt_reply_passes",
     "shunt_direct",
-    "shunt_leave_known",
 ];
 
 /// Elements of [`DEVICES`] at most.

@@ -36,8 +36,10 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
     }
     passage.key(Part::Forward, false, &mut work.key);
     // What asks for a connection is about to be a flow: its mark would be one cache miss more.
-    if (passage.is_syn() || flows.may_know(&work.key.src, &work.key.dst))
-        && let Some(place) = flows.find(&work.key, &mut work.flow)
+    let may_be_there = passage.is_syn() || flows.may_know(&work.key.src, &work.key.dst);
+    let found = if may_be_there { flows.find(&work.key, &mut work.flow) } else { None };
+    work.is_new = u64::from(found.is_none());
+    if let Some(place) = found
         // What another device has sent on for the flow through the frontend looks like the other's, see `direct`.
         && !(passage.is_request && work.flow.has(Flow::DIRECT))
         && goes_on(lookup, flows, passage, &work.flow)

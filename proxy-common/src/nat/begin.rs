@@ -172,7 +172,7 @@ fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
     // In a flood most are never answered: of a connection that lies apart, the answer makes the other record. Datagrams may follow
     // each other without an answer, and who is given another port is to keep it.
     let is_apart = work.whole.flags & (Flow::APART | Flow::DIRECT) == Flow::APART;
-    let waits = is_apart && passage.is_syn() && flows.find(&work.twin_key, &mut work.flow).is_none();
+    let waits = is_apart && passage.is_syn() && work.is_new != 0;
     let is_renewed = renews(flows, passage, (&work.twin_key, &work.twin), &mut work.flow);
     let has_room = waits || is_renewed || flows.put(&work.twin_key, &work.twin);
     if !has_room {

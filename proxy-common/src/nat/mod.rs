@@ -62,6 +62,8 @@ pub struct Work {
     pub twin: Flow,
     /// The flow.
     pub whole: Whole,
+    /// Not zero: [`arrive`] has found no record under the key of the packet.
+    pub is_new: u64,
 }
 
 impl Work {
@@ -72,6 +74,7 @@ impl Work {
         twin_key: FlowKey::EMPTY,
         twin: Flow::EMPTY,
         whole: Whole::EMPTY,
+        is_new: 0,
     };
 }
 

@@ -70,7 +70,6 @@ pub enum Slow {
     RequestPasses = 8,
     ReplyPasses = 9,
     Direct = 10,
-    LeaveKnown = 11,
 }
 
 /// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the

@@ -147,13 +147,6 @@ mod entry {
         passage::ask(&ctx)
     }
 
-    /// A packet that leaves may be of a flow.
-    #[classifier]
-    #[inline(always)]
-    pub fn shunt_leave_known(ctx: TcContext) -> i32 {
-        passage::exit_known(&ctx)
-    }
-
     /// Run, not attached: one record of a table of flows.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "iter/bpf_map_elem")]

@@ -172,30 +172,22 @@ pub fn send_on(ctx: &TcContext) -> i32 {
     request_by_any_way(&mut skb, headers, desk)
 }
 
-/// A packet leaves the node. Nothing is written to it here: the kernel has each program that does see first whether the packet's
-/// memory is its own.
+/// A packet leaves the node.
 #[inline(always)]
 pub fn exit(ctx: &TcContext, link: u32) -> i32 {
-    let skb = Skb::new(ctx, link);
+    let mut skb = Skb::new(ctx, link);
     if skb.is_done() {
         return NEXT;
     }
     let Some(room) = flows::room() else { return NEXT };
-    let Some((headers, _)) = read(&skb, room, LEAVES) else { return NEXT };
+    let Some((headers, desk)) = read(&skb, room, LEAVES) else { return NEXT };
     if !headers.has_ports() {
         return aside(ctx, headers, (Slow::PartLeaves, Slow::ErrorLeaves));
     }
-    if may_be_of_a_flow(&Tables(ctx), headers) {
-        flows::go_on(ctx, Slow::LeaveKnown);
+    // What goes on needs no other program: a table of those that is lost costs new flows only.
+    if !may_be_of_a_flow(&Tables(ctx), headers) {
+        return NEXT;
     }
-    NEXT
-}
-
-/// A packet leaves that may be of a flow.
-#[inline(always)]
-pub fn exit_known(ctx: &TcContext) -> i32 {
-    let Some(Room { headers, desk }) = flows::room() else { return NEXT };
-    let mut skb = Skb::new(ctx, desk.link);
     let is_request = skb.is_request();
     let Some(passage) = passage(&skb, (headers, FROM), is_request, clients::now()) else { return NEXT };
     let action = leave(&Tables(ctx), &passage, &mut desk.work);
