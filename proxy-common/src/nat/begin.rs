@@ -59,7 +59,7 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     work.whole.backend = End::new(pick.addr, pick.port);
     work.whole.held = Held { service: pick.service, backend: pick.backend, generation: pick.generation };
     draft(flows, passage, work);
-    if let Err(why) = record(flows, passage, work) {
+    if let Err(why) = record(flows, passage, work, true) {
         return Action::Drop(pick.service, why);
     }
     if pick.is_sticky() {
@@ -87,12 +87,18 @@ pub(super) fn draft<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work)
     work.whole.flags = from_afar | if flows.is_crowded() { Flow::APART } else { 0 };
 }
 
-/// Makes the records of a flow. Where the main table is full, they lie apart.
+/// Makes the records of a flow. Where the main table is full, they lie apart. Whether that of a
+/// client may wait for an answer there.
 #[inline(always)]
-pub(super) fn record<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<(), DropReason> {
+pub(super) fn record<F: Flows>(
+    flows: &F,
+    passage: &Passage<'_>,
+    work: &mut Work,
+    may_wait: bool,
+) -> Result<(), DropReason> {
     for _ in 0..2 {
         match reply(flows, passage, work) {
-            Ok(()) if finish(flows, passage, work) => return Ok(()),
+            Ok(()) if finish(flows, passage, work, may_wait) => return Ok(()),
             Ok(()) | Err(DropReason::FlowTableFull) => {}
             Err(why) => return Err(why),
         }
@@ -166,15 +172,16 @@ fn is_free<F: Flows>(flows: &F, passage: &Passage<'_>, work: &Work) -> bool {
 
 /// Writes the other record, over whatever was there: it is over, or it would have gone on. False: there is no room.
 #[inline(always)]
-fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> bool {
+fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work, may_wait: bool) -> bool {
     work.whole.key(Part::Forward, &mut work.twin_key);
     work.whole.record(Part::Forward, passage.now, &mut work.twin);
-    // In a flood most are never answered: of a connection that lies apart, the answer makes the other record. Datagrams may follow
-    // each other without an answer, and who is given another port is to keep it.
-    let is_apart = work.whole.flags & (Flow::APART | Flow::DIRECT) == Flow::APART;
-    let waits = is_apart && passage.is_syn() && work.is_new != 0;
+    // In a flood most are never answered: of a connection that lies apart, the answer makes this record. Not of datagrams, which may
+    // follow each other without one, and not where an old record is in its place.
+    if may_wait && work.whole.flags & Flow::APART != 0 && passage.is_syn() && work.is_new != 0 {
+        return true;
+    }
     let is_renewed = renews(flows, passage, (&work.twin_key, &work.twin), &mut work.flow);
-    let has_room = waits || is_renewed || flows.put(&work.twin_key, &work.twin);
+    let has_room = is_renewed || flows.put(&work.twin_key, &work.twin);
     if !has_room {
         flows.remove(&work.key);
     } else if work.whole.flags & Flow::APART == 0 {

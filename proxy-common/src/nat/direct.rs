@@ -104,7 +104,7 @@ fn give_other_port<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) 
     draft(flows, passage, work);
     work.whole.flags |= Flow::DIRECT;
     flows.say_direct();
-    match record(flows, passage, work) {
+    match record(flows, passage, work, false) {
         Ok(()) => Action::Change(sent_on(&work.whole)),
         Err(why) => Action::Drop(work.whole.held.service, why),
     }
