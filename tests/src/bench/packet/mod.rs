@@ -12,6 +12,7 @@ use self::site::Site;
 use super::estimate::{Estimate, Goal};
 use super::machine;
 use super::table::{Figure, Report};
+use crate::topology::Cluster;
 
 /// What to measure.
 #[derive(Args)]
@@ -45,7 +46,8 @@ struct Comparison<'a> {
 
 pub(super) fn run(arguments: &PacketArguments) -> Result<()> {
     machine::print();
-    let site = Site::new(arguments.alone)?;
+    let cluster = Cluster::new(3, 1)?;
+    let site = Site::new(&cluster, arguments.alone)?;
     let mut report = Report::new();
     let mut random = Rng::with_seed(3);
     requests::measure(&site, arguments, (&mut report, &mut random))?;

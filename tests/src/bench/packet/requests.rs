@@ -25,7 +25,7 @@ const AHEAD: Goal = Goal::AtLeast { bound: 1.0, resolution: 0.02 };
 type Side = (By, What, u32);
 
 pub(super) fn measure(
-    site: &Site,
+    site: &Site<'_>,
     arguments: &PacketArguments,
     (report, random): (&mut Report, &mut Rng),
 ) -> Result<()> {
@@ -60,7 +60,7 @@ pub(super) fn measure(
 }
 
 /// Seconds that so many requests take.
-fn half(site: &Site, (by, what, work): Side, count: u32) -> Result<f64> {
+fn half(site: &Site<'_>, (by, what, work): Side, count: u32) -> Result<f64> {
     let (client, at) = site.way(by, what);
     let took = inside(client, move || {
         for _ in 0..WARM_UP {

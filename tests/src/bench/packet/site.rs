@@ -42,20 +42,19 @@ pub(super) enum What {
 }
 
 /// Everything that is measured on. What runs goes before where it runs.
-pub(super) struct Site {
-    agent: Option<Agent<'static>>,
+pub(super) struct Site<'a> {
+    agent: Option<Agent<'a>>,
     _proxy: Option<KubeProxy>,
     _manifests: ManifestDir,
     _control: Option<ControlPlane>,
     clients: Vec<Netns>,
     pub(super) has_kube_proxy: bool,
-    cluster: &'static Cluster,
+    cluster: &'a Cluster,
 }
 
-impl Site {
-    pub(super) fn new(is_alone: bool) -> Result<Self> {
-        // The agent borrows its node for as long as the program runs.
-        let cluster: &'static Cluster = Box::leak(Box::new(Cluster::new(3, 1)?));
+impl<'a> Site<'a> {
+    /// On a cluster of three nodes with a pod each.
+    pub(super) fn new(cluster: &'a Cluster, is_alone: bool) -> Result<Self> {
         let mut clients = Vec::new();
         for node in &cluster.nodes {
             clients.push(wire(node)?);
@@ -98,9 +97,8 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+impl Drop for Site<'_> {
     fn drop(&mut self) {
-        // The cluster is never dropped, so its hooks are taken out here.
         if let Some(agent) = self.agent.take()
             && let Err(error) = agent.clean_up()
         {
@@ -177,7 +175,7 @@ fn objects(cluster: &Cluster) -> Vec<(String, Value)> {
 }
 
 /// A real kube-proxy on its node, and the API server that it follows.
-fn kube_proxy(cluster: &'static Cluster) -> Result<(Option<ControlPlane>, Option<KubeProxy>)> {
+fn kube_proxy(cluster: &Cluster) -> Result<(Option<ControlPlane>, Option<KubeProxy>)> {
     let options = Options { without_controllers: true, ..Options::default() };
     let control = ControlPlane::start(cluster, &options)?;
     let api = control.api()?;

@@ -21,7 +21,7 @@ const CONGESTION: &str = "reno";
 const SOON: Duration = Duration::from_secs(5);
 
 pub(super) fn measure(
-    site: &Site,
+    site: &Site<'_>,
     arguments: &PacketArguments,
     (report, random): (&mut Report, &mut Rng),
 ) -> Result<()> {
@@ -63,7 +63,7 @@ fn serve(pod: &Netns) -> Result<Process> {
 }
 
 /// Seconds that a bit takes.
-fn half(site: &Site, by: By, mib: u32) -> Result<f64> {
+fn half(site: &Site<'_>, by: By, mib: u32) -> Result<f64> {
     let (client, at) = site.way(by, What::Stream);
     let (address, port, bytes) = (at.ip().to_string(), at.port().to_string(), format!("{mib}M"));
     let all =
