@@ -25,6 +25,7 @@ pub mod nat;
 pub mod node;
 pub mod owned;
 pub mod packet;
+pub mod place;
 mod pod;
 pub mod reason;
 pub mod registry;

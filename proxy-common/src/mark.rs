@@ -42,6 +42,9 @@ pub const DIRECT_WORD: usize = core::mem::offset_of!(Marks, direct) / 8;
 /// Where [`Marks::opening`] is.
 pub const OPENING_WORD: usize = core::mem::offset_of!(Marks, opening) / 8;
 
+/// Where [`Marks::marks`] begins, in bytes.
+pub const MARKS_BYTE: usize = core::mem::offset_of!(Marks, marks);
+
 /// Marks of one cache line.
 const LINE: u32 = 64;
 

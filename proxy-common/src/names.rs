@@ -9,9 +9,9 @@ pub const SCHEMA: u32 = 5;
 /// open: it stays when [`SCHEMA`] changes.
 pub const SOCKETS_VERSION: u32 = 2;
 
-/// Version of the records of flows ([`FLOWS`], [`OPENING`], [`FRAGMENTS`], [`MARKS`]); part of their directory's name
+/// Version of the records of flows ([`FLOWS`], [`OPENING`], [`PLACES`], [`FRAGMENTS`], [`MARKS`]); part of their directory's name
 /// (`<pin-dir>/flows<VERSION>`). They have their own for the same reason: a connection through a NodePort outlives an upgrade.
-pub const FLOWS_VERSION: u32 = 3;
+pub const FLOWS_VERSION: u32 = 4;
 
 /// Bytes of one chunk of a chunked array. One memory-mapped kernel array is one chunk.
 pub const CHUNK_BYTES: u32 = 512 * 1024;
@@ -112,10 +112,12 @@ pub const CIDRS_MAX: u32 = 1024;
 /// Ranges of all service ports together at most.
 pub const SOURCES_MAX: u32 = 65_536;
 
-/// Flows of the packet path, see [`crate::flow`]. Its size is set at the load.
+/// Records of flows that found their places ([`PLACES`]) taken, and of IPv6; see [`crate::flow`]. Its size is set at the load.
 pub const FLOWS: &str = "FLOWS";
 /// Flows that began while too many others were opening, until they are settled: what was used least makes room.
 pub const OPENING: &str = "OPENING";
+/// Records at the places that their keys give, see [`crate::place`].
+pub const PLACES: &str = "PLACES";
 /// What became of the first fragments of datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Marks of flows by hash, see [`crate::mark`].
@@ -133,7 +135,7 @@ pub const LOOKS: &str = "LOOKS";
 pub const SLOW: &str = "SLOW";
 
 /// The programs of [`SLOW`], in the order of their indices.
-pub const SLOW_PROGRAMS: [&str; 11] = [
+pub const SLOW_PROGRAMS: [&str; 10] = [
     "shunt_begin",
     "shunt_reserve",
     "shunt_refuse",
@@ -141,7 +143,6 @@ pub const SLOW_PROGRAMS: [&str; 11] = [
     "shunt_error_leaves",
     "shunt_part_arrives",
     "shunt_part_leaves",
-    "shunt_send_on",
     "shunt_request_passes",
     "shunt_reply_passes",
     "shunt_direct",

@@ -55,7 +55,7 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
 fn give_back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Option<Change> {
     passage.key(Part::Return, false, &mut work.key);
     let place = finds(flows, passage, work)?;
-    refresh(flows, passage, (place, &mut work.flow));
+    refresh(flows, passage, &work.key, (place, &mut work.flow));
     Some(Change {
         side: Side::Destination,
         to: work.flow.becomes,
@@ -93,9 +93,11 @@ pub(super) fn forward<F: Flows>(
     (place, work): (F::Place, &mut Work),
 ) -> Option<Change> {
     let Flow { becomes: to, port: far_port, mac, flags, .. } = work.flow;
-    let seen = seen(flags, passage.tcp);
-    let is_done = flags & Flow::SETTLED != 0 && seen == flags && !passage.is_due(&work.flow);
-    if !is_done && !look_after(flows, passage, (place, work)) {
+    // The other side of what is reset says nothing any more by which its record would know.
+    let is_reset = flags & Flow::RESET != 0 || passage.tcp & RST != 0;
+    if flags & Flow::SETTLED != 0 && !is_reset && !passage.is_due(&work.flow) {
+        refresh(flows, passage, &work.key, (place, &mut work.flow));
+    } else if !look_after(flows, passage, (place, work)) {
         return None;
     }
     Some(Change { side: Side::Destination, to, far_port, mac, is_request: true })
@@ -110,7 +112,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Pla
         work.whole.record(Part::Reply, passage.now, &mut work.twin);
         work.twin.mac = passage.mac;
         keep(flows, &work.twin_key, &mut work.twin);
-        refresh(flows, passage, (place, &mut work.flow));
+        refresh(flows, passage, &work.key, (place, &mut work.flow));
         return true;
     };
     if !work.whole.has(Part::Reply, &work.twin) {
@@ -124,17 +126,16 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Pla
     }
     let settles = settles && !work.flow.has(Flow::APART);
     let settled = if settles { Flow::SETTLED } else { 0 };
-    // The other side of what is reset says nothing any more by which its record would know.
     let (old, other) = (work.flow.flags, work.twin.flags);
     work.flow.flags = seen(old, passage.tcp) | settled;
     work.twin.flags = seen(other, passage.tcp & RST) | settled;
     if work.flow.flags != old || passage.is_due(&work.flow) {
         work.flow.used = passage.now;
-        flows.note(place, old, &work.flow);
+        flows.note(&work.key, place, old, &work.flow);
     }
     if work.twin.flags != other || passage.is_due(&work.twin) {
         work.twin.used = passage.now;
-        flows.note(twin, other, &work.twin);
+        flows.note(&work.twin_key, twin, other, &work.twin);
     }
     if settles {
         flows.count_opening(false);
@@ -160,7 +161,7 @@ fn settle_return<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) {
     if old & Flow::APART != 0 {
         settle_or_stay(flows, &work.twin_key, &mut work.twin);
     } else {
-        flows.note(place, old, &work.twin);
+        flows.note(&work.twin_key, place, old, &work.twin);
     }
 }
 
@@ -219,11 +220,16 @@ pub(super) const fn seen(flags: u16, tcp: u8) -> u16 {
 
 /// Keeps a record alive that a packet has come by.
 #[inline(always)]
-pub(super) fn refresh<F: Flows>(flows: &F, passage: &Passage<'_>, (place, flow): (F::Place, &mut Flow)) {
+pub(super) fn refresh<F: Flows>(
+    flows: &F,
+    passage: &Passage<'_>,
+    key: &FlowKey,
+    (place, flow): (F::Place, &mut Flow),
+) {
     let old = flow.flags;
     flow.flags = seen(old, passage.tcp);
     if flow.flags != old || passage.is_due(flow) {
         flow.used = passage.now;
-        flows.note(place, old, flow);
+        flows.note(key, place, old, flow);
     }
 }

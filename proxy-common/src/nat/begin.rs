@@ -1,7 +1,7 @@
 //! The first packet of a flow: a backend is picked, and the flow gets its records.
 
 use super::direct::may_be_direct;
-use super::{Action, Change, Claim, Flows, MARGIN, Passage, TRIES, Work, is_alive};
+use super::{Action, Change, Claim, Flows, MARGIN, Passage, TRIES, Timeouts, Work, is_alive};
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
 use crate::flow::{End, Flow, FlowKey, NO_MAC, Part, Whole};
@@ -116,7 +116,7 @@ fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<
     work.whole.record(Part::Reply, passage.now, &mut work.flow);
     work.flow.mac = passage.mac;
     work.whole.key(Part::Reply, &mut work.key);
-    if renews(flows, passage, (&work.key, &work.flow), &mut work.twin) {
+    if renews(flows, &work.key, &work.flow) {
         return Ok(());
     }
     for _ in 0..TRIES {
@@ -145,22 +145,15 @@ fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<
 /// Uses a record anew that the same ends have left a moment ago, as a client does that goes through its ports: an insert and a
 /// removal less. False: there is none, or none that surely stays.
 #[inline(always)]
-fn renews<F: Flows>(
-    flows: &F,
-    passage: &Passage<'_>,
-    (key, flow): (&FlowKey, &Flow),
-    old: &mut Flow,
-) -> bool {
-    if flow.has(Flow::APART) || !flows.may_know(&key.src, &key.dst) {
-        return false;
-    }
-    let Some(place) = flows.find(key, old) else { return false };
-    let has_same_ends = old.becomes == flow.becomes && old.other == flow.other && old.port == flow.port;
-    let stays = !old.has(Flow::APART) && is_alive(old, key.proto, &flows.timeouts(), passage.now + MARGIN);
-    if has_same_ends && stays {
-        flows.renew(place, flow);
-    }
-    has_same_ends && stays
+fn renews<F: Flows>(flows: &F, key: &FlowKey, flow: &Flow) -> bool {
+    !flow.has(Flow::APART) && flows.may_know(&key.src, &key.dst) && flows.renew(key, flow)
+}
+
+/// Whether a record may be written in place for another flow between the same ends, which begins when that was last used.
+#[inline(always)]
+pub fn may_renew(old: &Flow, new: &Flow, proto: Proto, timeouts: &Timeouts) -> bool {
+    let has_same_ends = old.becomes == new.becomes && old.other == new.other && old.port == new.port;
+    has_same_ends && !old.has(Flow::APART) && is_alive(old, proto, timeouts, new.used + MARGIN)
 }
 
 /// Whether a record of replies that is there is the same client's through the same frontend, or is over.
@@ -180,7 +173,7 @@ fn finish<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work, may_wait:
     if may_wait && work.whole.flags & Flow::APART != 0 && passage.is_syn() && work.is_new != 0 {
         return true;
     }
-    let is_renewed = renews(flows, passage, (&work.twin_key, &work.twin), &mut work.flow);
+    let is_renewed = renews(flows, &work.twin_key, &work.twin);
     let has_room = is_renewed || flows.put(&work.twin_key, &work.twin);
     if !has_room {
         flows.remove(&work.key);

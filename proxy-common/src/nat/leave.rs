@@ -51,7 +51,7 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         if !work.whole.has(Part::Return, &work.twin) {
             return Action::Reserve;
         }
-        refresh(flows, passage, (place, &mut work.twin));
+        refresh(flows, passage, &work.twin_key, (place, &mut work.twin));
     } else {
         work.whole.record(Part::Return, passage.now, &mut work.twin);
         keep(flows, &work.twin_key, &mut work.twin);
@@ -92,7 +92,7 @@ fn back<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Place, &m
     work.flow.flags = seen(old, passage.tcp) | Flow::ANSWERED;
     if is_due || work.flow.flags != old {
         work.flow.used = passage.now;
-        flows.note(place, old, &work.flow);
+        flows.note(&work.key, place, old, &work.flow);
     }
     let Flow { becomes: to, port: far_port, .. } = work.flow;
     Change { side: Side::Source, to, far_port, mac: NO_MAC, is_request: false }
@@ -126,7 +126,7 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (work, was_switched): 
     match found {
         Some(place) if !is_switched => {
             if is_news {
-                flows.note(place, old, &work.twin);
+                flows.note(&work.twin_key, place, old, &work.twin);
             }
         }
         _ => {

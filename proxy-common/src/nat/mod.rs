@@ -16,15 +16,17 @@ mod leave;
 mod life;
 mod ports;
 mod settings;
+mod steady;
 
 pub use arrive::{arrive, is_for_the_node};
-pub use begin::{begin, sent_on};
+pub use begin::{begin, may_renew, sent_on};
 pub use direct::{direct, may_be_direct};
 pub use error::{ErrorChange, Report, error_arrives, error_leaves, is_icmp};
 pub use leave::{leave, may_be_of_a_flow, reserve};
 pub use life::{Timeouts, is_alive};
 pub use ports::{Ports, TRIES};
 pub use settings::{Device, Settings};
+pub use steady::{Glance, Middle, middle};
 
 use crate::addr::Addr;
 use crate::flow::{End, Flow, FlowKey, Mac, Part, Whole};
@@ -187,11 +189,13 @@ pub trait Flows {
     fn may_know(&self, one: &End, other: &End) -> bool;
     /// Reads the record under a key, in either table; says where it is.
     fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<Self::Place>;
+    /// Reads from the main table alone what of a record a packet in the middle of a connection depends on, see [`middle`].
+    fn glance(&self, key: &FlowKey) -> Option<(Self::Place, Glance)>;
     /// Writes to a record that was found when it was used last, and its flags, of which others may be written just now: only what
     /// differs from `old` changes.
-    fn note(&self, place: Self::Place, old: u16, flow: &Flow);
-    /// Writes all of a record that was found but its ends, which are the same, for another flow between them.
-    fn renew(&self, place: Self::Place, flow: &Flow);
+    fn note(&self, key: &FlowKey, place: Self::Place, old: u16, flow: &Flow);
+    /// Writes a record over the one that its key has in the main table, if [`may_renew`] says so of the two; whether it does.
+    fn renew(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Inserts a record, unless the key has one, which is then read into `other`.
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim;
     /// Writes a record, whatever was there; false: there is no room.

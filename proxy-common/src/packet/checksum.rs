@@ -44,11 +44,38 @@ impl Delta {
         !fold(add(!checksum as u32 & 0xffff, self.0))
     }
 
+    /// Who holds the sum of a segment, whose field was `before` and is `after` since the kernel was told of this change of
+    /// its pseudo header: a checksum goes down by what the sum of a pseudo header goes up by. Where all that has changed sums up to
+    /// nothing the two are the same, and nothing is told.
+    #[inline(always)]
+    pub const fn holder(self, before: u16, after: u16) -> Holder {
+        if fold(self.0).wrapping_add(1) < 2 {
+            Holder::Unknown
+        } else if after == self.apply_partial(before) {
+            Holder::Device
+        } else if after == self.apply(before) {
+            Holder::Packet
+        } else {
+            Holder::Unknown
+        }
+    }
+
     /// The sum of a pseudo header, which stands in the place of a checksum that the device is to fill in, after the change.
     #[inline(always)]
     pub const fn apply_partial(self, sum: u16) -> u16 {
         fold(add(sum as u32, self.0))
     }
+}
+
+/// Where the sum of a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// In the packet.
+    Packet,
+    /// Nowhere yet: a device fills it in (`CHECKSUM_PARTIAL`), and the packet has the sum of a pseudo header.
+    Device,
+    /// It cannot be told.
+    Unknown,
 }
 
 /// Adds with end-around carry.
@@ -109,6 +136,23 @@ mod tests {
             bytes[4..6].copy_from_slice(&half);
             prop_assert_eq!(delta.apply(before), checksum(&bytes));
             prop_assert_eq!(!delta.apply_partial(!before), checksum(&bytes));
+        }
+
+        #[test]
+        fn what_becomes_of_a_sum_tells_who_holds_it(
+            before in prop_oneof![Just(0_u16), Just(0xffff), any::<u16>()],
+            (old, new) in (any::<u32>(), any::<u32>()),
+            is_all_of_it in any::<bool>(),
+        ) {
+            // Words that differ by a multiple of 65535 make no change of a sum.
+            let new = if is_all_of_it { new } else { old.rotate_left(16) };
+            let delta = Delta::NONE.word(old, new);
+            let (packet, device) = (delta.holder(before, delta.apply(before)), delta.holder(before, delta.apply_partial(before)));
+            if old % 0xffff == new % 0xffff {
+                prop_assert_eq!((packet, device), (Holder::Unknown, Holder::Unknown));
+            } else {
+                prop_assert_eq!((packet, device), (Holder::Packet, Holder::Device));
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Changing one end of a packet: address, port, and the checksums that cover them.
 
-use super::checksum::Delta;
+use super::checksum::{Delta, Holder};
 use super::{Covered, Frame, Headers};
 use crate::addr::{Addr, Port, Proto};
 
@@ -74,19 +74,37 @@ pub fn rewrite<F: Frame>(frame: &mut F, headers: &Headers, side: Side, (addr, po
         v6(frame, at, (old_addr, addr))
     };
     let Some((delta, covered)) = addresses else { return false };
+    let Some(checksum) = headers.checksum() else {
+        return !moves_port || frame.set_half(headers.segment + side.port(), port.to_be());
+    };
     let is_optional = headers.proto == Proto::UDP;
-    if let Some(checksum) = headers.checksum() {
-        if !frame.fix(checksum, delta, covered, is_optional) {
-            return false;
-        }
-        if moves_port {
-            let delta = Delta::NONE.half(old_port.to_be(), port.to_be());
-            if !frame.fix(checksum, delta, Covered::Segment, is_optional) {
-                return false;
-            }
-        }
+    let Some(before) = frame.half(checksum) else { return false };
+    if !frame.fix(checksum, delta, covered, is_optional) {
+        return false;
     }
-    !moves_port || frame.set_half(headers.segment + side.port(), port.to_be())
+    if !moves_port {
+        return true;
+    }
+    let ports = Delta::NONE.half(old_port.to_be(), port.to_be());
+    covers_port(frame, (checksum, is_optional), (before, delta), ports)
+        && frame.set_half(headers.segment + side.port(), port.to_be())
+}
+
+/// A checksum covers another port, too. `before` is what it was before the addresses changed, by `delta`: what has become of it
+/// tells who fills it in, and whoever that is is not asked again.
+#[inline(always)]
+fn covers_port<F: Frame>(
+    frame: &mut F,
+    (checksum, is_optional): (u32, bool),
+    (before, delta): (u16, Delta),
+    ports: Delta,
+) -> bool {
+    let Some(after) = frame.half(checksum) else { return false };
+    match delta.holder(before, after) {
+        Holder::Device => true,
+        Holder::Packet if !is_optional => frame.set_half(checksum, ports.apply(after)),
+        Holder::Packet | Holder::Unknown => frame.fix(checksum, ports, Covered::Segment, is_optional),
+    }
 }
 
 #[inline(always)]

@@ -1,7 +1,5 @@
 //! The records of flows, and what the agent tells the packet path.
 
-use core::mem::offset_of;
-
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
@@ -15,24 +13,19 @@ use proxy_common::lb::{Origin, Pick};
 use proxy_common::mark::{self, Marks};
 use proxy_common::names;
 use proxy_common::nat::fragment::{FragmentKey, FragmentValue};
-use proxy_common::nat::{Claim, Device, Flows, Ports, Settings, Timeouts, Work};
+use proxy_common::nat::{Claim, Device, Flows, Glance, Ports, Settings, Timeouts, Work};
 use proxy_common::packet::Headers;
 use proxy_common::packet::refusal::Answer;
+use proxy_common::place::Owner;
 
 use crate::maps::clients;
+use crate::places;
+use crate::store;
 
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
-const NO_PREALLOC: usize = 1;
+pub const NO_PREALLOC: usize = 1;
 /// `BPF_F_MMAPABLE`: the agent counts rounds through a mapping.
 const MMAPABLE: usize = 1 << 10;
-/// `BPF_NOEXIST`.
-const NO_EXIST: u64 = 1;
-
-#[btf_map]
-static FLOWS: HashMap<FlowKey, Flow, { names::FLOWS_MAX as usize }, NO_PREALLOC> = HashMap::new();
-/// Flows that lie apart: what is used least makes room.
-#[btf_map]
-static OPENING: LruHashMap<FlowKey, Flow, { names::OPENING_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static MARKS: Array<Marks, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -66,10 +59,9 @@ pub enum Slow {
     ErrorLeaves = 4,
     PartArrives = 5,
     PartLeaves = 6,
-    SendOn = 7,
-    RequestPasses = 8,
-    ReplyPasses = 9,
-    Direct = 10,
+    RequestPasses = 7,
+    ReplyPasses = 8,
+    Direct = 9,
 }
 
 /// Room for a decision: too much for a stack, and in memory of which the verifier knows nothing, so that ways through the
@@ -153,6 +145,13 @@ fn marks(one: &End, other: &End) -> Option<(*mut u8, u32)> {
     }
 }
 
+/// The number of the sweep's round.
+#[inline(always)]
+pub fn round() -> u32 {
+    // SAFETY: the map returned a live element.
+    MARKS.get_ptr(0).map_or(0, |marks| unsafe { (&raw const (*marks).round).read_volatile() })
+}
+
 /// Leaves the mark of this round for a record, but for those of [`Part::Return`], which no packet of a stranger has the port of.
 #[inline(always)]
 pub fn mark(key: &FlowKey) {
@@ -164,9 +163,16 @@ pub fn mark(key: &FlowKey) {
     }
 }
 
+/// When a record was last put apart; zero: there are none.
+#[inline(always)]
+pub fn apart() -> Option<*mut u64> {
+    // SAFETY: the map returned a live element.
+    MARKS.get_ptr_mut(0).map(|marks| unsafe { &raw mut (*marks).apart })
+}
+
 /// Says that a record of a kind is about to be there.
 #[inline(always)]
-fn say(when: *mut u64) {
+pub fn say(when: *mut u64) {
     let now = clients::now();
     // SAFETY: the caller has a word of the marks.
     unsafe {
@@ -176,33 +182,11 @@ fn say(when: *mut u64) {
     }
 }
 
-/// When a record was last put apart; zero: there are none.
-#[inline(always)]
-fn apart() -> Option<*mut u64> {
-    // SAFETY: the map returned a live element.
-    MARKS.get_ptr_mut(0).map(|marks| unsafe { &raw mut (*marks).apart })
-}
-
 /// The same for records of [`Flow::DIRECT`].
 #[inline(always)]
 fn made_direct() -> Option<*mut u64> {
     // SAFETY: the map returned a live element.
     MARKS.get_ptr_mut(0).map(|marks| unsafe { &raw mut (*marks).direct })
-}
-
-/// Whether any record lies apart.
-#[inline(always)]
-fn has_apart() -> bool {
-    // SAFETY: as in `apart`.
-    apart().is_some_and(|apart| unsafe { apart.read_volatile() } != 0)
-}
-
-/// Puts a record apart. That there are such is said before.
-#[inline(always)]
-fn put_apart(key: &FlowKey, flow: &Flow, flags: u64) -> bool {
-    let Some(apart) = apart() else { return false };
-    say(apart);
-    OPENING.insert(key, flow, flags).is_ok()
 }
 
 impl Tables<'_> {
@@ -233,16 +217,6 @@ pub fn part(key: &FragmentKey) -> Option<FragmentValue> {
     unsafe { FRAGMENTS.get(key).copied() }
 }
 
-/// Removes a record whose time is over.
-#[inline(always)]
-pub fn forget(key: &FlowKey, is_apart: bool) {
-    if is_apart {
-        let _ = OPENING.remove(key);
-    } else {
-        let _ = FLOWS.remove(key);
-    }
-}
-
 /// How long records live.
 #[inline(always)]
 pub fn timeouts() -> Timeouts {
@@ -251,7 +225,7 @@ pub fn timeouts() -> Timeouts {
 }
 
 impl Flows for Tables<'_> {
-    type Place = *mut Flow;
+    type Place = u32;
 
     #[inline(always)]
     fn may_know(&self, one: &End, other: &End) -> bool {
@@ -261,102 +235,49 @@ impl Flows for Tables<'_> {
     }
 
     #[inline(always)]
-    fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<*mut Flow> {
-        let mut place = FLOWS.get_ptr_mut(key);
-        if place.is_none() && has_apart() {
-            // It may just have been moved.
-            place = OPENING.get_ptr_mut(key).or_else(|| FLOWS.get_ptr_mut(key));
-        }
-        let place = place?;
-        copy(place, flow);
-        Some(place)
+    fn find(&self, key: &FlowKey, flow: &mut Flow) -> Option<u32> {
+        store::find(key, flow)
     }
 
     #[inline(always)]
-    fn note(&self, place: *mut Flow, old: u16, flow: &Flow) {
-        let (set, clear) = (flow.flags & !old, old & !flow.flags);
-        // SAFETY: the map returned the element to this program, until whose end its memory is that of some record. That of another
-        // flow it can only be if this one was over, or is begun anew, at this very moment: then that flow counts as used just
-        // now, and by a flag that is not its own may idle for as long as one that is finished, or open.
-        unsafe {
-            (&raw mut (*place).used).write_volatile(flow.used);
-            let flags = place.cast::<u64>().add(FLAGS_WORD);
-            if set != 0 {
-                core::arch::asm!("lock *(u64 *)({flags} + 0) |= {set}", flags = in(reg) flags, set = in(reg) whole(set));
-            }
-            if clear != 0 {
-                let left = !whole(clear);
-                core::arch::asm!("lock *(u64 *)({flags} + 0) &= {left}", flags = in(reg) flags, left = in(reg) left);
-            }
-        }
+    fn glance(&self, key: &FlowKey) -> Option<(u32, Glance)> {
+        places::glance(Owner::new(key)?)
     }
 
     #[inline(always)]
-    fn renew(&self, place: *mut Flow, flow: &Flow) {
-        let (from, to) = ((&raw const *flow).cast::<u64>(), place.cast::<u64>());
-        let mut index = ENDS_WORDS;
-        while index < WORDS {
-            // SAFETY: as in `note`; a record that lives on for a while is removed by nobody now.
-            unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
-            index += 1;
-        }
+    fn note(&self, key: &FlowKey, place: u32, old: u16, flow: &Flow) {
+        store::note(key, place, (old, flow.flags), flow.used);
+    }
+
+    #[inline(always)]
+    fn renew(&self, key: &FlowKey, flow: &Flow) -> bool {
+        store::shunt_renew(key, flow) != 0
     }
 
     #[inline(always)]
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
         mark(key);
-        // Whoever claims in one table looks into the other before and after: of two at the same time one is late, or both are.
-        let is_made = if flow.has(Flow::APART) {
-            FLOWS.get_ptr(key).is_none() && put_apart(key, flow, NO_EXIST) && {
-                let is_alone = FLOWS.get_ptr(key).is_none();
-                if !is_alone {
-                    let _ = OPENING.remove(key);
-                }
-                is_alone
-            }
-        } else {
-            !(has_apart() && OPENING.get_ptr(key).is_some()) && FLOWS.insert(key, flow, NO_EXIST).is_ok() && {
-                let is_alone = !has_apart() || OPENING.get_ptr(key).is_none();
-                if !is_alone {
-                    let _ = FLOWS.remove(key);
-                }
-                is_alone
-            }
-        };
-        if is_made {
-            Claim::Made
-        } else if self.find(key, other).is_some() {
-            Claim::Taken
-        } else {
-            Claim::Full
+        match store::shunt_claim(key, flow, other) {
+            store::MADE => Claim::Made,
+            store::TAKEN => Claim::Taken,
+            _ => Claim::Full,
         }
     }
 
     #[inline(always)]
     fn put(&self, key: &FlowKey, flow: &Flow) -> bool {
         mark(key);
-        if flow.has(Flow::APART) {
-            // It would be found instead.
-            let _ = FLOWS.remove(key);
-            put_apart(key, flow, 0)
-        } else {
-            FLOWS.insert(key, flow, 0).is_ok()
-        }
+        store::shunt_put(key, flow) != 0
     }
 
     #[inline(always)]
     fn remove(&self, key: &FlowKey) {
-        let _ = FLOWS.remove(key);
-        let _ = OPENING.remove(key);
+        store::shunt_remove(key);
     }
 
     #[inline(always)]
     fn settle(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let is_settled = FLOWS.insert(key, flow, 0).is_ok();
-        if is_settled {
-            let _ = OPENING.remove(key);
-        }
-        is_settled
+        store::shunt_settle(key, flow) != 0
     }
 
     #[inline(always)]
@@ -453,33 +374,5 @@ fn spend(what: u32, most: u32) -> bool {
         }
         *spent = [since, count + 1];
         count < most as u64
-    }
-}
-
-/// The word of a record that has its flags in its last two bytes. Rust has no atomics for this target.
-const FLAGS_WORD: usize = offset_of!(Flow, flags) / 8;
-const _: () = assert!(offset_of!(Flow, flags) % 8 == 6);
-
-/// Words of a record.
-const WORDS: usize = size_of::<Flow>() / 8;
-/// Those that hold its two ends.
-const ENDS_WORDS: usize = offset_of!(Flow, service) / 8;
-const _: () = assert!(offset_of!(Flow, service) % 8 == 0);
-
-/// Flags as they lie in [`FLAGS_WORD`].
-#[inline(always)]
-const fn whole(flags: u16) -> u64 {
-    if cfg!(target_endian = "little") { (flags as u64) << 48 } else { flags as u64 }
-}
-
-/// Copies a record by words: the compiler would call a function that copies bytes.
-#[inline(always)]
-fn copy(from: *const Flow, to: &mut Flow) {
-    let (from, to) = (from.cast::<u64>(), (&raw mut *to).cast::<u64>());
-    let mut index = 0;
-    while index < WORDS {
-        // SAFETY: a record is so many aligned words.
-        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
-        index += 1;
     }
 }

@@ -13,11 +13,17 @@ mod flows;
 #[expect(dead_code, reason = "half of the maps are of sockets")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod middle;
+#[cfg(target_arch = "bpf")]
 mod passage;
+#[cfg(target_arch = "bpf")]
+mod places;
 #[cfg(target_arch = "bpf")]
 mod shortcut;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod store;
 #[cfg(target_arch = "bpf")]
 mod sweep;
 
@@ -117,13 +123,6 @@ mod entry {
     #[inline(always)]
     pub fn shunt_part_leaves(ctx: TcContext) -> i32 {
         aside::part(&ctx)
-    }
-
-    /// The first packet of a flow is sent on.
-    #[classifier]
-    #[inline(always)]
-    pub fn shunt_send_on(ctx: TcContext) -> i32 {
-        passage::send_on(&ctx)
     }
 
     /// A request may go past the stack.

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Proto;
 use proxy_common::counter::ServiceCounter;
-use proxy_common::flow::{End, Flow, NO_MAC};
+use proxy_common::flow::{End, Flow, NO_MAC, Part};
 use proxy_common::lb::{Origin, is_foreign};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{
@@ -17,6 +17,7 @@ use proxy_common::shortcut::Route;
 
 use crate::flows::{self, Desk, Room, Slow, Tables};
 use crate::maps::{self, Kernel, clients};
+use crate::middle::{self, Taken};
 use crate::shortcut::{self, Way};
 use crate::skb::Skb;
 
@@ -39,16 +40,35 @@ pub const ETHERNET: u32 = 14;
 #[inline(always)]
 pub fn enter(ctx: &TcContext, link: u32) -> i32 {
     let mut skb = Skb::new(ctx, link);
+    let is_sent_on = skb.unmark();
+    if let Some(headers) = usual(&skb, ETHER_IPV4) {
+        return enter_usual(&mut skb, &headers, is_sent_on);
+    }
+    if let Some(headers) = usual(&skb, ETHER_IPV6) {
+        return enter_usual(&mut skb, &headers, is_sent_on);
+    }
     let Some(room) = flows::room() else { return NEXT };
-    room.desk.sent_on = u8::from(skb.unmark());
-    if let Some(headers) = usual(&skb, room, ENTERS, ETHER_IPV4) {
-        return go_in(&mut skb, &headers, &mut room.desk);
-    }
-    if let Some(headers) = usual(&skb, room, ENTERS, ETHER_IPV6) {
-        return go_in(&mut skb, &headers, &mut room.desk);
-    }
+    room.desk.sent_on = u8::from(is_sent_on);
     match read(&skb, room, ENTERS) {
+        Some((headers, _)) if is_foreign(&Kernel, headers.dst) => past(&skb, headers, is_sent_on),
         Some((headers, desk)) => go_in(&mut skb, headers, desk),
+        None => NEXT,
+    }
+}
+
+/// One as most are.
+#[inline(always)]
+fn enter_usual(skb: &mut Skb<'_>, headers: &Headers, is_sent_on: bool) -> i32 {
+    if is_foreign(&Kernel, headers.dst) {
+        return past(skb, headers, is_sent_on);
+    }
+    match middle::take(skb, headers, Part::Forward) {
+        Taken::Gone(verdict) => return verdict,
+        Taken::Stranger => return NEXT,
+        Taken::Not => {}
+    }
+    match lay_out(skb, headers, is_sent_on) {
+        Some(desk) => go_in(skb, headers, desk),
         None => NEXT,
     }
 }
@@ -57,11 +77,20 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
 #[inline(always)]
 pub fn enter_from_pod(ctx: &TcContext) -> i32 {
     let mut skb = Skb::new(ctx, ETHERNET);
-    let Some(room) = flows::room() else { return NEXT };
-    room.desk.sent_on = u8::from(skb.unmark());
-    if let Some(headers) = usual(&skb, room, ENTERS, ETHER_IPV4) {
-        return go_in_from_pod(&mut skb, &headers, &mut room.desk);
+    let is_sent_on = skb.unmark();
+    if let Some(headers) = usual(&skb, ETHER_IPV4) {
+        if skb.is_unmarked()
+            && let Taken::Gone(verdict) = middle::take(&mut skb, &headers, Part::Reply)
+        {
+            return verdict;
+        }
+        return match lay_out(&skb, &headers, is_sent_on) {
+            Some(desk) => go_in_from_pod(&mut skb, &headers, desk),
+            None => NEXT,
+        };
     }
+    let Some(room) = flows::room() else { return NEXT };
+    room.desk.sent_on = u8::from(is_sent_on);
     match read(&skb, room, ENTERS) {
         Some((headers, desk)) => go_in_from_pod(&mut skb, headers, desk),
         None => NEXT,
@@ -72,16 +101,15 @@ pub fn enter_from_pod(ctx: &TcContext) -> i32 {
 fn go_in_from_pod(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     match reply(skb, headers, desk) {
         Some(taken) => taken,
+        None if is_foreign(&Kernel, headers.dst) => past(skb, headers, desk.sent_on != 0),
         None => go_in(skb, headers, desk),
     }
 }
 
+/// It is for an owned address.
 #[inline(always)]
 fn go_in(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     let ctx = skb.ctx;
-    if is_foreign(&Kernel, headers.dst) {
-        return past(skb, headers, desk);
-    }
     if !headers.has_ports() {
         return aside(ctx, headers, (Slow::PartArrives, Slow::ErrorArrives));
     }
@@ -104,16 +132,17 @@ fn go_in(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
 
 /// It is for no owned address, but may have to do with flows all the same.
 #[inline(always)]
-fn past(skb: &Skb<'_>, headers: &Headers, desk: &Desk) -> i32 {
+fn past(skb: &Skb<'_>, headers: &Headers, is_sent_on: bool) -> i32 {
     let ctx = skb.ctx;
     if !headers.has_ports() {
         // An error about what a backend has sent to a client with another port.
         if is_icmp(headers) && Tables(ctx).has_direct() {
             flows::go_on(ctx, Slow::ErrorArrives);
         }
-    } else if desk.sent_on == 0
+    } else if !is_sent_on
         && let Some(tcp) = tcp(skb, headers)
         && may_be_direct(&Tables(ctx), headers, tcp)
+        && lay_out(skb, headers, is_sent_on).is_some()
     {
         flows::go_on(ctx, Slow::Direct);
     }
@@ -137,8 +166,9 @@ pub fn first(ctx: &TcContext) -> i32 {
     passage.origin = Tables::origin(headers.src, passage.is_from_pods);
     let action = begin(&Kernel, &Tables(ctx), &passage, &mut desk.work);
     if matches!(action, Action::Change(_)) {
-        flows::go_on(ctx, Slow::SendOn);
-        return DROP;
+        // What is written of it is read again from memory.
+        skb.barrier();
+        return send_on(&mut skb, headers, desk);
     }
     carry_out(&mut skb, (headers, ENTERS), &action)
 }
@@ -159,17 +189,15 @@ pub fn ask(ctx: &TcContext) -> i32 {
 
 /// The first packet of a flow that has its records is sent on.
 #[inline(always)]
-pub fn send_on(ctx: &TcContext) -> i32 {
-    let Some(Room { headers, desk }) = flows::room() else { return DROP };
-    let mut skb = Skb::new(ctx, desk.link);
+fn send_on(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     let whole = &desk.work.whole;
     maps::count_service(whole.held.service, ServiceCounter::Picked);
-    let verdict = carry_out(&mut skb, (headers, ENTERS), &Action::Change(sent_on(whole)));
-    if verdict != NEXT || !has_shortcuts(&skb) {
+    let verdict = carry_out(skb, (headers, ENTERS), &Action::Change(sent_on(whole)));
+    if verdict != NEXT || !has_shortcuts(skb) {
         return verdict;
     }
     desk.backend = desk.work.whole.backend.addr;
-    request_by_any_way(&mut skb, headers, desk)
+    request_by_any_way(skb, headers, desk)
 }
 
 /// A packet leaves the node.
@@ -213,21 +241,27 @@ pub fn source(ctx: &TcContext) -> i32 {
     carry_out(&mut skb, (headers, LEAVES), &action)
 }
 
-/// Reads the headers of a packet as most are; the room gets them for the programs that follow. They are also given as they are: what
-/// is done about such a packet is compiled for it alone, and half as long.
+/// Reads the headers of a packet as most are. What is done about such a packet is compiled for it alone, and half as long.
 #[inline(always)]
-fn usual(skb: &Skb<'_>, room: &mut Room, place: u8, ether_type: u16) -> Option<Headers> {
+fn usual(skb: &Skb<'_>, ether_type: u16) -> Option<Headers> {
     if skb.link != ETHERNET || skb.ether_type() != ether_type {
         return None;
     }
-    let headers = match ether_type {
-        ETHER_IPV4 => usual_v4(&skb.near(V4_BYTES)?)?,
-        _ => usual_v6(&skb.near(V6_BYTES)?)?,
-    };
-    room.headers = headers;
-    room.desk.link = skb.link;
-    room.desk.place = place;
-    Some(headers)
+    match ether_type {
+        ETHER_IPV4 => usual_v4(&skb.near(V4_BYTES)?),
+        _ => usual_v6(&skb.near(V6_BYTES)?),
+    }
+}
+
+/// Lays the headers of a packet that enters into the room of this CPU, for the programs that follow.
+#[inline(always)]
+fn lay_out(skb: &Skb<'_>, headers: &Headers, is_sent_on: bool) -> Option<&'static mut Desk> {
+    let Room { headers: place, desk } = flows::room()?;
+    *place = *headers;
+    desk.link = skb.link;
+    desk.place = ENTERS;
+    desk.sent_on = u8::from(is_sent_on);
+    Some(desk)
 }
 
 /// Reads those of any packet into the room of this CPU.
@@ -253,8 +287,8 @@ fn aside(ctx: &TcContext, headers: &Headers, (part, error): (Slow, Slow)) -> i32
 
 /// Flags of a TCP header; zero for anything else.
 #[inline(always)]
-fn tcp(skb: &Skb<'_>, headers: &Headers) -> Option<u8> {
-    if headers.proto == Proto::TCP { skb.byte(headers.segment + FLAGS) } else { Some(0) }
+pub fn tcp<B: Bytes>(bytes: &B, headers: &Headers) -> Option<u8> {
+    if headers.proto == Proto::TCP { bytes.byte(headers.segment + FLAGS) } else { Some(0) }
 }
 
 #[inline(always)]
@@ -317,12 +351,17 @@ fn change_of_reply(skb: &Skb<'_>, headers: &Headers, (desk, now): (&mut Desk, u6
     }
 }
 
+/// A packet goes past the stack, changed.
 #[inline(always)]
-fn go_short(skb: &mut Skb<'_>, headers: &Headers, change: &Change, route: &Route) -> i32 {
+pub fn go_short(skb: &mut Skb<'_>, headers: &Headers, change: &Change, route: &Route) -> i32 {
     if change_packet(skb, headers, change)
         && let Some(taken) = shortcut::take(skb, headers, route)
     {
-        skb.mark_done();
+        if change.is_request {
+            skb.mark_request();
+        } else {
+            skb.mark_done();
+        }
         return taken;
     }
     maps::count_reason(DropReason::Unchangeable);

@@ -54,17 +54,28 @@ pub fn are_wanted() -> bool {
 
 /// What is known of the way of a packet between two addresses, as the stack would see them.
 #[inline(always)]
-pub fn way(skb: &Skb<'_>, headers: &Headers, (src, dst): (Addr, Addr), now: u64) -> Way {
-    if !skb.is_plain() || !is_plain(skb, headers) {
+pub fn way(skb: &Skb<'_>, headers: &Headers, ends: (Addr, Addr), now: u64) -> Way {
+    way_of((skb, skb), headers, ends, now)
+}
+
+/// The same, where the packet's bytes are read by another.
+#[inline(always)]
+pub fn way_of<B: Bytes>(
+    (skb, bytes): (&Skb<'_>, &B),
+    headers: &Headers,
+    (src, dst): (Addr, Addr),
+    now: u64,
+) -> Way {
+    if !skb.is_plain() || !is_plain(bytes, headers) {
         return Way::Stack;
     }
     let Some(route) = ROUTES.get_ptr(place(src, dst)) else { return Way::Stack };
     // SAFETY: the element is this CPU's alone.
     let route = unsafe { &*route };
-    if !route.is_of((src, dst), (skb.device(), class(skb, headers)), tick(now)) {
+    if !route.is_of((src, dst), (skb.device(), class(bytes, headers)), tick(now)) {
         return Way::Unknown;
     }
-    let fits = length(skb, headers, skb.sizes()).is_some_and(|length| length <= route.mtu);
+    let fits = length(bytes, headers, skb.sizes()).is_some_and(|length| length <= route.mtu);
     if route.device == 0 || !fits { Way::Stack } else { Way::Short(route) }
 }
 

@@ -10,7 +10,7 @@ use proxy_common::addr::Proto;
 use proxy_common::flow::Mac;
 use proxy_common::packet::checksum::Delta;
 use proxy_common::packet::refusal::{self, Answer};
-use proxy_common::packet::usual::Near;
+use proxy_common::packet::usual::{Near, V4_BYTES};
 use proxy_common::packet::{Bytes, Covered, Frame};
 
 /// Bytes of a packet that are looked at: no header that Shunt reads lies beyond.
@@ -274,8 +274,31 @@ unsafe fn word(place: usize) -> u32 {
     word as u32
 }
 
-/// The first bytes of a packet, see [`Skb::near`]. Nothing may be done meanwhile that moves it in memory; the verifier sees to that.
+/// The first [`V4_BYTES`] of a packet, or more, see [`Skb::near`]. Nothing may be done meanwhile that moves it in memory; the verifier sees to that.
+#[derive(Clone, Copy)]
 pub struct Beginning(usize);
+
+impl Bytes for Beginning {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> Option<u8> {
+        // SAFETY: as in `half`.
+        if at < V4_BYTES {
+            Some(unsafe { (self.0 as *const u8).add(at as usize).read_volatile() })
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn half(&self, at: u32) -> Option<u16> {
+        if at + 2 <= V4_BYTES { Some(Near::half(self, at)) } else { None }
+    }
+
+    #[inline(always)]
+    fn word(&self, at: u32) -> Option<u32> {
+        if at + 4 <= V4_BYTES { Some(Near::word(self, at)) } else { None }
+    }
+}
 
 impl Near for Beginning {
     #[inline(always)]

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_seq_write};
 use proxy_common::flow::{Flow, FlowKey, swept};
 use proxy_common::nat::is_alive;
 
-use crate::flows;
+use crate::{flows, store};
 
 /// The kernel's `bpf_iter_meta`, whose first member is all that is read.
 #[repr(C)]
@@ -44,8 +44,9 @@ pub fn one(ctx: *mut ElementContext) {
     let lives = is_alive(&flow, key.proto, &flows::timeouts(), now);
     if lives {
         flows::mark(&key);
+        store::keep_elsewhere(&key, flow.has(Flow::APART));
     } else {
-        flows::forget(&key, flow.has(Flow::APART));
+        store::forget(&key, flow.has(Flow::APART));
     }
     let seen = swept(key.part, lives, &flow);
     // SAFETY: the context is valid. A full buffer makes the kernel hand out what it has and show this record again.

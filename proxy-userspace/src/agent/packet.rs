@@ -19,7 +19,7 @@ use crate::datapath::packet::settings::{self, SetAside};
 use crate::datapath::packet::{self, Inside, Packet};
 use crate::datapath::pin::PinDir;
 use crate::devices::{self, Hooked};
-use crate::flows::{self, Sweeper, Swept};
+use crate::flows::{self, Sweeper, Swept, Tables};
 use crate::kubeproxy;
 use crate::model::Node;
 use crate::status::{PacketStatus, Reporter};
@@ -187,8 +187,9 @@ impl PacketPath {
             });
         };
         let begun = packet.sweep().map_err(|error| error.to_string()).and_then(|sweep| {
-            let [flows, opening] = &sweep.tables;
-            Sweeper::new(sweep.program.as_fd(), [flows, opening], &sweep.marks)
+            let [flows, opening, places, marks, settings] = sweep.tables;
+            let tables = Tables { flows, opening, places, marks, settings };
+            Sweeper::new(sweep.program.as_fd(), tables)
                 .and_then(|sweeper| flows::start(sweeper, tell))
                 .map_err(|error| error.to_string())
         });

@@ -19,7 +19,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use comfy_table::Table;
 use proxy_common::names::SCHEMA;
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::cli::OutputForm;
@@ -115,13 +114,6 @@ where
 pub fn is_denied(error: &anyhow::Error) -> bool {
     let is_denial = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
     error.chain().filter_map(|cause| cause.downcast_ref()).any(is_denial)
-}
-
-/// Nanoseconds of the clock that the programs date by.
-pub fn monotonic_now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    // The clock starts at zero with the machine, and a second has fewer nanoseconds than a u64.
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// Prints `found` in the form asked for; `table` makes the one for people.

@@ -2,9 +2,11 @@
 //! read them without the agent; while it is away, records stay longer than they need to, and after a flood
 //! flows begin apart ([`proxy_common::flow::Flow::APART`]).
 
+mod places;
 mod sweep;
 
-pub use sweep::{Sweeper, Swept};
+pub use places::Places;
+pub use sweep::{Sweeper, Swept, Tables};
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,15 @@
-//! One round of the sweep: the kernel walks both tables, and says one byte for each record.
+//! One round of the sweep: the kernel walks both tables, and says one byte for each record; places are walked here.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use proxy_common::flow::{Part, SWEPT_DIRECT, SWEPT_LIVES, SWEPT_SETTLED};
-use proxy_common::mark::{APART_WORD, DIRECT_WORD, OPENING_WORD};
+use proxy_common::flow::{FlowKey, Part, SWEPT_DIRECT, SWEPT_LIVES, SWEPT_SETTLED, swept};
+use proxy_common::mark::{self, APART_WORD, DIRECT_WORD, MARKS_BYTE, OPENING_WORD};
+use proxy_common::nat::{Settings, Timeouts, is_alive};
+use zerocopy::FromBytes;
 
+use super::places::{Found, Places};
+use crate::sys::clock::monotonic_now;
 use crate::sys::iter::MapIterator;
 use crate::sys::map::Map;
 use crate::sys::mapping::Mapping;
@@ -14,11 +18,28 @@ use crate::sys::mapping::Mapping;
 #[derive(Debug)]
 pub struct Sweeper {
     tables: [MapIterator; 2],
+    places: Places,
     marks: Mapping,
+    settings: Map,
     /// Whether the last round has come to its end.
     is_whole: bool,
     /// Records that lie apart, and those of clients that ask backends themselves.
     kinds: [Kind; 2],
+}
+
+/// What is swept, and what that takes.
+#[derive(Debug)]
+pub struct Tables {
+    /// Flows that found their places taken, and those of IPv6.
+    pub flows: Map,
+    /// Flows that lie apart.
+    pub opening: Map,
+    /// All others.
+    pub places: Map,
+    /// Marks of all.
+    pub marks: Map,
+    /// What programs are told: how long records live.
+    pub settings: Map,
 }
 
 /// A kind of records of which programs say in a word when they have made one last, and look for none where the word is zero.
@@ -68,16 +89,18 @@ impl Kind {
 }
 
 impl Sweeper {
-    /// Of the loaded program `shunt_sweep`, for the tables of flows and their marks.
-    pub fn new(program: BorrowedFd<'_>, tables: [&Map; 2], marks: &Map) -> io::Result<Self> {
-        let [flows, opening] = tables;
-        let tables =
-            [MapIterator::bind(program, flows.as_fd())?, MapIterator::bind(program, opening.as_fd())?];
+    /// Of the loaded program `shunt_sweep`, for the tables of flows.
+    pub fn new(program: BorrowedFd<'_>, tables: Tables) -> io::Result<Self> {
+        let iterators = [
+            MapIterator::bind(program, tables.flows.as_fd())?,
+            MapIterator::bind(program, tables.opening.as_fd())?,
+        ];
+        let (places, marks) = (Places::new(&tables.places)?, Mapping::new(&tables.marks)?);
         let kinds = [APART_WORD, DIRECT_WORD].map(Kind::new);
-        Ok(Self { tables, marks: Mapping::new(marks)?, is_whole: false, kinds })
+        Ok(Self { tables: iterators, places, marks, settings: tables.settings, is_whole: false, kinds })
     }
 
-    /// Walks both tables once.
+    /// Walks all tables once.
     ///
     /// The number of the round goes up before, and only after a round that has come to its end: a mark counts in its own round
     /// and two more, so that a record is forgotten only if two rounds one after the other have missed it. The first round of an
@@ -92,6 +115,7 @@ impl Sweeper {
         let [main, others] = &self.tables;
         let mut swept = Swept::default();
         swept.add(&main.read_all()?);
+        swept.add(&self.sweep_places()?);
         // Flows that began during the walk may be missing: the count that decides when to put flows apart need not be exact.
         let _ = self.marks.store(OPENING_WORD, swept.opening);
         let in_main = swept.records;
@@ -103,14 +127,56 @@ impl Sweeper {
         Ok(swept)
     }
 
+    /// Sweeps the places as the kernel does the tables, and says the same.
+    fn sweep_places(&self) -> io::Result<Vec<u8>> {
+        let (timeouts, round, now) = (self.timeouts()?, self.number(), monotonic_now());
+        let sweep = |found: Found| {
+            let key = found.key();
+            let lives = is_alive(&found.flow, key.proto, &timeouts, now);
+            if lives {
+                self.mark(&key, round);
+            } else {
+                self.places.free(&found, round);
+            }
+            swept(key.part, lives, &found.flow)
+        };
+        Ok(self.places.records().map(sweep).collect())
+    }
+
+    fn timeouts(&self) -> io::Result<Timeouts> {
+        let told = self.settings.lookup(&0_u32.to_ne_bytes())?.unwrap_or_default();
+        let settings = Settings::read_from_bytes(&told);
+        settings.map(|settings| settings.timeouts).map_err(|_| io::Error::other("settings of another shape"))
+    }
+
+    /// Leaves the mark of this round for a record, as programs do.
+    fn mark(&self, key: &FlowKey, round: u32) {
+        if key.part == Part::Return as u8 {
+            return;
+        }
+        let at = MARKS_BYTE + mark::place(&key.src, &key.dst) as usize;
+        let (word, byte) = (at / 8, at % 8);
+        // Programs write other marks of this word meanwhile.
+        while let Some(old) = self.marks.load(word) {
+            let mut marks = old.to_ne_bytes();
+            marks[byte] = mark::of_round(round);
+            let new = u64::from_ne_bytes(marks);
+            if new == old || self.marks.replace(word, old, new) != Some(false) {
+                break;
+            }
+        }
+    }
+
+    /// The number of the round.
+    fn number(&self) -> u32 {
+        let [a, b, c, d, ..] = self.marks.load(0).unwrap_or_default().to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
     /// The round is the first half of the first word, whose other half is zero: see [`proxy_common::mark::Marks`].
     fn begin(&self) {
-        let round = self.marks.load(0).unwrap_or_default();
-        let next = if cfg!(target_endian = "little") {
-            u64::from((round as u32).wrapping_add(1))
-        } else {
-            round.wrapping_add(1 << 32)
-        };
+        let [a, b, c, d] = self.number().wrapping_add(1).to_ne_bytes();
+        let next = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
         // The array has more words than one.
         let _ = self.marks.store(0, next);
     }

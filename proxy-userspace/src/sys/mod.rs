@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod clock;
 pub mod diag;
 pub mod files;
 pub mod iter;

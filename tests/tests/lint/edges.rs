@@ -143,7 +143,7 @@ pub(crate) const TABLE: [Row; 34] = [
     Row {
         module: "proxy-userspace/src/flows",
         modules: Names::Only(&["sys"]),
-        crates: Names::Only(&["std", "proxy_common", "tracing"]),
+        crates: Names::Only(&["std", "proxy_common", "tracing", "zerocopy"]),
         is_pure: false,
         reason: "whoever sweeps records of flows knows the maps, and has a thread of its own",
     },

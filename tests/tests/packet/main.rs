@@ -3,6 +3,7 @@
 
 mod build;
 mod lives;
+mod places;
 mod rig;
 mod strays;
 

@@ -14,12 +14,12 @@ use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::reason_element;
 use proxy_common::flow::{End, Flow, FlowKey, Part, Whole};
 use proxy_common::mark::{APART_WORD, OPENING_WORD};
-use proxy_common::names::{FLOWS, MARKS, OPENING, SLOW_PROGRAMS};
+use proxy_common::names::{FLOWS, MARKS, OPENING, PLACES, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::reason::DropReason;
 use proxy_common::service::ViewWord;
-use shunt::flows::Sweeper;
+use shunt::flows::{Places, Sweeper, Tables};
 use shunt::maps::{Hashes, WordTable, Words};
 use shunt::sys::map::Map;
 use shunt::sys::mapping::Mapping;
@@ -196,8 +196,9 @@ impl Rig {
             program.load("bpf_map_elem", &btf)?;
         }
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
-        let [flows, opening, marks] = [self.open(FLOWS)?, self.open(OPENING)?, self.open(MARKS)?];
-        Ok(Sweeper::new(program.as_fd(), [&flows, &opening], &marks)?)
+        let [flows, opening, places] = [self.open(FLOWS)?, self.open(OPENING)?, self.open(PLACES)?];
+        let (marks, settings) = (self.open(MARKS)?, self.open("SETTINGS")?);
+        Ok(Sweeper::new(program.as_fd(), Tables { flows, opening, places, marks, settings })?)
     }
 
     /// The sweep begins another round, so many times, without looking at any record.
@@ -239,10 +240,20 @@ impl Rig {
         flows.update_batch(&keys, &values).map_err(|(done, error)| anyhow::anyhow!("after {done}: {error}"))
     }
 
-    /// Records of the main table, and of those that lie apart.
+    /// Records of the main table, at places and elsewhere, and of those that lie apart.
     pub(crate) fn records(&self) -> Result<[usize; 2]> {
         let count = |name| anyhow::Ok(self.open(name)?.entries()?.0.len() / size_of::<FlowKey>());
-        Ok([count(FLOWS)?, count(OPENING)?])
+        Ok([count(FLOWS)? + self.places()?.records().count(), count(OPENING)?])
+    }
+
+    /// Records of the main table that found their places taken, or have none.
+    pub(crate) fn elsewhere(&self) -> Result<usize> {
+        Ok(self.open(FLOWS)?.entries()?.0.len() / size_of::<FlowKey>())
+    }
+
+    /// The places of records.
+    pub(crate) fn places(&self) -> Result<Places> {
+        Ok(Places::new(&self.open(PLACES)?)?)
     }
 
     /// When a record was last put apart, as the programs have it, and how many flows of the main table they take to be opening.
@@ -260,6 +271,12 @@ impl Rig {
                 let key = FlowKey::new(part, end(from), end(to), proto);
                 is_there |= self.open(name)?.delete(key.as_bytes())?;
             }
+        }
+        let places = self.places()?;
+        let is_its = |key: &FlowKey| (key.src, key.dst, key.part) == (end(from), end(to), part as u8);
+        for found in places.records().filter(|found| is_its(&found.key())) {
+            // As if it were long ago: its place may be used at once.
+            is_there |= places.free(&found, 200);
         }
         Ok(is_there)
     }

@@ -4,6 +4,7 @@ mod again;
 mod apart;
 mod direct;
 mod model;
+mod steady;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -128,6 +128,11 @@ impl Records {
         self.main.borrow().get(key).or(self.apart.borrow().get(key)).copied()
     }
 
+    /// All records, in the order of their keys.
+    fn all(&self) -> Vec<(FlowKey, Flow)> {
+        self.keys().into_iter().filter_map(|key| self.get(&key).map(|flow| (key, flow))).collect()
+    }
+
     pub(super) fn keys(&self) -> Vec<FlowKey> {
         let mut keys: Vec<FlowKey> =
             self.main.borrow().keys().chain(self.apart.borrow().keys()).copied().collect();
@@ -147,21 +152,28 @@ impl Flows for Records {
             *key
         })
     }
-    fn note(&self, place: FlowKey, old: u16, flow: &Flow) {
+    fn glance(&self, key: &FlowKey) -> Option<(FlowKey, Glance)> {
+        let Flow { becomes, port, flags, used, mac, .. } = *self.main.borrow().get(key)?;
+        Some((*key, Glance { becomes, port, flags, used, mac }))
+    }
+    fn note(&self, _: &FlowKey, place: FlowKey, old: u16, flow: &Flow) {
         let (mut main, mut apart) = (self.main.borrow_mut(), self.apart.borrow_mut());
         let there = main.get_mut(&place).or(apart.get_mut(&place)).unwrap();
         there.used = flow.used;
         there.flags = (there.flags | flow.flags & !old) & !(old & !flow.flags);
         assert_eq!(there, flow, "nothing else can be noted");
     }
-    fn renew(&self, place: FlowKey, flow: &Flow) {
-        let (mut main, apart) = (self.main.borrow_mut(), self.apart.borrow());
-        assert!(!apart.contains_key(&place), "what lies apart may be pushed out");
-        let there = main.get_mut(&place).unwrap();
-        let ends = |flow: &Flow| (flow.becomes, flow.other, flow.port);
-        assert_eq!(ends(there), ends(flow));
-        *there = *flow;
-        self.renewed.set(self.renewed.get() + 1);
+    fn renew(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let mut main = self.main.borrow_mut();
+        let Some(there) = main.get_mut(key).filter(|_| !self.apart.borrow().contains_key(key)) else {
+            return false;
+        };
+        let is_renewed = may_renew(there, flow, key.proto, &self.timeouts());
+        if is_renewed {
+            *there = *flow;
+            self.renewed.set(self.renewed.get() + 1);
+        }
+        is_renewed
     }
     fn claim(&self, key: &FlowKey, flow: &Flow, other: &mut Flow) -> Claim {
         if self.find(key, other).is_some() {
@@ -262,6 +274,8 @@ pub(super) struct Node {
     pub(super) mac: Cell<Mac>,
     /// How many packets might have begun a flow.
     pub(super) asked: Cell<u32>,
+    /// How many packets were in the middle of a connection.
+    pub(super) steady: Cell<u32>,
     /// Where the last packet's frame was sent to instead.
     pub(super) switched: Cell<Mac>,
 }
@@ -277,6 +291,7 @@ impl Node {
             proto,
             hints: true,
             asked: Cell::new(0),
+            steady: Cell::new(0),
             mac: Cell::new(NO_MAC),
             switched: Cell::new(NO_MAC),
         }
@@ -330,7 +345,9 @@ impl Node {
                 other => Err(other.unwrap_or(Action::Pass)),
             };
         }
+        let is_steady = self.foresees(&passage, Part::Forward);
         let mut action = arrive(&self.tables, &self.records, &passage, &mut work);
+        self.was_foreseen(is_steady, &action);
         if action == Action::Begin {
             self.asked.set(self.asked.get() + 1);
             action = begin(&self.tables, &self.records, &passage, &mut work);
@@ -359,7 +376,10 @@ impl Node {
         self.records.leads_to_pods.set(is_pods);
         let mut work = Work::EMPTY;
         let mut action = if may_be_of_a_flow(&self.records, &headers) {
-            leave(&self.records, &passage, &mut work)
+            let is_steady = if passage.is_request { None } else { self.foresees(&passage, Part::Reply) };
+            let action = leave(&self.records, &passage, &mut work);
+            self.was_foreseen(is_steady, &action);
+            action
         } else {
             Action::Pass
         };
@@ -370,6 +390,33 @@ impl Node {
             Action::Change(change) => trip.change(change),
             Action::Pass => trip,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// What is said of a packet that is about to be decided about by its record alone, and what all records are to be then.
+    fn foresees(&self, passage: &Passage<'_>, part: Part) -> Option<(Action, Vec<(FlowKey, Flow)>)> {
+        let mut all = self.records.all();
+        if !may_be_of_a_flow(&self.records, passage.headers) {
+            // Where marks are lost, what goes on goes on.
+            return None;
+        }
+        let (place, glance) = match middle(&self.records, (passage.headers, passage.tcp), part) {
+            Middle::Other | Middle::Stranger => return None,
+            Middle::Known(_, place, glance) => (place, glance),
+        };
+        let (change, flags) = glance.steady(part, (passage.tcp, passage.mac), passage.now)?;
+        for (_, flow) in all.iter_mut().filter(|(key, _)| *key == place && flags != glance.flags) {
+            (flow.flags, flow.used) = (flags, passage.now);
+        }
+        self.steady.set(self.steady.get() + 1);
+        Some((Action::Change(change), all))
+    }
+
+    /// It is decided about as foreseen.
+    fn was_foreseen(&self, foreseen: Option<(Action, Vec<(FlowKey, Flow)>)>, action: &Action) {
+        if let Some((foreseen, all)) = foreseen {
+            assert_eq!(*action, foreseen);
+            assert_eq!(self.records.all(), all);
         }
     }
 

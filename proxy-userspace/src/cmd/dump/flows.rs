@@ -14,6 +14,7 @@ use zerocopy::FromBytes;
 
 use super::Dump;
 use crate::cmd::{Exit, columns, is_denied};
+use crate::flows::Places;
 use crate::maps::live::Live;
 use crate::sys::map::Map;
 
@@ -61,11 +62,16 @@ const PARTS: [(Part, &str); 3] =
 pub(super) fn read(root: &Path) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
     let dir = root.join(format!("flows{FLOWS_VERSION}"));
     let mut records = Vec::new();
-    for name in [names::FLOWS, names::OPENING] {
+    for name in [names::FLOWS, names::OPENING, names::PLACES] {
         let map = match Map::open_pinned(&dir.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             outcome => looked_at(outcome, name)?,
         };
+        if name == names::PLACES {
+            let places = looked_at(Places::new(&map), name)?;
+            records.extend(places.records().map(|found| (found.key(), found.flow)));
+            continue;
+        }
         let (keys, values) = looked_at(map.entries(), name)?;
         let keys = keys.chunks_exact(size_of::<FlowKey>()).map(FlowKey::read_from_bytes);
         let values = values.chunks_exact(size_of::<Flow>()).map(Flow::read_from_bytes);

@@ -11,7 +11,7 @@ use proxy_common::service::{View, ViewKind};
 use serde::Serialize;
 
 use super::names::Names;
-use super::{Exit, columns, monotonic_now, open_clients, open_store, print};
+use super::{Exit, columns, open_clients, open_store, print};
 use crate::cli::{DumpArgs, DumpTable};
 use crate::config::ServiceFilter;
 use crate::datapath::probe::counter_shards;
@@ -21,6 +21,7 @@ use crate::maps::render::{self, ServiceRow, ViewRow};
 use crate::maps::store::KernelStore;
 use crate::plan::actual::Actual;
 use crate::plan::tables::OwnerTag;
+use crate::sys::clock::monotonic_now;
 
 /// Prints one table.
 pub fn run(args: &DumpArgs) -> anyhow::Result<Exit> {

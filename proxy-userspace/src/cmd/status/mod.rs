@@ -13,7 +13,7 @@ use proxy_common::names::SCHEMA;
 use proxy_common::shortcut::Reason;
 use serde::Serialize;
 
-use super::{Exit, is_denied, monotonic_now, print};
+use super::{Exit, is_denied, print};
 use crate::cli::StatusArgs;
 use crate::datapath::attach::pinned_links;
 use crate::datapath::hooks::HOOKS;
@@ -27,6 +27,7 @@ use crate::maps::fill::{MapFill, fill};
 use crate::maps::store::KernelStore;
 use crate::status::{AgentStatus, SHORTCUTS};
 use crate::sys::bpf;
+use crate::sys::clock::monotonic_now;
 use crate::sys::link::Side;
 
 mod render;

@@ -13,7 +13,7 @@ use proxy_common::node::CidrKey;
 use zerocopy::FromBytes;
 
 use super::names::Names as Labels;
-use super::{Exit, is_denied, monotonic_now, open_clients, open_store, print};
+use super::{Exit, is_denied, open_clients, open_store, print};
 use crate::cli::{TraceArgs, TraceProto};
 use crate::datapath::attach::pinned_links;
 use crate::datapath::packet::observed::observe;
@@ -23,6 +23,7 @@ use crate::maps::known::Known;
 use crate::maps::live::Live;
 use crate::maps::store::KernelStore;
 use crate::plan::tables::OwnerTag;
+use crate::sys::clock::monotonic_now;
 use crate::sys::map::Map;
 use crate::sys::socket::netns_cookie;
 use crate::trace::{Client, Destination, Facts, Question, Trace, ports_of, trace};

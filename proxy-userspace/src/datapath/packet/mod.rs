@@ -71,10 +71,8 @@ pub struct Packet {
 pub struct Sweep {
     /// The loaded program.
     pub program: OwnedFd,
-    /// The tables that it is to walk.
-    pub tables: [Map; 2],
-    /// Their marks.
-    pub marks: Map,
+    /// Tables by name, those of [`names::FLOWS`], [`names::OPENING`], [`names::PLACES`], [`names::MARKS`] and [`names::SETTINGS`].
+    pub tables: [Map; 5],
 }
 
 impl Packet {
@@ -148,8 +146,14 @@ impl Packet {
     /// What sweeps the tables of flows. It needs the kernel's BTF.
     pub fn sweep(&mut self) -> Result<Sweep, DatapathError> {
         let absent = || DatapathError::Absent { kind: "program", name: SWEEP };
-        let tables = [map(&self.ebpf, names::FLOWS)?, map(&self.ebpf, names::OPENING)?];
-        let marks = map(&self.ebpf, names::MARKS)?;
+        let of = |name| map(&self.ebpf, name);
+        let tables = [
+            of(names::FLOWS)?,
+            of(names::OPENING)?,
+            of(names::PLACES)?,
+            of(names::MARKS)?,
+            of(names::SETTINGS)?,
+        ];
         let program: &mut Iter =
             self.ebpf.program_mut(SWEEP).and_then(|program| program.try_into().ok()).ok_or_else(absent)?;
         let btf = Btf::from_sys_fs().map_err(|error| DatapathError::System {
@@ -160,7 +164,7 @@ impl Packet {
         program.load("bpf_map_elem", &btf).map_err(failed)?;
         let program = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
         let program = program.map_err(|source| DatapathError::System { step: "keep a program", source })?;
-        Ok(Sweep { program, tables, marks })
+        Ok(Sweep { program, tables })
     }
 
     /// Has the programs at these devices and at no others. Whatever goes wrong with one device leaves the others alone.

@@ -11,7 +11,7 @@ use crate::sys::map::Shape;
 /// What the agent tells the programs, which it writes anew at each start, and what they find out for a moment.
 pub(super) const TABLES: [&str; 4] = [names::DEVICES, names::SETTINGS, names::INSIDE, names::LOOKS];
 /// What the programs remember.
-const FLOWS: [&str; 4] = [names::FLOWS, names::OPENING, names::FRAGMENTS, names::MARKS];
+const FLOWS: [&str; 5] = [names::FLOWS, names::OPENING, names::PLACES, names::FRAGMENTS, names::MARKS];
 
 /// Bytes of memory for each record of a flow that there may be.
 const BYTES_PER_FLOW: u64 = 16 * 1024;
@@ -86,6 +86,7 @@ mod tests {
     use crate::datapath::packet::OBJECT;
     use proxy_common::flow::{Flow, FlowKey};
     use proxy_common::nat::{Device, Settings};
+    use proxy_common::place::{PLACES, Place};
 
     #[test]
     fn there_are_as_many_flows_as_memory_allows() {
@@ -109,6 +110,8 @@ mod tests {
         let flow = (size_of::<FlowKey>() as u32, size_of::<Flow>() as u32);
         assert_eq!(shape(names::FLOWS), Shape::hash(flow.0, flow.1, 0));
         assert_eq!(shape(names::OPENING), Shape::lru_hash(flow.0, flow.1, names::OPENING_MAX));
+        let place = size_of::<Place>() as u32;
+        assert_eq!(shape(names::PLACES), Shape::mapped_array(place, PLACES));
         assert_eq!(shape(names::SETTINGS), Shape::array(size_of::<Settings>() as u32, 1));
         assert_eq!(shape(names::DEVICES), Shape::hash(4, size_of::<Device>() as u32, names::DEVICES_MAX));
         assert!(pinned.iter().all(|pinned| (pinned.set == MapSet::Flows) == FLOWS.contains(&pinned.name)));
