@@ -9,6 +9,7 @@ use proxy_common::addr::{Port, Proto};
 use proxy_common::flow::{End, Flow, FlowKey, Part, Whole};
 use proxy_common::lb::Held;
 use proxy_common::names::{self, FLOWS_VERSION};
+use proxy_common::place::{self, Owner, PLACES, Place};
 use serde_json::Value;
 use shunt::sys::map::{Map, Shape};
 use tests::agent::{Agent, pin_dir};
@@ -37,7 +38,24 @@ fn table(dir: &Path, name: &str) -> Map {
     map
 }
 
-/// A connection of TCP to a service port, and a flow of UDP that has begun, to one that nobody has.
+/// The places of records, pinned, with one record.
+fn place(dir: &Path, whole: &Whole, (part, flags): (Part, u16)) {
+    let shape = Shape::mapped_array(size_of::<Place>() as u32, PLACES);
+    let map = Map::create(names::PLACES, &shape).unwrap();
+    let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
+    whole.key(part, &mut key);
+    whole.record(part, 1, &mut flow);
+    let owner = Owner::new(&key).unwrap();
+    let mut words = [0; place::WORDS];
+    (words[0], words[place::OWNER]) = (owner.ends, owner.lives());
+    words[place::VALUE..place::FLAGS].copy_from_slice(&place::words(&flow));
+    words[place::FLAGS] = u64::from(flow.flags | flags);
+    map.update(&owner.place().to_ne_bytes(), Place { words }.as_bytes()).unwrap();
+    let handle = map.as_fd().try_clone_to_owned().unwrap();
+    MapData::from_fd(handle).unwrap().pin(dir.join(names::PLACES)).unwrap();
+}
+
+/// A connection of TCP to a service port, a flow of UDP that has begun, to one that nobody has, and another connection, that is finished.
 fn fill(dir: &Path, backend: SocketAddr, service: u32) {
     std::fs::create_dir(dir).unwrap();
     let (flows, opening) = (table(dir, names::FLOWS), table(dir, names::OPENING));
@@ -58,10 +76,12 @@ fn fill(dir: &Path, backend: SocketAddr, service: u32) {
     let held = Held { service: service + 1000, ..open.held };
     let begun = Whole { snat: End::NONE, proto: Proto::UDP, held, flags: 0, ..open };
     keep(&opening, &begun, (Part::Reply, Flow::ANSWERED));
+    let finished = Whole { client: End::new(client.addr, Port::new(40_001)), snat: End::NONE, ..open };
+    place(dir, &finished, (Part::Forward, Flow::FINISHED));
 }
 
 #[test]
-fn flows_are_listed_from_both_tables_with_the_names_of_their_service_ports() {
+fn flows_are_listed_from_all_tables_with_the_names_of_their_service_ports() {
     let scenario = Scenario::new();
     let node = scenario.cluster.node(1);
     let agent = Agent::start(node, scenario.manifests.path()).unwrap();
@@ -81,7 +101,7 @@ fn flows_are_listed_from_both_tables_with_the_names_of_their_service_ports() {
     let row = |protocol: &str| {
         rows.as_array().unwrap().iter().find(|row| row["protocol"] == protocol).unwrap().clone()
     };
-    assert_eq!(rows.as_array().unwrap().len(), 2, "{rows}");
+    assert_eq!(rows.as_array().unwrap().len(), 3, "{rows}");
     let tcp = row("tcp");
     assert_eq!((&tcp["service"], &tcp["state"]), (&web["service"], &"open".into()), "{tcp}");
     assert_eq!(
@@ -97,9 +117,13 @@ fn flows_are_listed_from_both_tables_with_the_names_of_their_service_ports() {
         "{udp}"
     );
 
+    let is_finished = |row: &&Value| row["client"] == "198.51.100.9:40001" && row["state"] == "finished";
+    let finished = rows.as_array().unwrap().iter().find(is_finished).expect("what lies at a place is listed");
+    assert_eq!(finished["records"], serde_json::json!(["forward"]), "{finished}");
+
     let name = web["service"].as_str().unwrap().split('/').take(2).collect::<Vec<_>>().join("/");
     let name = name.split(':').next().unwrap();
-    assert_eq!(dump(&["--service", name]).as_array().unwrap().len(), 1);
+    assert_eq!(dump(&["--service", name]).as_array().unwrap().len(), 2);
     assert_eq!(dump(&["--service", "default/nobody"]), serde_json::json!([]));
     let text = agent.shunt(&["dump", "flows"]).unwrap();
     assert!(text.starts_with("SERVICE") && text.contains("172.30.0.1:30080"), "{text}");
