@@ -21,11 +21,17 @@ fn end(address: SocketAddr) -> End {
     End::new(address.ip().into(), Port::new(address.port()))
 }
 
-fn keep(map: &Map, whole: &Whole, (part, flags): (Part, u16)) {
+/// The record of one part, with more flags.
+fn record(whole: &Whole, (part, flags): (Part, u16)) -> (FlowKey, Flow) {
     let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
     whole.key(part, &mut key);
     whole.record(part, 1, &mut flow);
     flow.flags |= flags;
+    (key, flow)
+}
+
+fn keep(map: &Map, whole: &Whole, what: (Part, u16)) {
+    let (key, flow) = record(whole, what);
     map.update(key.as_bytes(), flow.as_bytes()).unwrap();
 }
 
@@ -39,17 +45,15 @@ fn table(dir: &Path, name: &str) -> Map {
 }
 
 /// The places of records, pinned, with one record.
-fn place(dir: &Path, whole: &Whole, (part, flags): (Part, u16)) {
+fn place(dir: &Path, whole: &Whole, what: (Part, u16)) {
     let shape = Shape::mapped_array(size_of::<Place>() as u32, PLACES);
     let map = Map::create(names::PLACES, &shape).unwrap();
-    let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
-    whole.key(part, &mut key);
-    whole.record(part, 1, &mut flow);
+    let (key, flow) = record(whole, what);
     let owner = Owner::new(&key).unwrap();
     let mut words = [0; place::WORDS];
     (words[0], words[place::OWNER]) = (owner.ends, owner.lives());
     words[place::VALUE..place::FLAGS].copy_from_slice(&place::words(&flow));
-    words[place::FLAGS] = u64::from(flow.flags | flags);
+    words[place::FLAGS] = u64::from(flow.flags);
     map.update(&owner.place().to_ne_bytes(), Place { words }.as_bytes()).unwrap();
     let handle = map.as_fd().try_clone_to_owned().unwrap();
     MapData::from_fd(handle).unwrap().pin(dir.join(names::PLACES)).unwrap();

@@ -33,6 +33,15 @@ fn rival(client: SocketAddr, ends: (SocketAddr, SocketAddr)) -> SocketAddr {
     all.take(10_000_000).find(is_rival).expect("one in 262 144 is")
 }
 
+/// An open connection of a client, which has a rival; and what both dial.
+fn rivals() -> (Rig, [SocketAddr; 2], (SocketAddr, SocketAddr)) {
+    let [ends, _] = families();
+    let Ends { client, vip, backend, .. } = ends;
+    let mut rig = ends.rig();
+    settle(&mut rig, client, (vip, backend));
+    (rig, [client, rival(client, (vip, backend))], (vip, backend))
+}
+
 /// Whether a request and its reply are translated in the middle of their connection.
 fn goes_on(rig: &mut Rig, client: SocketAddr, (vip, backend): (SocketAddr, SocketAddr)) -> [bool; 2] {
     let of = |from, to| packet((from, to), Some(Tcp::Ack));
@@ -43,11 +52,7 @@ fn goes_on(rig: &mut Rig, client: SocketAddr, (vip, backend): (SocketAddr, Socke
 
 #[test]
 fn who_finds_its_place_taken_lies_elsewhere() {
-    let [ends, _] = families();
-    let Ends { client, vip, backend, .. } = ends;
-    let mut rig = ends.rig();
-    let rival = rival(client, (vip, backend));
-    settle(&mut rig, client, (vip, backend));
+    let (mut rig, [client, rival], (vip, backend)) = rivals();
     assert_eq!((rig.records().unwrap(), rig.elsewhere().unwrap()), ([2, 0], 0));
     settle(&mut rig, rival, (vip, backend));
     assert_eq!((rig.records().unwrap(), rig.elsewhere().unwrap()), ([4, 0], 1));
@@ -66,11 +71,7 @@ fn who_finds_its_place_taken_lies_elsewhere() {
 
 #[test]
 fn a_place_serves_another_only_a_round_after_it_was_freed() {
-    let [ends, _] = families();
-    let Ends { client, vip, backend, .. } = ends;
-    let mut rig = ends.rig();
-    let rival = rival(client, (vip, backend));
-    settle(&mut rig, client, (vip, backend));
+    let (mut rig, [_, rival], (vip, backend)) = rivals();
     let begins = |rig: &mut Rig| {
         settle(rig, rival, (vip, backend));
         let elsewhere = rig.elsewhere().unwrap();
@@ -91,11 +92,7 @@ fn a_place_serves_another_only_a_round_after_it_was_freed() {
 #[test]
 fn where_rounds_pass_without_a_sweep_nobody_looks_elsewhere() {
     // The control of the marks at places: the record is there, and is found again once the sweep has renewed its mark.
-    let [ends, _] = families();
-    let Ends { client, vip, backend, .. } = ends;
-    let mut rig = ends.rig();
-    let rival = rival(client, (vip, backend));
-    settle(&mut rig, client, (vip, backend));
+    let (mut rig, [_, rival], (vip, backend)) = rivals();
     settle(&mut rig, rival, (vip, backend));
     rig.pass_rounds(3).unwrap();
     assert_eq!(goes_on(&mut rig, rival, (vip, backend)), [false; 2]);

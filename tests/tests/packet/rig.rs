@@ -242,13 +242,16 @@ impl Rig {
 
     /// Records of the main table, at places and elsewhere, and of those that lie apart.
     pub(crate) fn records(&self) -> Result<[usize; 2]> {
-        let count = |name| anyhow::Ok(self.open(name)?.entries()?.0.len() / size_of::<FlowKey>());
-        Ok([count(FLOWS)? + self.places()?.records().count(), count(OPENING)?])
+        Ok([self.elsewhere()? + self.places()?.records().count(), self.count(OPENING)?])
     }
 
     /// Records of the main table that found their places taken, or have none.
     pub(crate) fn elsewhere(&self) -> Result<usize> {
-        Ok(self.open(FLOWS)?.entries()?.0.len() / size_of::<FlowKey>())
+        self.count(FLOWS)
+    }
+
+    fn count(&self, name: &str) -> Result<usize> {
+        Ok(self.open(name)?.entries()?.0.len() / size_of::<FlowKey>())
     }
 
     /// The places of records.
