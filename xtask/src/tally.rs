@@ -8,12 +8,23 @@ use anyhow::{Context, Result};
 
 use crate::tree::Tree;
 
+/// Lines of a panic that are told again at the end, at most.
+const PANIC_LINES: usize = 8;
+
 /// What passed, what failed, and why the rest did not run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     passed: usize,
     failed: Vec<String>,
     skipped: Vec<String>,
+    panic: Panic,
+}
+
+/// Where the output of tests that failed is read: whose it is, and how many lines of its panic are still wanted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Panic {
+    test: String,
+    wanted: usize,
 }
 
 impl Tally {
@@ -102,6 +113,29 @@ impl Tally {
             } else if outcome.starts_with("ignored") {
                 self.skip(format!("{name}: {test}: {outcome}"));
             }
+        } else {
+            self.read_panic(line);
+        }
+    }
+
+    /// Adds what a test panicked with to its failure: of a long run often only the last lines are kept.
+    fn read_panic(&mut self, line: &str) {
+        if let Some(test) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----")) {
+            self.panic = Panic { test: format!(": {test}"), wanted: 0 };
+        } else if line == "failures:" || line.to_lowercase().starts_with("stack backtrace:") {
+            self.panic.wanted = 0;
+        } else if line.contains(" panicked at ") {
+            self.panic.wanted = PANIC_LINES;
+        }
+        if self.panic.wanted > 0 && !line.is_empty() {
+            self.panic.wanted -= 1;
+            let test = &self.panic.test;
+            let is_its =
+                |failure: &&mut String| failure.lines().next().is_some_and(|line| line.ends_with(test));
+            if let Some(failure) = self.failed.iter_mut().find(is_its) {
+                failure.push_str("\n    ");
+                failure.push_str(line);
+            }
         }
     }
 
@@ -119,7 +153,7 @@ fn count(line: &str, word: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Panic, Tally};
 
     #[test]
     fn lines_of_the_harness_are_counted() {
@@ -129,14 +163,28 @@ mod tests {
             "test plan::order ... ok",
             "test plan::prefix ... FAILED",
             "test maps::grow ... ignored, needs root",
+            "failures:",
+            "---- plan::prefix stdout ----",
+            "",
+            "said before",
+            "thread 'plan::prefix' (7) panicked at plan.rs:8:9:",
+            "no route: unreachable",
+            "stack backtrace:",
+            "   0: main",
+            "failures:",
+            "    plan::prefix",
             "test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
         ] {
             tally.read_line("unit", line);
         }
         let expected = Tally {
             passed: 3,
-            failed: vec!["unit: plan::prefix".into()],
+            failed: vec![
+                "unit: plan::prefix\n    thread 'plan::prefix' (7) panicked at plan.rs:8:9:\n    no route: unreachable"
+                    .into(),
+            ],
             skipped: vec!["unit: maps::grow: ignored, needs root".into()],
+            panic: Panic { test: ": plan::prefix".into(), wanted: 0 },
         };
         assert_eq!(tally, expected);
         assert!(!tally.close());

@@ -2,9 +2,9 @@
 //! larger than the MTU, and datagrams over UDP.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -59,10 +59,22 @@ pub(crate) struct Client {
     pub(crate) seen: SocketAddr,
 }
 
+/// Ports that clients send from: one after the other, none of them twice in a test. Two connections from one port through two
+/// frontends to one backend collide, and it would see one of them by another address (`collisions` tests that).
+const OWN_PORTS: std::ops::Range<u16> = 12_000..30_000;
+
+/// The next port for a client, at any of its addresses of `to`'s family.
+fn next_own(to: SocketAddr) -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed) % (OWN_PORTS.end - OWN_PORTS.start);
+    let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    SocketAddr::new(any, OWN_PORTS.start + number)
+}
+
 /// Sends something from a socket of `netns` to `to` and back.
 pub(crate) fn exchange(netns: &Netns, to: SocketAddr, way: Way) -> Result<Client> {
     match way {
-        Way::Tcp => Transfer::open(netns, (None, to))?.complete(LENGTH),
+        Way::Tcp => Transfer::open(netns, (Some(next_own(to)), to))?.complete(LENGTH),
         Way::Udp => datagrams(netns, to),
     }
     .with_context(|| format!("{way:?} to {to}"))
@@ -120,8 +132,8 @@ impl Transfer {
 }
 
 fn datagrams(netns: &Netns, to: SocketAddr) -> Result<Client> {
-    let bind: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
-    let socket = netns.inside(|| UdpSocket::bind(bind))??;
+    let own = next_own(to);
+    let socket = netns.inside(|| UdpSocket::bind(own))?.with_context(|| format!("bind to {own}"))?;
     // Connected, it takes answers from nobody else.
     netns.inside(|| socket.connect(to))??;
     socket.set_read_timeout(Some(PATIENCE))?;
