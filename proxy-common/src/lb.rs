@@ -163,6 +163,11 @@ pub trait Sender {
     fn remembered(&self, service: u32, is_v4: bool, seconds: u32) -> Option<Memory>;
     /// 32 uniformly random bits.
     fn draw(&self) -> u32;
+    /// Whether somebody on another node, whose packet says [`Origin::External`], is a pod; asked only of a service port that serves
+    /// the two differently.
+    fn is_inside(&self) -> bool {
+        false
+    }
 }
 
 /// A sender that was given nothing before, with what it draws.
@@ -362,10 +367,17 @@ pub const fn view_for(kind: u8, origin: Origin) -> View {
 fn serve<L: Lookup, S: Sender>(lookup: &L, frontend: FrontendValue, packet: &Packet, sender: &S) -> Verdict {
     let service = frontend.service;
     let inconsistent = Verdict::Reject(service, DropReason::Inconsistent);
-    let view = view_for(frontend.kind, packet.origin);
-    let Some((head, word)) = lookup.in_force(service, view) else {
+    let mut view = view_for(frontend.kind, packet.origin);
+    let Some((head, mut word)) = lookup.in_force(service, view) else {
         return inconsistent;
     };
+    if matches!(view, View::External)
+        && let Some(inside) = lookup.view(service, head.half(), View::Cluster)
+        && inside != word
+        && sender.is_inside()
+    {
+        (view, word) = (View::Cluster, inside);
+    }
     match word.kind() {
         ViewKind::Pass => return Verdict::Pass,
         ViewKind::Reject => return Verdict::Reject(service, DropReason::NoEndpoints),

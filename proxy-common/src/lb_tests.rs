@@ -2,6 +2,7 @@ use super::*;
 use crate::backend::BackendState;
 use crate::filter;
 use core::net::IpAddr;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 /// Tables written by hand, one service per test line.
@@ -265,6 +266,47 @@ fn every_slot_is_picked_equally_often() {
     }
     assert_eq!(hits.len(), 2);
     assert!(hits.values().all(|count| (499..=501).contains(count)));
+}
+
+/// Somebody on another node, and how often it was asked for more.
+struct Far {
+    is_inside: bool,
+    asked: Cell<u32>,
+}
+
+impl Sender for Far {
+    fn held(&self, _: &Tuple) -> Option<Held> {
+        None
+    }
+    fn remembered(&self, _: u32, _: bool, _: u32) -> Option<Memory> {
+        None
+    }
+    fn draw(&self) -> u32 {
+        0
+    }
+    fn is_inside(&self) -> bool {
+        self.asked.set(self.asked.get() + 1);
+        self.is_inside
+    }
+}
+
+#[test]
+fn whether_a_sender_elsewhere_is_a_pod_is_asked_where_that_matters() {
+    let of = |tables: &Tables, dst: &str, is_inside| {
+        let tuple = Tuple { addr: addr(dst), port: Port::new(80), proto: Proto::TCP };
+        let sender = Far { is_inside, asked: Cell::new(0) };
+        let verdict = translate(tables, &Packet { tuple, origin: Origin::External }, &sender);
+        let Verdict::Forward(pick) = verdict else { panic!("{verdict:?}") };
+        (pick.view, pick.addr, sender.asked.get())
+    };
+    let tables = cluster_ip().frontend_at(vip("192.0.2.1", 80), FrontendKind::LoadBalancer);
+    assert_eq!(of(&tables, "192.0.2.1", true), (View::Cluster, addr("10.1.0.1"), 1));
+    assert_eq!(of(&tables, "192.0.2.1", false), (View::External, addr("10.1.0.2"), 1));
+    assert_eq!(of(&tables, "10.96.0.1", true), (View::Internal, addr("10.1.0.1"), 0), "one view for all");
+    let alike = tables.set_all_views(ViewWord::random(10, 2));
+    for is_inside in [true, false] {
+        assert_eq!(of(&alike, "192.0.2.1", is_inside), (View::External, addr("10.1.0.1"), 0));
+    }
 }
 
 /// A client that was given rows before.

@@ -33,7 +33,7 @@ pub const WORDS: usize = 8;
 /// | 4 | the other halves; [`Flow::service`] |
 /// | 5 | [`Flow::backend`], [`Flow::generation`] |
 /// | 6, [`USED`] | [`Flow::used`] |
-/// | 7, [`FLAGS`] | [`Flow::flags`]; the mark of those that lie elsewhere, one byte; zero |
+/// | 7, [`FLAGS`] | [`Flow::flags`]; the mark of those that lie elsewhere, one byte; zero, one byte; when the last use was written, in ticks of the kernel's timer |
 ///
 /// Addresses and ports are in network byte order.
 #[repr(C, align(64))]
@@ -50,7 +50,8 @@ pub const OWNER: usize = 1;
 pub const VALUE: usize = 2;
 /// The word of [`Flow::used`].
 pub const USED: usize = 6;
-/// The word of flags: in its lowest two bytes [`Flow::flags`], in the third the mark of those that lie elsewhere.
+/// The word of flags: in its lowest two bytes [`Flow::flags`], in the third the mark of those that lie elsewhere, in the upper half
+/// a time.
 pub const FLAGS: usize = 7;
 
 /// Where the state begins in the word of the owner.

@@ -147,9 +147,16 @@ impl Rig {
 
     /// Writes the inactive half and switches to it: the one store.
     pub fn switch_to(&mut self, word: ViewWord) -> Result<()> {
+        self.switch_views(&[(View::Internal, word)])
+    }
+
+    /// The same for some views.
+    pub fn switch_views(&mut self, views: &[(View, ViewWord)]) -> Result<()> {
         let half = if self.head == Head::default() { Half::A } else { self.head.half().other() };
         let cell = u64::from(self.cell) * CELL_WORDS as u64;
-        self.store.store(WordTable::Services, cell + half.word(View::Internal) as u64, word.0)?;
+        for (view, word) in views {
+            self.store.store(WordTable::Services, cell + half.word(*view) as u64, word.0)?;
+        }
         self.head = Head::new(half, 0, self.head.sequence() + 1);
         self.store.store(WordTable::Services, cell, self.head.0)?;
         Ok(())
@@ -166,11 +173,16 @@ impl Rig {
 
     /// Makes the same service reachable at another address of the VIP's /24.
     pub fn insert_frontend(&mut self, at: SocketAddr) -> Result<()> {
+        self.insert_frontend_of(FrontendKind::ClusterIp, at)
+    }
+
+    /// The same by a frontend of some kind.
+    pub fn insert_frontend_of(&mut self, kind: FrontendKind, at: SocketAddr) -> Result<()> {
         self.note_owned(at.ip().into())?;
         for key in vip_keys(at) {
             self.set_bit(filter::bit_of_port(key.port, key.proto))?;
         }
-        let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
+        let value = FrontendValue::new(self.cell, kind, 0);
         self.store.insert_frontends(&vip_keys(at).map(|key| (key, value)))?;
         Ok(())
     }

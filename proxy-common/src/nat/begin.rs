@@ -5,7 +5,7 @@ use super::{Action, Change, Claim, Flows, MARGIN, Passage, TRIES, Timeouts, Work
 use crate::addr::{Addr, Proto};
 use crate::affinity::Memory;
 use crate::flow::{End, Flow, FlowKey, NO_MAC, Part, Whole};
-use crate::lb::{Held, Lookup, Packet, Sender, Tuple, Verdict, admits, translate};
+use crate::lb::{Held, Lookup, Origin, Packet, Sender, Tuple, Verdict, admits, translate};
 use crate::packet::Side;
 use crate::reason::DropReason;
 
@@ -30,6 +30,11 @@ impl<F: Flows> Sender for Client<'_, F> {
     fn draw(&self) -> u32 {
         self.flows.draw()
     }
+
+    #[inline(always)]
+    fn is_inside(&self) -> bool {
+        self.flows.is_inside(self.addr)
+    }
 }
 
 /// Decides about a packet that may begin a flow, where [`super::arrive`] says so.
@@ -37,7 +42,8 @@ impl<F: Flows> Sender for Client<'_, F> {
 pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
     let headers = passage.headers;
     let tuple = Tuple { addr: headers.dst, port: headers.dst_port, proto: headers.proto };
-    let packet = Packet { tuple, origin: passage.origin };
+    let origin = if passage.is_from_pods { Origin::Pod } else { Origin::External };
+    let packet = Packet { tuple, origin };
     let client = Client { flows, addr: headers.src };
     let pick = match translate(lookup, &packet, &client) {
         // The filter has let in what is for no frontend.
@@ -50,7 +56,7 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     if !admits(lookup, &pick, headers.src) {
         return Action::Drop(pick.service, DropReason::SourceNotAllowed);
     }
-    if !flows.admit() {
+    if !flows.admit(passage.now) {
         return Action::Drop(pick.service, DropReason::Flood);
     }
     if headers.proto == Proto::SCTP && pick.port != headers.dst_port {
@@ -87,8 +93,8 @@ pub(super) fn draft<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work)
     work.whole.flags = from_afar | if flows.is_crowded() { Flow::APART } else { 0 };
 }
 
-/// Makes the records of a flow. Where the main table is full, they lie apart. Whether that of a
-/// client may wait for an answer there.
+/// Makes the records of a flow. Where the main table is full, they lie apart; there, with `may_wait`, the client's record is made by
+/// the answer to its SYN.
 #[inline(always)]
 pub(super) fn record<F: Flows>(
     flows: &F,

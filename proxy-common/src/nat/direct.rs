@@ -98,7 +98,7 @@ fn forgets<F: Flows>(flows: &F, work: &mut Work) -> bool {
 /// The connection gets records as if the backend were its own frontend, and with them another port.
 #[inline(always)]
 fn give_other_port<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
-    if !flows.admit() {
+    if !flows.admit(passage.now) {
         return Action::Drop(work.whole.held.service, crate::reason::DropReason::Flood);
     }
     draft(flows, passage, work);

@@ -30,7 +30,6 @@ pub use steady::{Glance, Middle, middle};
 
 use crate::addr::Addr;
 use crate::flow::{End, Flow, FlowKey, Mac, Part, Whole};
-use crate::lb::Origin;
 use crate::packet::{Headers, Side};
 use crate::reason::DropReason;
 
@@ -87,8 +86,6 @@ pub struct Passage<'a> {
     pub headers: &'a Headers,
     /// Flags of its TCP header; zero for anything else.
     pub tcp: u8,
-    /// Who sends, for a packet that may begin a flow.
-    pub origin: Origin,
     /// Whether it comes from a device of this node's pods, for a packet that may begin a flow.
     pub is_from_pods: bool,
     /// Of its frame, the address that it is sent to where it enters, and that it is sent from where it leaves; [`crate::flow::NO_MAC`]
@@ -226,8 +223,10 @@ pub trait Flows {
     fn has_direct(&self) -> bool;
     /// There will be one in a moment.
     fn say_direct(&self);
+    /// Whether an address is a pod's of any node.
+    fn is_inside(&self, addr: Addr) -> bool;
     /// Whether one more flow may begin now.
-    fn admit(&self) -> bool;
+    fn admit(&self, now: u64) -> bool;
 }
 
 #[cfg(test)]

@@ -7,10 +7,13 @@
 use super::Passage;
 use super::arrive::seen;
 use super::leave::may_be_of_a_flow;
-use super::{Change, Flows, REFRESH, RST, SYN};
+use super::{Change, Flows, RST, SYN};
 use crate::addr::{Port, Proto};
 use crate::flow::{End, Flow, FlowKey, Mac, NO_MAC, Part};
 use crate::packet::{Headers, Side};
+
+/// Ticks that a record may be unused without being written anew: where the timer is the usual one of 250 Hz, [`super::REFRESH`].
+const TICKS: u32 = 4;
 
 /// What of a record a packet in the middle of a connection depends on: see [`Flow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +24,8 @@ pub struct Glance {
     pub port: Port,
     /// [`Flow::flags`].
     pub flags: u16,
-    /// [`Flow::used`].
-    pub used: u64,
+    /// Since [`Flow::used`], in ticks of the kernel's timer (1 to 10 ms by its configuration), which cost no call.
+    pub idle: u32,
     /// [`Flow::mac`].
     pub mac: Mac,
 }
@@ -64,14 +67,14 @@ impl Glance {
     /// The connection is settled, its record was used just now, and `mac`, what the packet's frame shows ([`Passage::mac`]), tells
     /// nothing of a bridge.
     #[inline(always)]
-    pub const fn steady(&self, part: Part, (tcp, mac): (u8, Mac), now: u64) -> Option<(Change, u16)> {
+    pub const fn steady(&self, part: Part, (tcp, mac): (u8, Mac)) -> Option<(Change, u16)> {
         let (known, side, frame) = match part {
             Part::Forward => (Flow::SETTLED, Side::Destination, self.mac),
             Part::Reply | Part::Return => (Flow::SETTLED | Flow::ANSWERED, Side::Source, mac),
         };
         let says_nothing = frame[0] | frame[1] | frame[2] == 0;
         if self.flags & (known | Flow::APART | Flow::DIRECT | Flow::RESET) != known
-            || now.saturating_sub(self.used) >= REFRESH
+            || self.idle >= TICKS
             || !says_nothing
         {
             return None;
@@ -81,11 +84,16 @@ impl Glance {
         Some((change, seen(self.flags, tcp)))
     }
 
-    /// Writes what the packet says of its flow, if it says anything.
+    /// Writes what the packet says of its flow, if it says anything; only then the clock is asked.
     #[inline(always)]
-    pub fn keep<F: Flows>(&self, flows: &F, (key, place): (&FlowKey, F::Place), (flags, now): (u16, u64)) {
+    pub fn keep<F: Flows>(
+        &self,
+        flows: &F,
+        (key, place): (&FlowKey, F::Place),
+        (flags, now): (u16, impl FnOnce() -> u64),
+    ) {
         if flags != self.flags {
-            flows.note(key, place, self.flags, &Flow { flags, used: now, ..Flow::EMPTY });
+            flows.note(key, place, self.flags, &Flow { flags, used: now(), ..Flow::EMPTY });
         }
     }
 }

@@ -32,11 +32,12 @@ pub const fn tick(now: u64) -> u32 {
 /// Nanoseconds of a [`tick`].
 pub const TICK: u64 = 1 << 22;
 
-/// How many ticks a route counts, and with it what was then found at the device that its packets enter by: 12.6 to 16.8 ms. So long
-/// may somebody new in the stack be passed by.
-const TICKS: u32 = 4;
-/// How many ticks requests believe what replies have found at their pod's device, who look each [`TICKS`].
-const TICKS_OF_PEER: u32 = 8;
+/// How many ticks of the kernel's timer a route counts, and with it what was then found at the device that its packets enter by: 12 to
+/// 16 ms where that is the usual one of 250 Hz, 30 to 40 ms where it is the slowest. So long may somebody new in the stack be passed
+/// by.
+const JIFFIES: u32 = 4;
+/// How many ticks requests believe what replies have found at their pod's device, who look as often as they find a route.
+const TICKS_OF_PEER: u32 = 12;
 
 /// Whether something of one tick still counts at another, for so many.
 #[inline(always)]

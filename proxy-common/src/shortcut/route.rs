@@ -1,7 +1,8 @@
 //! What is known of the way between two addresses, for packets that enter by some device.
 
-use super::{ROUTES, TICKS, counts};
+use super::{JIFFIES, ROUTES, counts};
 use crate::addr::Addr;
+use crate::flow::Mac;
 
 /// Bit of [`Route::device`]: to the other end of that device's pair, past the device itself.
 pub const PEER: u32 = 1 << 31;
@@ -20,26 +21,26 @@ pub struct Route {
     pub entered: u32,
     /// Their class, see [`super::class`].
     pub class: u32,
-    /// When this was found, see [`super::tick`].
-    pub tick: u32,
+    /// When this was found, in ticks of the kernel's timer.
+    pub jiffy: u32,
     /// Index of the device that they leave by, perhaps with [`PEER`]; zero: they take the stack.
     pub device: u32,
     /// Bytes of a packet at most, from its IP header on.
     pub mtu: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The frame's receiver and sender, of packets that leave by a device; zero where the neighbour is not known.
+    pub frame: [Mac; 2],
 }
 
 impl Route {
     /// Whether this is what is looked for, and counts still.
     #[inline(always)]
-    pub const fn is_of(&self, (src, dst): (Addr, Addr), (entered, class): (u32, u32), tick: u32) -> bool {
+    pub const fn is_of(&self, (src, dst): (Addr, Addr), (entered, class): (u32, u32), jiffy: u32) -> bool {
         // Most differ in the destination, if in anything.
         same(self.dst, dst)
             && same(self.src, src)
             && self.entered == entered
             && self.class == class
-            && counts(self.tick, tick, TICKS)
+            && counts(self.jiffy, jiffy, JIFFIES)
     }
 }
 
@@ -58,4 +59,4 @@ pub const fn place(src: Addr, dst: Addr) -> u32 {
     (mixed ^ (mixed >> 32)) as u32 & (ROUTES - 1)
 }
 
-const _: () = assert!(size_of::<Route>() == 72);
+const _: () = assert!(size_of::<Route>() == 80);

@@ -6,6 +6,7 @@ use etherparse::{NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders};
 
 use super::*;
 use crate::addr::Addr;
+use crate::flow::NO_MAC;
 use crate::packet::buffer::Buffer;
 use crate::packet::{ETHER_IPV4, ETHER_IPV6, parse};
 
@@ -120,25 +121,25 @@ fn a_route_is_of_two_addresses_a_device_and_a_class_and_soon_over() {
         hop: ends.1,
         entered: 7,
         class: 3,
-        tick: now,
+        jiffy: now,
         device: 9,
         mtu: 1_500,
-        pad: 0,
+        frame: [NO_MAC; 2],
     };
-    assert!((0..TICKS).all(|later| route.is_of(ends, (7, 3), now + later)));
-    for (ends, at, tick) in [
+    assert!((0..JIFFIES).all(|later| route.is_of(ends, (7, 3), now + later)));
+    for (ends, at, jiffy) in [
         ((ends.1, ends.1), (7, 3), now),
         ((ends.0, ends.0), (7, 3), now),
         ((ends.0, addr("2001:db8::2")), (7, 3), now),
         (ends, (8, 3), now),
         (ends, (7, 2), now),
-        (ends, (7, 3), now + TICKS),
+        (ends, (7, 3), now + JIFFIES),
         (ends, (7, 3), now - 1),
     ] {
-        assert!(!route.is_of(ends, at, tick), "{ends:?} {at:?} {tick}");
+        assert!(!route.is_of(ends, at, jiffy), "{ends:?} {at:?} {jiffy}");
     }
     // Memory that is zero, as it is at first, is no packet's.
-    let none = Route { src: Addr::UNSPECIFIED, dst: Addr::UNSPECIFIED, entered: 0, tick: 0, ..route };
+    let none = Route { src: Addr::UNSPECIFIED, dst: Addr::UNSPECIFIED, entered: 0, jiffy: 0, ..route };
     assert!(!none.is_of(ends, (7, 3), 0));
     let places: std::collections::HashSet<u32> =
         (0..2_000_u32).map(|host| place(Addr::from_v4_word(host.to_be()), ends.0)).collect();
@@ -156,7 +157,7 @@ fn a_look_is_of_one_device_and_soon_over() {
             assert_eq!(look.just_found(0x0112_3456, now), None, "an index of more bits");
             let lets_pass =
                 reasons & (Reason::OthersOut as u8 | Reason::Queue as u8 | Reason::Unreadable as u8) == 0;
-            assert_eq!(look.lets_pass(0x0012_3456, now.wrapping_add(TICKS)), lets_pass);
+            assert_eq!(look.lets_pass(0x0012_3456, now.wrapping_add(TICKS_OF_PEER - 1)), lets_pass);
             assert!(!look.lets_pass(0x0012_3456, now.wrapping_add(TICKS_OF_PEER)));
         }
     }

@@ -6,7 +6,7 @@ use proxy_common::addr::Port;
 use proxy_common::lb::{Lookup, owns_vip};
 use proxy_common::nat::fragment::{ENTERS, FragmentKey};
 use proxy_common::nat::{ErrorChange, Report, Work, error_arrives, error_leaves};
-use proxy_common::packet::quoted::{quoted as read, rewrite_quoted};
+use proxy_common::packet::quoted::{self, rewrite_quoted};
 use proxy_common::packet::refusal::refuse;
 use proxy_common::packet::rewrite;
 use proxy_common::reason::DropReason;
@@ -34,13 +34,13 @@ pub fn error_exits(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn read_quoted(ctx: &TcContext) -> Option<(Skb<'_>, Report<'static>, &'static mut Work)> {
-    let Room { headers, desk: Desk { link, quoted, work, .. } } = flows::room()?;
+    let Room { headers, desk: Desk { link, quoted: inner, work, .. } } = flows::room()?;
     let skb = Skb::new(ctx, *link);
     skb.pull_to(ERROR);
-    if !read(&skb, headers, quoted) {
+    if !quoted::quoted(&skb, headers, inner) {
         return None;
     }
-    Some((skb, Report { outer: headers, inner: quoted, now: clients::now() }, work))
+    Some((skb, Report { outer: headers, inner, now: clients::now() }, work))
 }
 
 #[inline(always)]

@@ -4,12 +4,13 @@ use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Addr;
 use proxy_common::affinity::{AffinityKey, Memory};
 use proxy_common::flow::{End, Flow, FlowKey, Part};
-use proxy_common::lb::{Origin, Pick};
+use proxy_common::lb::Pick;
 use proxy_common::mark::{self, Marks};
 use proxy_common::names;
 use proxy_common::nat::fragment::{FragmentKey, FragmentValue};
@@ -85,12 +86,16 @@ pub struct Desk {
     pub answer: Answer,
     /// Not zero: a program at another device has sent the packet on.
     pub sent_on: u8,
+    /// Not zero: it has come by a device of this node's pods.
+    pub from_pods: u8,
     /// Not zero: the packet is a request that was just sent on, and may go past the stack.
     pub may_pass: u8,
     /// Where such a request goes.
     pub backend: Addr,
     /// What a route is looked up for: source, destination, device, class.
     pub fib_ends: (Addr, Addr, u32, u32),
+    /// When, see [`tick`](proxy_common::shortcut::tick).
+    pub tick: u32,
     /// The question, and the answer.
     pub fib: bpf_fib_lookup,
 }
@@ -152,6 +157,13 @@ pub fn round() -> u32 {
     MARKS.get_ptr(0).map_or(0, |marks| unsafe { (&raw const (*marks).round).read_volatile() })
 }
 
+/// The kernel's count of its timer's ticks, modulo 2^32: the kernel reads it where programs call for it, without a call.
+#[inline(always)]
+pub fn jiffy() -> u32 {
+    // SAFETY: the helper takes nothing and returns a number.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
 /// Leaves the mark of this round for a record, but for those of [`Part::Return`], which no packet of a stranger has the port of.
 #[inline(always)]
 pub fn mark(key: &FlowKey) {
@@ -190,17 +202,10 @@ fn made_direct() -> Option<*mut u64> {
 }
 
 impl Tables<'_> {
-    /// Who sends a packet that enters from an address, maybe by a device of pods.
-    #[inline(always)]
-    pub fn origin(addr: Addr, is_from_pods: bool) -> Origin {
-        let is_inside = is_from_pods || INSIDE.get(&Key::new(128, addr)).is_some();
-        if is_inside { Origin::Pod } else { Origin::External }
-    }
-
     /// Whether one more refusal may be sent.
     #[inline(always)]
     pub fn may_refuse(&self) -> bool {
-        self.settings().is_some_and(|settings| spend(REFUSED, settings.refusals_per_second))
+        self.settings().is_some_and(|settings| spend((REFUSED, clients::now()), settings.refusals_per_second))
     }
 }
 
@@ -355,16 +360,21 @@ impl Flows for Tables<'_> {
     }
 
     #[inline(always)]
-    fn admit(&self) -> bool {
-        self.settings().is_some_and(|settings| spend(FLOWS_BEGUN, settings.flows_per_second))
+    fn is_inside(&self, addr: Addr) -> bool {
+        INSIDE.get(&Key::new(128, addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn admit(&self, now: u64) -> bool {
+        self.settings().is_some_and(|settings| spend((FLOWS_BEGUN, now), settings.flows_per_second))
     }
 }
 
 /// Whether one more of something may happen on this CPU in this second, which is 2^30 ns here.
 #[inline(always)]
-fn spend(what: u32, most: u32) -> bool {
+fn spend((what, now): (u32, u64), most: u32) -> bool {
     let Some(spent) = SPENT.get_ptr_mut(what) else { return false };
-    let second = clients::now() >> 30;
+    let second = now >> 30;
     // SAFETY: the element is this CPU's alone.
     unsafe {
         let [since, count] = *spent;

@@ -9,7 +9,7 @@ use proxy_common::packet::usual::V4_BYTES;
 use crate::flows::Tables;
 use crate::maps::clients;
 use crate::passage::{go_short, tcp};
-use crate::shortcut::{self, Way};
+use crate::shortcut::{self, Neighbour, Way};
 use crate::skb::{Beginning, Skb};
 
 /// What became of a packet.
@@ -44,15 +44,14 @@ fn go(
     (key, place, glance): (&FlowKey, u32, Glance),
     (part, tcp): (Part, u8),
 ) -> Option<i32> {
-    let now = clients::now();
-    let (change, flags) = glance.steady(part, (tcp, NO_MAC), now)?;
+    let (change, flags) = glance.steady(part, (tcp, NO_MAC))?;
     let dst = if change.is_request { change.to.addr } else { headers.dst };
     if change.far_port != change.side.far().of(headers).1 {
         return None;
     }
-    let Way::Short(route) = shortcut::way_of((skb, &near), headers, (headers.src, dst), now) else {
+    let Way::Short(route) = shortcut::way_of((skb, &near), headers, (headers.src, dst)) else {
         return None;
     };
-    glance.keep(&Tables(skb.ctx), (key, place), (flags, now));
-    Some(go_short(skb, headers, &change, route))
+    glance.keep(&Tables(skb.ctx), (key, place), (flags, clients::now));
+    Some(go_short(skb, headers, &change, (route, Neighbour::Known)))
 }

@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::addr::Proto;
 use proxy_common::counter::ServiceCounter;
 use proxy_common::flow::{End, Flow, NO_MAC, Part};
-use proxy_common::lb::{Origin, is_foreign};
+use proxy_common::lb::is_foreign;
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{
     Action, Change, Flows, Passage, arrive, begin, direct, is_for_the_node, is_icmp, leave, may_be_direct,
@@ -18,7 +18,7 @@ use proxy_common::shortcut::Route;
 use crate::flows::{self, Desk, Room, Slow, Tables};
 use crate::maps::{self, Kernel, clients};
 use crate::middle::{self, Taken};
-use crate::shortcut::{self, Way};
+use crate::shortcut::{self, Neighbour, Way};
 use crate::skb::Skb;
 
 /// `TCX_NEXT`: the chain goes on.
@@ -28,9 +28,9 @@ pub const DROP: i32 = 2;
 /// `TCX_REDIRECT`.
 pub const REDIRECT: i32 = 7;
 /// Where an Ethernet header has the receiver's address.
-const TO: u32 = 0;
+pub const TO: u32 = 0;
 /// Where it has the sender's.
-const FROM: u32 = 6;
+pub const FROM: u32 = 6;
 /// Where a TCP header has its flags.
 const FLAGS: u32 = 13;
 /// Bytes of an Ethernet header.
@@ -48,9 +48,9 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
         return enter_usual(&mut skb, &headers, is_sent_on);
     }
     let Some(room) = flows::room() else { return NEXT };
-    room.desk.sent_on = u8::from(is_sent_on);
+    said(&mut room.desk, (is_sent_on, false));
     match read(&skb, room, ENTERS) {
-        Some((headers, _)) if is_foreign(&Kernel, headers.dst) => past(&skb, headers, is_sent_on),
+        Some((headers, _)) if is_foreign(&Kernel, headers.dst) => past(&skb, headers, (is_sent_on, false)),
         Some((headers, desk)) => go_in(&mut skb, headers, desk),
         None => NEXT,
     }
@@ -60,14 +60,14 @@ pub fn enter(ctx: &TcContext, link: u32) -> i32 {
 #[inline(always)]
 fn enter_usual(skb: &mut Skb<'_>, headers: &Headers, is_sent_on: bool) -> i32 {
     if is_foreign(&Kernel, headers.dst) {
-        return past(skb, headers, is_sent_on);
+        return past(skb, headers, (is_sent_on, false));
     }
     match middle::take(skb, headers, Part::Forward) {
         Taken::Gone(verdict) => return verdict,
         Taken::Stranger => return NEXT,
         Taken::Not => {}
     }
-    match lay_out(skb, headers, is_sent_on) {
+    match lay_out(skb, headers, (is_sent_on, false)) {
         Some(desk) => go_in(skb, headers, desk),
         None => NEXT,
     }
@@ -84,13 +84,13 @@ pub fn enter_from_pod(ctx: &TcContext) -> i32 {
         {
             return verdict;
         }
-        return match lay_out(&skb, &headers, is_sent_on) {
+        return match lay_out(&skb, &headers, (is_sent_on, true)) {
             Some(desk) => go_in_from_pod(&mut skb, &headers, desk),
             None => NEXT,
         };
     }
     let Some(room) = flows::room() else { return NEXT };
-    room.desk.sent_on = u8::from(is_sent_on);
+    said(&mut room.desk, (is_sent_on, true));
     match read(&skb, room, ENTERS) {
         Some((headers, desk)) => go_in_from_pod(&mut skb, headers, desk),
         None => NEXT,
@@ -101,7 +101,7 @@ pub fn enter_from_pod(ctx: &TcContext) -> i32 {
 fn go_in_from_pod(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     match reply(skb, headers, desk) {
         Some(taken) => taken,
-        None if is_foreign(&Kernel, headers.dst) => past(skb, headers, desk.sent_on != 0),
+        None if is_foreign(&Kernel, headers.dst) => past(skb, headers, (desk.sent_on != 0, true)),
         None => go_in(skb, headers, desk),
     }
 }
@@ -125,14 +125,14 @@ fn go_in(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     // What gets another source as it leaves goes to another node.
     if verdict == NEXT && desk.may_pass != 0 && desk.work.flow.other.is_none() {
         desk.backend = desk.work.flow.becomes.addr;
-        return request(skb, headers, (desk, passage.now));
+        return request(skb, headers, desk);
     }
     verdict
 }
 
 /// It is for no owned address, but may have to do with flows all the same.
 #[inline(always)]
-fn past(skb: &Skb<'_>, headers: &Headers, is_sent_on: bool) -> i32 {
+fn past(skb: &Skb<'_>, headers: &Headers, (is_sent_on, from_pods): (bool, bool)) -> i32 {
     let ctx = skb.ctx;
     if !headers.has_ports() {
         // An error about what a backend has sent to a client with another port.
@@ -142,7 +142,7 @@ fn past(skb: &Skb<'_>, headers: &Headers, is_sent_on: bool) -> i32 {
     } else if !is_sent_on
         && let Some(tcp) = tcp(skb, headers)
         && may_be_direct(&Tables(ctx), headers, tcp)
-        && lay_out(skb, headers, is_sent_on).is_some()
+        && lay_out(skb, headers, (is_sent_on, from_pods)).is_some()
     {
         flows::go_on(ctx, Slow::Direct);
     }
@@ -162,8 +162,7 @@ pub fn first(ctx: &TcContext) -> i32 {
     let mut skb = Skb::new(ctx, desk.link);
     let is_request = skb.is_request();
     let Some(mut passage) = passage(&skb, (headers, TO), is_request, clients::now()) else { return NEXT };
-    passage.is_from_pods = Tables(ctx).leads_to_pods();
-    passage.origin = Tables::origin(headers.src, passage.is_from_pods);
+    passage.is_from_pods = is_from_pods(&skb, desk);
     let action = begin(&Kernel, &Tables(ctx), &passage, &mut desk.work);
     if matches!(action, Action::Change(_)) {
         // What is written of it is read again from memory.
@@ -180,7 +179,7 @@ pub fn ask(ctx: &TcContext) -> i32 {
     let mut skb = Skb::new(ctx, desk.link);
     let is_request = desk.sent_on != 0;
     let Some(mut passage) = passage(&skb, (headers, TO), is_request, clients::now()) else { return NEXT };
-    passage.is_from_pods = Tables(ctx).leads_to_pods();
+    passage.is_from_pods = is_from_pods(&skb, desk);
     // Somebody else has put a number where programs say so.
     let is_blind = !skb.is_unmarked();
     let action = direct(&Tables(ctx), &passage, is_blind, &mut desk.work);
@@ -255,21 +254,40 @@ fn usual(skb: &Skb<'_>, ether_type: u16) -> Option<Headers> {
 
 /// Lays the headers of a packet that enters into the room of this CPU, for the programs that follow.
 #[inline(always)]
-fn lay_out(skb: &Skb<'_>, headers: &Headers, is_sent_on: bool) -> Option<&'static mut Desk> {
+fn lay_out(skb: &Skb<'_>, headers: &Headers, what: (bool, bool)) -> Option<&'static mut Desk> {
     let Room { headers: place, desk } = flows::room()?;
     *place = *headers;
-    desk.link = skb.link;
-    desk.place = ENTERS;
-    desk.sent_on = u8::from(is_sent_on);
+    lies_at(desk, skb, ENTERS);
+    said(desk, what);
     Some(desk)
+}
+
+/// Notes where a packet is, and what is ahead of its headers.
+#[inline(always)]
+fn lies_at(desk: &mut Desk, skb: &Skb<'_>, place: u8) {
+    desk.link = skb.link;
+    desk.place = place;
+}
+
+/// Notes what is known of a packet that enters: whether a program at another device has sent it on, and whether it has come by a
+/// device of pods.
+#[inline(always)]
+fn said(desk: &mut Desk, (is_sent_on, is_from_pods): (bool, bool)) {
+    desk.sent_on = u8::from(is_sent_on);
+    desk.from_pods = u8::from(is_from_pods);
+}
+
+/// Whether a packet has come by a device of pods: which program that was tells, but where there are no frames.
+#[inline(always)]
+fn is_from_pods(skb: &Skb<'_>, desk: &Desk) -> bool {
+    desk.from_pods != 0 || skb.link == 0 && Tables(skb.ctx).leads_to_pods()
 }
 
 /// Reads those of any packet into the room of this CPU.
 #[inline(always)]
 fn read<'a>(skb: &Skb<'_>, room: &'a mut Room, place: u8) -> Option<(&'a Headers, &'a mut Desk)> {
     skb.pull();
-    room.desk.link = skb.link;
-    room.desk.place = place;
+    lies_at(&mut room.desk, skb, place);
     let Room { headers, desk } = room;
     if parse(skb, skb.link, skb.ether_type(), headers) { Some((headers, desk)) } else { None }
 }
@@ -298,9 +316,9 @@ fn passage<'a>(
     is_request: bool,
     now: u64,
 ) -> Option<Passage<'a>> {
-    let (tcp, origin) = (tcp(skb, headers)?, Origin::External);
+    let tcp = tcp(skb, headers)?;
     let mac = if skb.link == 0 { NO_MAC } else { skb.mac(mac_at)? };
-    Some(Passage { headers, tcp, origin, is_from_pods: false, mac, now, is_request })
+    Some(Passage { headers, tcp, is_from_pods: false, mac, now, is_request })
 }
 
 /// A reply of a pod goes past the stack. `None`: it is none, or goes the long way, on which it is changed as it leaves.
@@ -312,15 +330,14 @@ fn reply(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> Option<i32> {
     if !may_be_of_a_flow(&Tables(skb.ctx), headers) || !skb.is_unmarked() {
         return None;
     }
-    let (ends, now) = ((headers.src, headers.dst), clients::now());
-    match shortcut::way(skb, headers, ends, now) {
+    match shortcut::way(skb, headers, (headers.src, headers.dst)) {
         Way::Stack => None,
         Way::Short(route) => {
-            let change = change_of_reply(skb, headers, (desk, now))?;
-            Some(go_short(skb, headers, &change, route))
+            let change = change_of_reply(skb, headers, (desk, clients::now()))?;
+            Some(go_short(skb, headers, &change, (route, Neighbour::Known)))
         }
         Way::Unknown => {
-            change_of_reply(skb, headers, (desk, now))?;
+            change_of_reply(skb, headers, (desk, clients::now()))?;
             flows::go_on(skb.ctx, Slow::ReplyPasses);
             None
         }
@@ -335,7 +352,8 @@ pub fn reply_passes(ctx: &TcContext) -> i32 {
     let (ends, now) = ((headers.src, headers.dst), clients::now());
     let Way::Short(route) = shortcut::find(&skb, headers, (desk, now), (ends, true)) else { return NEXT };
     match change_of_reply(&skb, headers, (desk, now)) {
-        Some(change) => go_short(&mut skb, headers, &change, route),
+        // Now and then the kernel is to see that the neighbour is used, or it would think it gone.
+        Some(change) => go_short(&mut skb, headers, &change, (route, Neighbour::Asked)),
         None => NEXT,
     }
 }
@@ -343,8 +361,8 @@ pub fn reply_passes(ctx: &TcContext) -> i32 {
 /// What a reply is changed into. Its frame says nothing: pods of a bridge have no shortcuts.
 #[inline(always)]
 fn change_of_reply(skb: &Skb<'_>, headers: &Headers, (desk, now): (&mut Desk, u64)) -> Option<Change> {
-    let (tcp, origin, mac) = (tcp(skb, headers)?, Origin::External, NO_MAC);
-    let passage = Passage { headers, tcp, origin, is_from_pods: false, mac, now, is_request: false };
+    let (tcp, mac) = (tcp(skb, headers)?, NO_MAC);
+    let passage = Passage { headers, tcp, is_from_pods: false, mac, now, is_request: false };
     match leave(&Tables(skb.ctx), &passage, &mut desk.work) {
         Action::Change(change) if !change.is_request => Some(change),
         _ => None,
@@ -353,9 +371,9 @@ fn change_of_reply(skb: &Skb<'_>, headers: &Headers, (desk, now): (&mut Desk, u6
 
 /// A packet goes past the stack, changed.
 #[inline(always)]
-pub fn go_short(skb: &mut Skb<'_>, headers: &Headers, change: &Change, route: &Route) -> i32 {
+pub fn go_short(skb: &mut Skb<'_>, headers: &Headers, change: &Change, by: (&Route, Neighbour)) -> i32 {
     if change_packet(skb, headers, change)
-        && let Some(taken) = shortcut::take(skb, headers, route)
+        && let Some(taken) = shortcut::take(skb, headers, by)
     {
         if change.is_request {
             skb.mark_request();
@@ -370,13 +388,15 @@ pub fn go_short(skb: &mut Skb<'_>, headers: &Headers, change: &Change, route: &R
 
 /// A request has been changed, and goes past the stack if it may.
 #[inline(always)]
-fn request(skb: &mut Skb<'_>, headers: &Headers, (desk, now): (&mut Desk, u64)) -> i32 {
+fn request(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     if !has_shortcuts(skb) {
         return NEXT;
     }
-    match shortcut::way(skb, headers, (headers.src, desk.backend), now) {
+    match shortcut::way(skb, headers, (headers.src, desk.backend)) {
         Way::Stack => {}
-        Way::Short(route) => return shortcut::take(skb, headers, route).unwrap_or(NEXT),
+        Way::Short(route) => {
+            return shortcut::take(skb, headers, (route, Neighbour::Known)).unwrap_or(NEXT);
+        }
         Way::Unknown => flows::go_on(skb.ctx, Slow::RequestPasses),
     }
     NEXT
@@ -397,13 +417,13 @@ pub fn request_passes(ctx: &TcContext) -> i32 {
 /// Sends a request that has been changed by its way, which is found unless it is known.
 #[inline(always)]
 fn request_by_any_way(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
-    let (ends, now) = ((headers.src, desk.backend), clients::now());
-    let way = match shortcut::way(skb, headers, ends, now) {
-        Way::Unknown => shortcut::find(skb, headers, (desk, now), (ends, false)),
+    let ends = (headers.src, desk.backend);
+    let way = match shortcut::way(skb, headers, ends) {
+        Way::Unknown => shortcut::find(skb, headers, (desk, clients::now()), (ends, false)),
         known => known,
     };
     match way {
-        Way::Short(route) => shortcut::take(skb, headers, route).unwrap_or(NEXT),
+        Way::Short(route) => shortcut::take(skb, headers, (route, Neighbour::Known)).unwrap_or(NEXT),
         Way::Stack | Way::Unknown => NEXT,
     }
 }

@@ -7,7 +7,8 @@ use proxy_common::mark;
 use proxy_common::nat::Glance;
 use proxy_common::place::{self, FLAGS, OWNER, Owner, Place, USED, VALUE};
 
-use crate::flows::round;
+use crate::flows::{jiffy, round};
+use crate::store::write_notes;
 
 /// `BPF_F_MMAPABLE`: such elements begin with a page, so that each is one cache line.
 const MMAPABLE: usize = 1 << 10;
@@ -57,6 +58,14 @@ unsafe fn flags(words: *mut u64) -> *mut u16 {
     let at = if cfg!(target_endian = "little") { 0 } else { 3 };
     // SAFETY: the caller has the words of a place.
     unsafe { words.add(FLAGS).cast::<u16>().add(at) }
+}
+
+/// When the last use was written, see [`jiffy`].
+#[inline(always)]
+unsafe fn noted(words: *mut u64) -> *mut u32 {
+    let at = if cfg!(target_endian = "little") { 1 } else { 0 };
+    // SAFETY: the caller has the words of a place.
+    unsafe { words.add(FLAGS).cast::<u32>().add(at) }
 }
 
 /// What the place of an owner is to it.
@@ -110,8 +119,10 @@ pub fn glance(owner: Owner) -> Option<(u32, Glance)> {
     if !lies(owner, words) {
         return None;
     }
-    let Flow { becomes, port, flags, used, mac, .. } = read(words);
-    Some((at, Glance { becomes, port, flags, used, mac }))
+    let Flow { becomes, port, flags, mac, .. } = read(words);
+    // SAFETY: these are the words of a place.
+    let idle = jiffy().wrapping_sub(unsafe { noted(words).read_volatile() });
+    Some((at, Glance { becomes, port, flags, idle, mac }))
 }
 
 /// Writes a record over the owner's that lies there.
@@ -126,6 +137,17 @@ pub fn write(words: *mut u64, flow: &Flow) {
             index += 1;
         }
         flags(words).write_volatile(flow.flags);
+        noted(words).write_volatile(jiffy());
+    }
+}
+
+/// Writes to a record that lies there when it was used last, and its flags: bits to set, and bits to clear.
+#[inline(always)]
+pub fn note(words: *mut u64, used: u64, (set, clear): (u64, u64)) {
+    // SAFETY: the caller has the words of a place.
+    unsafe {
+        noted(words).write_volatile(jiffy());
+        write_notes((words.add(FLAGS), words.add(USED)), used, (set, clear));
     }
 }
 
@@ -174,13 +196,6 @@ pub fn leave(owner: Owner, words: *mut u64) {
 pub fn say_elsewhere(words: *mut u64) {
     // SAFETY: the caller has the words of a place.
     unsafe { elsewhere(words).write_volatile(mark::of_round(round())) };
-}
-
-/// The word of flags, and that of the last use.
-#[inline(always)]
-pub fn notes(words: *mut u64) -> (*mut u64, *mut u64) {
-    // SAFETY: the caller has the words of a place.
-    unsafe { (words.add(FLAGS), words.add(USED)) }
 }
 
 /// Writes a word if it is as expected, whole; all that was written before is there for whoever reads it. Whether it was so.

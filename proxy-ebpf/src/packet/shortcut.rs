@@ -2,20 +2,22 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{
-    bpf_fib_lookup as Fib, bpf_redir_neigh as Neighbour, bpf_redir_neigh__bindgen_ty_1 as Hop,
+    bpf_fib_lookup as Fib, bpf_redir_neigh as Hop, bpf_redir_neigh__bindgen_ty_1 as HopAddr,
 };
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_probe_read_kernel, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_fib_lookup, bpf_probe_read_kernel, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
 };
 use aya_ebpf::macros::btf_map;
 use proxy_common::addr::Addr;
+use proxy_common::flow::{Mac, NO_MAC};
 use proxy_common::packet::{Bytes, Headers};
 use proxy_common::shortcut::{
     self, IN_THE_WAY, Look, Memory, Offsets, PEER, Route, class, is_plain, length, place, take_hop, tick,
 };
 
 use crate::flows::{self, Desk};
+use crate::passage::{FROM, TO};
 use crate::skb::Skb;
 
 /// Not zero: there are shortcuts. Set before the load, as is [`OFFSETS`].
@@ -30,7 +32,7 @@ static ROUTES: PerCpuArray<Route, { shortcut::ROUTES as usize }> = PerCpuArray::
 #[btf_map]
 static LOOKS: Array<u64, { shortcut::LOOKS as usize }> = Array::new();
 
-/// Routes are looked up without asking for the neighbour, which `bpf_redirect_neigh` does (`BPF_FIB_LOOKUP_SKIP_NEIGH`).
+/// A route is looked up without asking for the neighbour, who may not be known yet (`BPF_FIB_LOOKUP_SKIP_NEIGH`).
 const SKIP_NEIGH: u32 = 4;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -46,6 +48,15 @@ pub enum Way {
     Unknown,
 }
 
+/// Who writes the frame of a packet that leaves by a device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Neighbour {
+    /// We do, where the route has it.
+    Known,
+    /// The kernel, who looks after its neighbour by the way.
+    Asked,
+}
+
 /// Whether there are shortcuts at all.
 #[inline(always)]
 pub fn are_wanted() -> bool {
@@ -54,25 +65,20 @@ pub fn are_wanted() -> bool {
 
 /// What is known of the way of a packet between two addresses, as the stack would see them.
 #[inline(always)]
-pub fn way(skb: &Skb<'_>, headers: &Headers, ends: (Addr, Addr), now: u64) -> Way {
-    way_of((skb, skb), headers, ends, now)
+pub fn way(skb: &Skb<'_>, headers: &Headers, ends: (Addr, Addr)) -> Way {
+    way_of((skb, skb), headers, ends)
 }
 
 /// The same, where the packet's bytes are read by another.
 #[inline(always)]
-pub fn way_of<B: Bytes>(
-    (skb, bytes): (&Skb<'_>, &B),
-    headers: &Headers,
-    (src, dst): (Addr, Addr),
-    now: u64,
-) -> Way {
+pub fn way_of<B: Bytes>((skb, bytes): (&Skb<'_>, &B), headers: &Headers, (src, dst): (Addr, Addr)) -> Way {
     if !skb.is_plain() || !is_plain(bytes, headers) {
         return Way::Stack;
     }
     let Some(route) = ROUTES.get_ptr(place(src, dst)) else { return Way::Stack };
     // SAFETY: the element is this CPU's alone.
     let route = unsafe { &*route };
-    if !route.is_of((src, dst), (skb.device(), class(bytes, headers)), tick(now)) {
+    if !route.is_of((src, dst), (skb.device(), class(bytes, headers)), flows::jiffy()) {
         return Way::Unknown;
     }
     let fits = length(bytes, headers, skb.sizes()).is_some_and(|length| length <= route.mtu);
@@ -81,27 +87,34 @@ pub fn way_of<B: Bytes>(
 
 /// Sends a packet by a way that is known; `None`: it could not be changed as the stack would.
 #[inline(always)]
-pub fn take(skb: &mut Skb<'_>, headers: &Headers, route: &Route) -> Option<i32> {
+pub fn take(skb: &mut Skb<'_>, headers: &Headers, (route, neighbour): (&Route, Neighbour)) -> Option<i32> {
     if !take_hop(skb, headers) {
         return None;
     }
+    let [to, from] = &route.frame;
     let taken = if route.device & PEER != 0 {
         // SAFETY: the helper takes numbers only.
         unsafe { bpf_redirect_peer(route.device & !PEER, 0) }
+    } else if neighbour == Neighbour::Known && *to != NO_MAC {
+        if !skb.set_mac(TO, to) || !skb.set_mac(FROM, from) {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { bpf_redirect(route.device, 0) }
     } else {
-        let mut neighbour = neighbour(route.hop);
+        let mut neighbour = next_hop(route.hop);
         // SAFETY: the helper reads as many bytes as it is told.
-        unsafe { bpf_redirect_neigh(route.device, &raw mut neighbour, size_of::<Neighbour>() as i32, 0) }
+        unsafe { bpf_redirect_neigh(route.device, &raw mut neighbour, size_of::<Hop>() as i32, 0) }
     };
     Some(taken as i32)
 }
 
 /// The next hop as the helper takes it: of an IPv4 address it reads the first word.
 #[inline(always)]
-fn neighbour(hop: Addr) -> Neighbour {
+fn next_hop(hop: Addr) -> Hop {
     let [a, b, c, d] = hop.words();
     let (family, words) = if hop.is_v4() { (AF_INET, [d, b, c, d]) } else { (AF_INET6, [a, b, c, d]) };
-    Neighbour { nh_family: family as u32, __bindgen_anon_1: Hop { ipv6_nh: words } }
+    Hop { nh_family: family as u32, __bindgen_anon_1: HopAddr { ipv6_nh: words } }
 }
 
 /// Finds the way of a packet anew, and keeps it for others between the same addresses.
@@ -120,14 +133,16 @@ pub fn find(
     route.dst = dst;
     route.entered = skb.device();
     route.class = class(skb, headers);
-    route.tick = tick(now);
+    route.jiffy = flows::jiffy();
     route.device = 0;
+    route.frame = [NO_MAC; 2];
+    desk.tick = tick(now);
     skb.barrier();
     if let Some(device) = device(skb, headers, (desk, is_reply), route) {
         route.device = device;
     }
     skb.barrier();
-    way(skb, headers, ends, now)
+    way(skb, headers, ends)
 }
 
 /// The device that packets of a route leave by; the route gets its next hop and MTU.
@@ -139,29 +154,36 @@ fn device(
     route: &mut Route,
 ) -> Option<u32> {
     let is_v4 = headers.is_v4;
-    let reasons = look_at_device(skb, route.tick);
+    let reasons = look_at_device(skb, desk.tick);
     if reasons & IN_THE_WAY[usize::from(!is_v4)] != 0 || !flows::shortens(route.entered, is_reply) {
         return None;
     }
     desk.fib_ends = (route.src, route.dst, route.entered, route.class);
-    let out = look_up(skb, headers, desk)?;
+    let out = look_up(skb, headers, (desk, SKIP_NEIGH))?;
     route.hop = hop(&desk.fib);
     // SAFETY: each member of this union is a number.
     route.mtu = unsafe { desk.fib.__bindgen_anon_1.mtu_result } as u32;
-    if !flows::shortens(out, !is_reply) || !is_reply && !lets_pass(out, route.tick) {
+    if !flows::shortens(out, !is_reply) || !is_reply && !lets_pass(out, desk.tick) {
         return None;
     }
     desk.fib_ends = (route.dst, route.src, out, route.class);
-    let back = look_up(skb, headers, desk)?;
+    let back = look_up(skb, headers, (desk, SKIP_NEIGH))?;
     if back != route.entered {
         return None;
     }
-    Some(if is_reply { out } else { out | PEER })
+    if !is_reply {
+        return Some(out | PEER);
+    }
+    desk.fib_ends = (route.src, route.dst, route.entered, route.class);
+    if look_up(skb, headers, (desk, 0)) == Some(out) {
+        route.frame = [mac(desk.fib.dmac), mac(desk.fib.smac)];
+    }
+    Some(out)
 }
 
 /// The device that a route leads to; `None`: nowhere, or somewhere where the stack has more to do than forward.
 #[inline(always)]
-fn look_up(skb: &Skb<'_>, headers: &Headers, desk: &mut Desk) -> Option<u32> {
+fn look_up(skb: &Skb<'_>, headers: &Headers, (desk, flags): (&mut Desk, u32)) -> Option<u32> {
     let (src, dst, entered, class) = desk.fib_ends;
     let fib = &mut desk.fib;
     fib.l4_protocol = headers.proto.0;
@@ -183,9 +205,15 @@ fn look_up(skb: &Skb<'_>, headers: &Headers, desk: &mut Desk) -> Option<u32> {
     }
     // SAFETY: the context is valid, and the helper reads and writes as many bytes as it is told, in memory of this CPU.
     let answer =
-        unsafe { bpf_fib_lookup(skb.ctx.skb.skb.cast(), &raw mut *fib, size_of::<Fib>() as i32, SKIP_NEIGH) };
+        unsafe { bpf_fib_lookup(skb.ctx.skb.skb.cast(), &raw mut *fib, size_of::<Fib>() as i32, flags) };
     skb.barrier();
     if answer == 0 { Some(fib.ifindex) } else { None }
+}
+
+/// A link-layer address as records and routes have it.
+#[inline(always)]
+fn mac([a, b, c, d, e, f]: [u8; 6]) -> Mac {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// The next hop that a look-up has found.

@@ -53,7 +53,7 @@ pub fn note(key: &FlowKey, at: u32, (old, new): (u16, u16), used: u64) {
     if at == ELSEWHERE {
         shunt_note(key, old as u32 | (new as u32) << 16, used);
     } else if let Some(words) = places::words(at) {
-        write_notes(places::notes(words), used, ((new & !old) as u64, (old & !new) as u64));
+        places::note(words, used, ((new & !old) as u64, (old & !new) as u64));
     }
 }
 
@@ -311,7 +311,7 @@ fn remove_main(key: &FlowKey) {
 
 /// Writes when a record was used last, and its flags: bits to set, and bits to clear.
 #[inline(always)]
-fn write_notes((flags, used): (*mut u64, *mut u64), now: u64, (set, clear): (u64, u64)) {
+pub fn write_notes((flags, used): (*mut u64, *mut u64), now: u64, (set, clear): (u64, u64)) {
     // SAFETY: the caller has two words of a record.
     unsafe {
         used.write_volatile(now);

@@ -95,6 +95,9 @@ pub struct Unknown {
     pub tgid: u64,
 }
 
+/// Words of eight bytes of the packet in `PROOF_FLOOD_PACKET`: Ethernet, IPv4 and TCP headers, and two bytes behind them.
+pub const FLOOD_WORDS: usize = 7;
+
 const _: () = {
     assert!(size_of::<Vip>() == 20 && size_of::<Backend>() == 24);
     assert!(size_of::<Record>() == 40 && size_of::<Listed>() == 48);

@@ -8,6 +8,8 @@
 #[path = "../context.rs"]
 mod context;
 #[cfg(target_arch = "bpf")]
+mod flood;
+#[cfg(target_arch = "bpf")]
 mod layout;
 #[cfg(target_arch = "bpf")]
 mod moving;

@@ -188,7 +188,10 @@ impl Found {
                     found.frontend = Some((key, value));
                 }
                 Look::Head(_, head) => found.head = head,
-                Look::View(view, Some(word)) => found.view = Some((view, word)),
+                // For somebody outside, that for those inside is read too, and held against it.
+                Look::View(view, Some(word)) => {
+                    found.view.get_or_insert((view, word));
+                }
                 Look::Remembered(memory) => found.memory = memory,
                 _ => {}
             }

@@ -10,6 +10,7 @@ mod strays;
 use std::net::SocketAddr;
 
 use build::{Tcp, packet};
+use proxy_common::service::ViewWord;
 use rig::{Answer, PORTS, Rig};
 
 /// The kernel gives up at a million; a program that nears a fifth of it has grown beyond its purpose.
@@ -115,6 +116,26 @@ fn a_flow_goes_to_a_remote_backend_by_another_source_and_back() {
             let again = rig.run("shunt_leave", &packet((client, backend), then)).unwrap();
             assert_eq!(again, next(packet((snat, backend), then)), "the same source");
         }
+    }
+}
+
+#[test]
+fn pods_of_other_nodes_are_served_as_from_inside() {
+    for Ends { client, vip, backend, stranger: balancer, .. } in families() {
+        let mut rig = Rig::new(vip, backend).unwrap();
+        let asks = packet((client, balancer), Some(Tcp::Syn));
+        let answered = next(packet((client, backend), Some(Tcp::Syn)));
+        rig.be_balanced(balancer, [ViewWord::DROP, ViewWord::random(2, 1)]).unwrap();
+        assert_eq!(rig.run("shunt_arrive", &asks).unwrap(), Answer::Dropped, "outside");
+        assert_eq!(rig.run("shunt_arrive_pod", &asks).unwrap(), answered, "by a device of pods");
+        let mut rig = Rig::new(vip, backend).unwrap();
+        rig.be_balanced(balancer, [ViewWord::DROP, ViewWord::random(2, 1)]).unwrap();
+        rig.know_pod(client.ip()).unwrap();
+        assert_eq!(rig.run("shunt_arrive", &asks).unwrap(), answered, "a pod elsewhere");
+        // Where both views are alike, nobody has to know.
+        let mut rig = Rig::new(vip, backend).unwrap();
+        rig.be_balanced(balancer, [ViewWord::random(2, 1); 2]).unwrap();
+        assert_eq!(rig.run("shunt_arrive", &asks).unwrap(), answered, "anybody");
     }
 }
 

@@ -7,18 +7,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, ProgramArray};
 use aya::programs::{Iter, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::counter::reason_element;
 use proxy_common::flow::{End, Flow, FlowKey, Part, Whole};
+use proxy_common::frontend::FrontendKind;
 use proxy_common::mark::{APART_WORD, OPENING_WORD};
-use proxy_common::names::{FLOWS, MARKS, OPENING, PLACES, SLOW_PROGRAMS};
+use proxy_common::names::{FLOWS, INSIDE, INSIDE_POD, MARKS, OPENING, PLACES, SLOW_PROGRAMS};
 use proxy_common::nat::{Device, Ports, Settings, Timeouts};
 use proxy_common::node::NodeAddrFlags;
 use proxy_common::reason::DropReason;
-use proxy_common::service::ViewWord;
+use proxy_common::service::{View, ViewWord};
 use shunt::flows::{Places, Sweeper, Tables};
 use shunt::maps::{Hashes, WordTable, Words};
 use shunt::sys::map::Map;
@@ -117,6 +119,19 @@ impl Rig {
     /// The service has another frontend.
     pub(crate) fn insert_frontend(&mut self, frontend: SocketAddr) -> Result<()> {
         self.hand.insert_frontend(frontend)
+    }
+
+    /// The service is reachable at a load balancer's IP, too, by its two views for those outside and inside.
+    pub(crate) fn be_balanced(&mut self, at: SocketAddr, [outside, inside]: [ViewWord; 2]) -> Result<()> {
+        self.hand.insert_frontend_of(FrontendKind::LoadBalancer, at)?;
+        self.hand.switch_views(&[(View::External, outside), (View::Cluster, inside)])
+    }
+
+    /// Makes an address that of a pod of some node.
+    pub(crate) fn know_pod(&mut self, ip: IpAddr) -> Result<()> {
+        let key = Key::new(128, *Addr::from(ip).as_bytes().first_chunk::<16>().context("an address")?);
+        let mut map = LpmTrie::<_, [u8; 16], u32>::try_from(self.map(INSIDE)?)?;
+        Ok(map.insert(&key, INSIDE_POD, 0)?)
     }
 
     /// Makes an address one of the node's own, which serves NodePorts.

@@ -10,6 +10,7 @@ use crate::mark;
 use crate::nat::*;
 use crate::node::NodeAddrFlags;
 use crate::service::{Half, Head, View, ViewWord};
+use crate::shortcut::TICK;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -100,6 +101,7 @@ pub(super) struct Records {
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
     pub(super) has_direct: Cell<bool>,
+    now: Cell<u64>,
     /// Places of pairs that have had a record of replies.
     pub(super) marks: RefCell<HashSet<u32>>,
     /// How many records were used anew where they lay.
@@ -119,6 +121,7 @@ impl Records {
             is_flooded: Cell::new(false),
             leads_to_pods: Cell::new(false),
             has_direct: Cell::new(false),
+            now: Cell::new(0),
             marks: RefCell::default(),
             renewed: Cell::new(0),
         }
@@ -154,7 +157,10 @@ impl Flows for Records {
     }
     fn glance(&self, key: &FlowKey) -> Option<(FlowKey, Glance)> {
         let Flow { becomes, port, flags, used, mac, .. } = *self.main.borrow().get(key)?;
-        Some((*key, Glance { becomes, port, flags, used, mac }))
+        // As with a timer of 250 Hz, about.
+        let idle = self.now.get() / TICK - used / TICK;
+        let idle = u32::try_from(idle).unwrap();
+        Some((*key, Glance { becomes, port, flags, idle, mac }))
     }
     fn note(&self, _: &FlowKey, place: FlowKey, old: u16, flow: &Flow) {
         let (mut main, mut apart) = (self.main.borrow_mut(), self.apart.borrow_mut());
@@ -242,7 +248,10 @@ impl Flows for Records {
     fn say_direct(&self) {
         self.has_direct.set(true);
     }
-    fn admit(&self) -> bool {
+    fn is_inside(&self, _: Addr) -> bool {
+        false
+    }
+    fn admit(&self, _: u64) -> bool {
         !self.is_flooded.get()
     }
 }
@@ -313,8 +322,9 @@ impl Node {
     }
 
     fn passage<'a>(&self, (headers, tcp): (&'a Headers, u8), is_request: bool) -> Passage<'a> {
-        let (origin, mac, now) = (Origin::External, self.mac.get(), self.now);
-        Passage { headers, tcp, origin, is_from_pods: false, mac, now, is_request }
+        let (mac, now) = (self.mac.get(), self.now);
+        self.records.now.set(now);
+        Passage { headers, tcp, is_from_pods: false, mac, now, is_request }
     }
 
     /// A packet enters from outside; what becomes of it, or why nothing does.
@@ -404,7 +414,7 @@ impl Node {
             Middle::Other | Middle::Stranger => return None,
             Middle::Known(_, place, glance) => (place, glance),
         };
-        let (change, flags) = glance.steady(part, (passage.tcp, passage.mac), passage.now)?;
+        let (change, flags) = glance.steady(part, (passage.tcp, passage.mac))?;
         for (_, flow) in all.iter_mut().filter(|(key, _)| *key == place && flags != glance.flags) {
             (flow.flags, flow.used) = (flags, passage.now);
         }
