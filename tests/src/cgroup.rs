@@ -10,6 +10,10 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sweep;
+use crate::wait;
+
+/// Limit of stopping what runs in a cgroup: system calls end first.
+const FREEZE: Duration = Duration::from_secs(5);
 
 /// A cgroup that is removed on drop, with what runs in it and below.
 #[derive(Debug)]
@@ -47,6 +51,15 @@ impl Cgroup {
     /// Moves process `pid`, with all its threads, into this cgroup.
     pub fn add(&self, pid: u32) -> Result<()> {
         move_process(&self.dir, pid)
+    }
+
+    /// Stops everything in it, and below, from running; being removed thaws it.
+    pub fn freeze(&self) -> Result<()> {
+        fs::write(self.dir.join("cgroup.freeze"), "1").context("freeze a cgroup")?;
+        wait::until(FREEZE, "a cgroup to be frozen", || {
+            let events = fs::read_to_string(self.dir.join("cgroup.events"))?;
+            Ok(events.lines().any(|line| line == "frozen 1").then_some(()))
+        })
     }
 }
 

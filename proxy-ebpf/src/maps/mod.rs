@@ -24,8 +24,8 @@ use proxy_common::reason::DropReason;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use proxy_common::source::SourceKey;
 
-/// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template needs it too, or the kernel refuses the chunk.
-const MMAPABLE: usize = 1 << 10;
+/// `BPF_F_MMAPABLE`: the agent writes through a mapping. The template of chunks needs it too, or the kernel refuses the chunk.
+pub const MMAPABLE: usize = 1 << 10;
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 const NO_PREALLOC: usize = 1;
 

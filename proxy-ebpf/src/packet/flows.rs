@@ -19,14 +19,13 @@ use proxy_common::packet::Headers;
 use proxy_common::packet::refusal::Answer;
 use proxy_common::place::Owner;
 
-use crate::maps::clients;
+use crate::maps::{MMAPABLE, clients};
 use crate::places;
 use crate::store;
 
 /// `BPF_F_NO_PREALLOC`: elements are allocated as they come.
 pub const NO_PREALLOC: usize = 1;
-/// `BPF_F_MMAPABLE`: the agent counts rounds through a mapping.
-const MMAPABLE: usize = 1 << 10;
+/// The agent counts rounds through a mapping.
 #[btf_map]
 static MARKS: Array<Marks, 1, MMAPABLE> = Array::new();
 #[btf_map]

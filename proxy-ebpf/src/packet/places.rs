@@ -8,11 +8,9 @@ use proxy_common::nat::Glance;
 use proxy_common::place::{self, FLAGS, OWNER, Owner, Place, USED, VALUE};
 
 use crate::flows::{jiffy, round};
-use crate::store::write_notes;
+use crate::maps::MMAPABLE;
 
-/// `BPF_F_MMAPABLE`: such elements begin with a page, so that each is one cache line.
-const MMAPABLE: usize = 1 << 10;
-
+/// Elements that can be mapped begin with a page, so that each of these is one cache line.
 #[btf_map]
 static PLACES: Array<Place, { place::PLACES as usize }, MMAPABLE> = Array::new();
 
@@ -148,6 +146,21 @@ pub fn note(words: *mut u64, used: u64, (set, clear): (u64, u64)) {
     unsafe {
         noted(words).write_volatile(jiffy());
         write_notes((words.add(FLAGS), words.add(USED)), used, (set, clear));
+    }
+}
+
+/// Writes to a record, wherever it lies, when it was used last, and its flags: bits to set, and bits to clear.
+#[inline(always)]
+pub fn write_notes((flags, used): (*mut u64, *mut u64), now: u64, (set, clear): (u64, u64)) {
+    // SAFETY: the caller has two words of a record.
+    unsafe {
+        used.write_volatile(now);
+        if set != 0 {
+            core::arch::asm!("lock *(u64 *)({flags} + 0) |= {set}", flags = in(reg) flags, set = in(reg) set);
+        }
+        if clear != 0 {
+            core::arch::asm!("lock *(u64 *)({flags} + 0) &= {left}", flags = in(reg) flags, left = in(reg) !clear);
+        }
     }
 }
 

@@ -83,7 +83,7 @@ pub extern "C" fn shunt_note(key: *const FlowKey, flags: u32, used: u64) -> u32 
     if let Some(there) = key_of(key).and_then(elsewhere) {
         // SAFETY: both are words of a record.
         let words = unsafe { (there.cast::<u64>().add(FLAGS_WORD), &raw mut (*there).used) };
-        write_notes(words, used, (whole(new & !old), whole(old & !new)));
+        places::write_notes(words, used, (whole(new & !old), whole(old & !new)));
     }
     0
 }
@@ -307,21 +307,6 @@ fn remove_main(key: &FlowKey) {
         }
     }
     let _ = FLOWS.remove(key);
-}
-
-/// Writes when a record was used last, and its flags: bits to set, and bits to clear.
-#[inline(always)]
-pub fn write_notes((flags, used): (*mut u64, *mut u64), now: u64, (set, clear): (u64, u64)) {
-    // SAFETY: the caller has two words of a record.
-    unsafe {
-        used.write_volatile(now);
-        if set != 0 {
-            core::arch::asm!("lock *(u64 *)({flags} + 0) |= {set}", flags = in(reg) flags, set = in(reg) set);
-        }
-        if clear != 0 {
-            core::arch::asm!("lock *(u64 *)({flags} + 0) &= {left}", flags = in(reg) flags, left = in(reg) !clear);
-        }
-    }
 }
 
 /// Whether any record lies apart.

@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use anyhow::{Context, Result};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 /// Prints kernel, processor and load.
 pub(super) fn print() {
     let name = rustix::system::uname();
@@ -15,6 +18,16 @@ pub(super) fn print() {
     if cfg!(debug_assertions) {
         println!("beware     this is a debug build");
     }
+}
+
+/// Keeps this thread, and what it starts from here on, on the last of the CPUs that it may use; says which that is.
+pub(super) fn stay_on_one_cpu() -> Result<usize> {
+    let allowed = sched_getaffinity(None).context("ask which CPUs may be used")?;
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).context("no CPU may be used")?;
+    let mut one = CpuSet::new();
+    one.set(last);
+    sched_setaffinity(None, &one).context("stay on one CPU")?;
+    Ok(last)
 }
 
 /// Whether run-time statistics of all programs are on by sysctl, which slows every run.

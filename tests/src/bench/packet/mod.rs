@@ -29,6 +29,10 @@ pub(super) struct PacketArguments {
     /// MiB of a stream.
     #[arg(long, default_value_t = 256)]
     mib: u32,
+    /// Let the scheduler place clients and servers, instead of keeping all on one CPU. Where it puts them, and how long one CPU
+    /// takes to wake another, is then more of each figure than the path is.
+    #[arg(long)]
+    spread: bool,
     /// Leave kube-proxy out, and with it the API server.
     #[arg(long)]
     alone: bool,
@@ -46,6 +50,9 @@ struct Comparison<'a> {
 
 pub(super) fn run(arguments: &PacketArguments) -> Result<()> {
     machine::print();
+    if !arguments.spread {
+        println!("on         CPU {} alone, clients and servers", machine::stay_on_one_cpu()?);
+    }
     let cluster = Cluster::new(3, 1)?;
     let site = Site::new(&cluster, arguments.alone)?;
     let mut report = Report::new();

@@ -192,5 +192,7 @@ fn kube_proxy(cluster: &Cluster) -> Result<(Option<ControlPlane>, Option<KubePro
     }
     let node = cluster.node(By::KubeProxy as usize);
     let proxy = KubeProxy::start(&control, node, "nftables", &json!({}))?;
+    // The rules are in the kernel. A control plane is not on the nodes that it is for, and would take their CPUs here.
+    control.cgroup().freeze()?;
     Ok((Some(control), Some(proxy)))
 }

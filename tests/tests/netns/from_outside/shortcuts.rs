@@ -245,11 +245,12 @@ fn a_client_that_answers_go_to_by_another_device_takes_the_stack() {
     assert_eq!(talk.taken().unwrap(), Short);
 }
 
-/// The client's address of the link layer, as the node's kernel knows it.
-fn known(node: &Netns, client: IpAddr) -> Result<String> {
+/// What the node's kernel knows of the client as a neighbour: `lladdr`, or how sure it is of that, the `state`.
+fn known(node: &Netns, client: IpAddr, what: &str) -> Result<String> {
     let said = node.ip(&format!("-j neigh show {client} dev {CLIENT_DEVICE}"))?;
     let said: Value = serde_json::from_str(&said)?;
-    said[0]["lladdr"].as_str().map(str::to_owned).context(said.to_string())
+    let found = &said[0][what];
+    found.as_str().or_else(|| found[0].as_str()).map(str::to_owned).with_context(|| said.to_string())
 }
 
 /// Frames of replies are written without asking the kernel for the client's address each time.
@@ -272,7 +273,26 @@ fn replies_follow_a_client_to_another_address_of_the_link() {
         talk.ask_for(COUNTED).unwrap();
         assert!(begun.elapsed() < Duration::from_secs(1), "{client}: {:?}", begun.elapsed());
         assert_eq!(talk.taken().unwrap(), Short);
-        assert_eq!(known(node, client).unwrap(), address);
+        assert_eq!(known(node, client, "lladdr").unwrap(), address);
+    }
+}
+
+/// An address that the kernel has doubts about is asked for again once it is used, and replies count as use.
+#[test]
+fn replies_are_seen_by_the_kernel_as_use_of_a_neighbour() {
+    let site = site(Layout::Routed);
+    let _agent = agent(&site, &[]);
+    let node = &site.cluster.node(1).netns;
+    let mut talks = frontends(&site).map(|frontend| Talk::open(&site, frontend).unwrap());
+    for (talk, client) in talks.iter_mut().zip(crate::wire::clients()) {
+        assert_eq!(talk.taken().unwrap(), Short);
+        let address = known(node, client, "lladdr").unwrap();
+        let doubt = format!("neigh replace {client} lladdr {address} dev {CLIENT_DEVICE} nud stale");
+        node.ip(&doubt).unwrap();
+        std::thread::sleep(COUNTED);
+        assert_eq!(known(node, client, "state").unwrap(), "STALE", "nothing was sent to {client}");
+        talk.ask_for(Duration::from_millis(1)).unwrap();
+        assert_ne!(known(node, client, "state").unwrap(), "STALE", "{client} was answered");
     }
 }
 
