@@ -86,7 +86,7 @@ pub struct Pick {
     pub service: u32,
     /// [`FrontendKind`] of the frontend that matched, as stored.
     pub kind: u8,
-    /// [`Pick::STICKY`] and [`Pick::CHECK_SOURCE`].
+    /// [`Pick::STICKY`], [`Pick::CHECK_SOURCE`] and [`Pick::KEEPS_SOURCE`].
     pub flags: u8,
     /// The view that was in use.
     pub view: View,
@@ -105,6 +105,8 @@ impl Pick {
     pub const STICKY: u8 = 1;
     /// Flag: `loadBalancerSourceRanges` bind the frontend. Whoever knows the client's address asks [`admits`].
     pub const CHECK_SOURCE: u8 = 2;
+    /// Flag: the backend is to see who its client is, whatever else is replaced, see [`ViewWord::KEEPS_SOURCE`].
+    pub const KEEPS_SOURCE: u8 = 4;
 
     #[inline(always)]
     const fn new(place: &Place, (backend, row): (u32, &Backend)) -> Self {
@@ -125,6 +127,12 @@ impl Pick {
     #[inline(always)]
     pub const fn is_sticky(&self) -> bool {
         self.flags & Self::STICKY != 0
+    }
+
+    /// See [`Pick::KEEPS_SOURCE`].
+    #[inline(always)]
+    pub const fn keeps_source(&self) -> bool {
+        self.flags & Self::KEEPS_SOURCE != 0
     }
 
     /// See [`Pick::CHECK_SOURCE`].
@@ -387,6 +395,9 @@ fn serve<L: Lookup, S: Sender>(lookup: &L, frontend: FrontendValue, packet: &Pac
     let mut flags = 0;
     if frontend.flags & FrontendValue::CHECK_SOURCE != 0 {
         flags |= Pick::CHECK_SOURCE;
+    }
+    if word.keeps_source() {
+        flags |= Pick::KEEPS_SOURCE;
     }
     let seconds = head.affinity_seconds();
     let mut id = 0;

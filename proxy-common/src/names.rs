@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate; part of the pin directory's name (`<pin-dir>/v<SCHEMA>`). It goes up
 /// when an agent of one version cannot read the maps of the other.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Version of what is remembered of open sockets ([`TCP_PEERS`], [`TCP_SOCKETS`]); part of their directory's name
 /// (`<pin-dir>/sockets<VERSION>`). They have their own, because nobody can write a record anew for a socket that is

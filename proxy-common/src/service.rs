@@ -108,8 +108,8 @@ pub enum ViewKind {
     Drop = 3,
 }
 
-/// A view's word: extent base in ids (bits 0 to 29), count (bits 30 to 49), kind (bits 50 and 51), 12 spare bits
-/// that are zero.
+/// A view's word: extent base in ids (bits 0 to 29), count (bits 30 to 49), kind (bits 50 and 51),
+/// [`ViewWord::KEEPS_SOURCE`] (bit 52), 11 spare bits that are zero.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ViewWord(pub u64);
@@ -125,6 +125,9 @@ impl ViewWord {
     pub const REJECT: Self = Self((ViewKind::Reject as u64) << 50);
     /// Lets connections time out.
     pub const DROP: Self = Self((ViewKind::Drop as u64) << 50);
+
+    /// Flag of a view: its backends are to see who their clients are, as externalTrafficPolicy Local promises clients from outside.
+    pub const KEEPS_SOURCE: u64 = 1 << 52;
 
     /// A view that picks one of `count` slots from `base` at random.
     #[inline(always)]
@@ -146,6 +149,19 @@ impl ViewWord {
     #[inline(always)]
     pub const fn count(self) -> u32 {
         (self.0 >> 30) as u32 & Self::MAX_COUNT
+    }
+
+    /// The word without its flag: what it picks from.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(self) -> Self {
+        Self(self.0 & !Self::KEEPS_SOURCE)
+    }
+
+    /// See [`ViewWord::KEEPS_SOURCE`].
+    #[inline(always)]
+    pub const fn keeps_source(self) -> bool {
+        self.0 & Self::KEEPS_SOURCE != 0
     }
 
     /// What the view does.
@@ -178,6 +194,10 @@ mod tests {
         assert_eq!((word.base(), word.count()), (ViewWord::MAX_BASE - 1, ViewWord::MAX_COUNT));
         assert_eq!(word.kind(), ViewKind::Random);
         assert_eq!(word.0 >> 52, 0);
+        let kept = ViewWord(word.0 | ViewWord::KEEPS_SOURCE);
+        assert_eq!((kept.base(), kept.count(), kept.kind()), (word.base(), word.count(), word.kind()));
+        assert!(kept.keeps_source() && !word.keeps_source());
+        assert_eq!(kept.plain(), word);
         assert_eq!(ViewWord::REJECT.kind(), ViewKind::Reject);
         assert_eq!(ViewWord::DROP.kind(), ViewKind::Drop);
         assert_eq!(ViewWord::PASS.kind(), ViewKind::Pass);

@@ -65,6 +65,9 @@ pub fn begin<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, 
     work.whole.backend = End::new(pick.addr, pick.port);
     work.whole.held = Held { service: pick.service, backend: pick.backend, generation: pick.generation };
     draft(flows, passage, work);
+    if flows.masquerades() && !pick.keeps_source() {
+        work.whole.flags |= Flow::MASQUERADED;
+    }
     if let Err(why) = record(flows, passage, work, true) {
         return Action::Drop(pick.service, why);
     }

@@ -14,7 +14,8 @@ pub fn may_be_of_a_flow<F: Flows>(flows: &F, headers: &Headers) -> bool {
 }
 
 /// Decides about a packet that leaves the node: a reply gets its VIP as source, and what goes to a backend on another node
-/// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself.
+/// for a client that is not on this one gets a source to which the reply comes back. So does a packet of a pod to itself, and with
+/// `masqueradeAll` one to a pod of this node.
 ///
 /// A reply that a bridge has switched past the stack shows by its frame, which does not come from whom the request was sent
 /// to. Requests are sent to that sender from then on, so that netfilter sees both directions or neither.
@@ -25,7 +26,9 @@ pub fn may_be_of_a_flow<F: Flows>(flows: &F, headers: &Headers) -> bool {
 #[inline(always)]
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
     let is_hairpin = passage.headers.src == passage.headers.dst;
-    if passage.is_request && !is_hairpin && flows.leads_to_pods() {
+    // A device below a bridge's may have said that it is a request, and the bridge's have forgotten that.
+    let keeps_source = !is_hairpin && flows.leads_to_pods() && !flows.masquerades();
+    if passage.is_request && keeps_source {
         return Action::Pass;
     }
     if !passage.is_request {
@@ -33,12 +36,12 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         if let Some(place) = finds(flows, passage, work) {
             return Action::Change(back(flows, passage, (place, work)));
         }
-        if !is_hairpin && flows.leads_to_pods() {
+        if keeps_source {
             return Action::Pass;
         }
     }
     passage.key(Part::Reply, true, &mut work.key);
-    if finds(flows, passage, work).is_none() || !is_hairpin && !work.flow.has(Flow::FROM_AFAR) {
+    if finds(flows, passage, work).is_none() || !is_hairpin && !needs_source(flows, &work.flow) {
         return Action::Pass;
     }
     work.whole.recall(Part::Reply, &work.key, &work.flow);
@@ -57,6 +60,12 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         keep(flows, &work.twin_key, &mut work.twin);
     }
     by_other_source(passage, work)
+}
+
+/// Whether a packet of a flow to a backend gets another source where it leaves.
+#[inline(always)]
+fn needs_source<F: Flows>(flows: &F, flow: &Flow) -> bool {
+    flow.has(Flow::MASQUERADED) || flow.has(Flow::FROM_AFAR) && !flows.leads_to_pods()
 }
 
 /// The packet gets the source that its flow has towards the backend.

@@ -2,6 +2,8 @@
 
 use super::{Ports, Timeouts};
 use crate::addr::Addr;
+#[cfg(doc)]
+use crate::lb::Pick;
 
 /// The one value of `SETTINGS`.
 #[repr(C)]
@@ -18,6 +20,9 @@ pub struct Settings {
     pub refusals_per_second: u32,
     /// Flows that may be opening in the main table; while there are more, others begin apart.
     pub open_at_once: u32,
+    /// Not zero: what goes through a frontend gets an address of the node as its source also towards pods of this node, but where
+    /// the backend is to see its client ([`Pick::KEEPS_SOURCE`]). kube-proxy's `masqueradeAll`.
+    pub masquerades: u32,
 }
 
 /// Value of `DEVICES`, whose key is the index of a device.

@@ -336,6 +336,11 @@ impl Flows for Tables<'_> {
     }
 
     #[inline(always)]
+    fn masquerades(&self) -> bool {
+        self.settings().is_some_and(|settings| settings.masquerades != 0)
+    }
+
+    #[inline(always)]
     fn timeouts(&self) -> Timeouts {
         timeouts()
     }

@@ -12,10 +12,11 @@ use tracing::{info, warn};
 use super::keeper::Keeper;
 use super::loading::{Loaded, Loading, begin};
 use super::{AgentError, Variant};
+use crate::cli::Shortcuts;
 use crate::config::AgentConfig;
 use crate::datapath::load::LoadOptions;
 use crate::datapath::packet::ports::ends;
-use crate::datapath::packet::settings::{self, SetAside};
+use crate::datapath::packet::settings::{self, SetAside, Wishes};
 use crate::datapath::packet::{self, Inside, Packet};
 use crate::datapath::pin::PinDir;
 use crate::devices::{self, Hooked};
@@ -66,7 +67,10 @@ impl PacketPath {
             reporter: reporter.clone(),
         };
         if is_wanted {
-            match begin(variant, load, config.shortcuts) {
+            // Past the stack nobody would be given another source.
+            let shortcuts =
+                if config.packet_path.masquerade_all { Shortcuts::None } else { config.shortcuts };
+            match begin(variant, load, shortcuts) {
                 Ok(loading) => path.loading = Some(loading),
                 Err(why) => path.do_without(&why),
             }
@@ -100,7 +104,9 @@ impl PacketPath {
         }
         let before = packet.settings().map_err(|error| error.to_string())?.map(|settings| settings.ports);
         let ports = self.set_ports_aside(before);
-        packet.tell(&settings::settings(ports, packet.flows)).map_err(|error| error.to_string())?;
+        let steering = &self.inside.0;
+        let wishes = Wishes { timeouts: steering.flow_timeouts(), masquerades: steering.masquerade_all };
+        packet.tell(&settings::settings(ports, packet.flows, wishes)).map_err(|error| error.to_string())?;
         let means = packet.means().name();
         let flows = packet.flows;
         info!(means, flows, ports = %words(ports), shortcuts, "the packet path is loaded");

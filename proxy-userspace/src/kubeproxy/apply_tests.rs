@@ -6,7 +6,6 @@ use crate::kubeproxy::read::{self, Fault, of_text};
 
 const KUBEADM: &str = include_str!("samples/kubeadm.yaml");
 const DEFAULTS: &str = include_str!("samples/defaults.yaml");
-const PACKET_PATH: &str = "kept, but without effect: the packet path of this version does not look at it";
 
 /// Settings of a whole file, and all that is said of it.
 fn read_whole(text: &str) -> (Settings, Vec<String>) {
@@ -160,10 +159,9 @@ fn periods_are_those_of_the_mode_in_force() {
         assert_eq!(pacing.config_sync_period, Duration::from_hours(1));
     }
     let said = said("mode: ipvs\nnftables: {minSyncPeriod: 3s}\niptables: {masqueradeAll: true}");
-    assert_eq!(said.len(), 3, "{said:?}");
+    assert_eq!(said.len(), 2, "{said:?}");
     assert_eq!(said[0], "nftables.minSyncPeriod: ignored: by its mode this configuration's section is ipvs");
-    assert_eq!(said[1], format!("iptables.masqueradeAll: {PACKET_PATH}"));
-    assert!(said[2].starts_with("mode: is Shunt's own"));
+    assert!(said[1].starts_with("mode: is Shunt's own"));
 }
 
 #[test]
@@ -229,12 +227,11 @@ fn what_comes_to_nothing_is_named_with_the_reason() {
         ("winkernel: {enableDSR: true}", "winkernel.enableDSR"),
         ("portRange: 1-2", "portRange"),
         ("conntrack: {min: 7}", "conntrack.min"),
-        ("conntrack: {tcpEstablishedTimeout: 1h}", "conntrack.tcpEstablishedTimeout"),
+        ("conntrack: {tcpCloseWaitTimeout: 2h}", "conntrack.tcpCloseWaitTimeout"),
         (
             "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br0}",
             "detectLocal.bridgeInterface",
         ),
-        ("iptables: {masqueradeAll: true}", "iptables.masqueradeAll"),
         ("detectLocalMode: ClusterCIDR\ndetectLocal: {bridgeInterface: br0}", "detectLocal.bridgeInterface"),
         ("bindAddress: 192.0.2.1", "bindAddress"),
         ("mode: nftables", "mode"),
@@ -248,6 +245,8 @@ fn what_comes_to_nothing_is_named_with_the_reason() {
     }
     for silent in [
         "detectLocalMode: NodeCIDR",
+        "iptables: {masqueradeAll: true}",
+        "conntrack: {tcpEstablishedTimeout: 1h, udpTimeout: 20s, udpStreamTimeout: 2m}",
         "clusterCIDR: 10.244.0.0/16",
         "clientConnection: {contentType: application/json}",
         "conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s}",

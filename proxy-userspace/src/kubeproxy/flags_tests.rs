@@ -104,8 +104,7 @@ fn flags_mean_what_fields_mean() {
 #[test]
 fn what_comes_to_nothing_is_named_by_its_flag() {
     for (words, expected) in [
-        (&["--masquerade-all"][..], "--masquerade-all: kept, but without effect"),
-        (&["--proxy-mode=nftables", "--masquerade-all"], "--masquerade-all: kept, but without effect"),
+        (&["--conntrack-tcp-timeout-close-wait=2h"][..], "--conntrack-tcp-timeout-close-wait: ignored"),
         (
             &["--detect-local-mode=NodeCIDR", "--cluster-cidr=10.0.0.0/8"],
             "--cluster-cidr: ignored: only detectLocalMode ClusterCIDR asks for it",

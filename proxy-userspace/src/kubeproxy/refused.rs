@@ -19,12 +19,13 @@ const NOT_WINDOWS: &str = "ignored: it is for Windows";
 const NO_SYSCTL: &str = "ignored: Shunt does not use the kernel's conntrack and changes no sysctl";
 const NO_RESYNC: &str =
     "ignored: changes come by the watches, and the maps are read and compared with all of it once an hour";
-const PACKET_PATH: &str = "kept, but without effect: the packet path of this version does not look at it";
+const CLOSE_WAIT: &str =
+    "ignored: what one side has finished is remembered for net.netfilter.nf_conntrack_tcp_timeout_time_wait";
 const BY_ADDRESS: &str = "honoured for which devices lead to pods; whether a packet is a pod's is told by its source address instead, which \
      must be in the Node's podCIDRs or in --cluster-cidr";
 
 /// Fields and why they come to nothing.
-const FIELDS: [(&str, &str); 40] = [
+const FIELDS: [(&str, &str); 35] = [
     ("clientConnection.acceptContentTypes", OWN_API_CLIENT),
     ("clientConnection.contentType", OWN_API_CLIENT),
     ("clientConnection.qps", OWN_API_CLIENT),
@@ -60,12 +61,7 @@ const FIELDS: [(&str, &str); 40] = [
     ("conntrack.maxPerCore", NO_SYSCTL),
     ("conntrack.min", NO_SYSCTL),
     ("conntrack.tcpBeLiberal", NO_SYSCTL),
-    ("conntrack.tcpEstablishedTimeout", PACKET_PATH),
-    ("conntrack.tcpCloseWaitTimeout", PACKET_PATH),
-    ("conntrack.udpTimeout", PACKET_PATH),
-    ("conntrack.udpStreamTimeout", PACKET_PATH),
-    ("iptables.masqueradeAll", PACKET_PATH),
-    ("nftables.masqueradeAll", PACKET_PATH),
+    ("conntrack.tcpCloseWaitTimeout", CLOSE_WAIT),
     ("detectLocal.bridgeInterface", BY_ADDRESS),
     ("detectLocal.interfaceNamePrefix", BY_ADDRESS),
 ];

@@ -89,7 +89,8 @@ impl Default for Pacing {
 /// What steers packets rather than sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PacketPath {
-    /// Whether the source of everything sent to a cluster IP is replaced.
+    /// Whether the source of everything that goes through a frontend is replaced, also towards pods of this node; but not of what
+    /// externalTrafficPolicy Local promises to keep.
     pub masquerade_all: bool,
     /// How packets of pods are told.
     pub detect_local: DetectLocalMode,
@@ -106,6 +107,15 @@ impl PacketPath {
     /// The fields of `conntrack` that are times.
     pub const TIMEOUTS: [&str; 4] =
         ["tcpEstablishedTimeout", "tcpCloseWaitTimeout", "udpTimeout", "udpStreamTimeout"];
+
+    /// Whole seconds of those that count: all but the second. None: not given, or 0, with which kube-proxy leaves the kernel's alone.
+    pub fn flow_timeouts(&self) -> [Option<u32>; 3] {
+        let [tcp_open, _, udp, udp_stream] = self.timeouts;
+        [tcp_open, udp, udp_stream].map(|span| {
+            let seconds = span?.as_secs();
+            (seconds != 0).then(|| u32::try_from(seconds).unwrap_or(u32::MAX))
+        })
+    }
 }
 
 /// `detectLocalMode`: how kube-proxy tells packets of this node's pods.

@@ -17,7 +17,7 @@ use super::eligible::{Policies, Scope, choose_eligible, gather_candidates};
 use super::frontends::{expand_frontends, has_external_frontend, proto_number};
 use super::sources::allowed_sources;
 use super::tables::{DesiredPort, OwnerTag};
-use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, ServicePort};
+use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, ServicePort, TrafficPolicy};
 
 /// A Service as planned.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -93,6 +93,7 @@ pub fn desired_ports<S: Borrow<EndpointSlice>>(service: &Service, slices: &[S], 
             sources: if is_checked { allowed_sources(service, family, node) } else { Box::default() },
             backends: eligible.backends,
             views: eligible.views,
+            keeps_source: external == Some(TrafficPolicy::Local),
         });
     }
     plan

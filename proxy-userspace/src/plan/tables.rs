@@ -33,6 +33,8 @@ pub struct DesiredPort {
     pub backends: Vec<DesiredBackend>,
     /// What each view does, in the order of [`View::ALL`].
     pub views: [DesiredView; View::COUNT],
+    /// Whether externalTrafficPolicy is Local: what clients from outside are given sees who they are.
+    pub keeps_source: bool,
 }
 
 /// One frontend of a service port.

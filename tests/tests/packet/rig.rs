@@ -52,6 +52,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     flows_per_second: 1_000_000,
     refusals_per_second: 1_000,
     open_at_once: 1_000,
+    masquerades: 0,
 };
 
 /// Programs and maps. The programs go first.

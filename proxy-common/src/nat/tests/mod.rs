@@ -52,11 +52,12 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..60),
         backends in 1_u8..4,
         is_tcp in any::<bool>(),
-        (open_at_once, hints) in (0..6_i32, any::<bool>()),
+        (open_at_once, hints, masquerades) in (0..6_i32, any::<bool>(), any::<bool>()),
     ) {
         let mut node = Node::new(backends, if is_tcp { Proto::TCP } else { Proto::UDP });
         node.records.open_at_once.set(open_at_once);
         node.hints = hints;
+        node.records.masquerades.set(masquerades);
         let all = connections();
         let mut open: BTreeMap<usize, Trip> = BTreeMap::new();
         for step in steps {
@@ -112,7 +113,8 @@ fn lose(node: &Node, (client, vip, seen): (End, End, Trip), part: Part) {
     let Some(flow) = node.records.get(&key) else { return };
     let mut whole = Whole::EMPTY;
     whole.recall(Part::Forward, &key, &flow);
-    assert_eq!(whole.has_snat(), !is_local(seen.dst), "{whole:?}");
+    assert_eq!(whole.has_snat(), seen.src.addr == node_addr(), "{whole:?}");
+    assert_eq!(whole.has_snat(), !is_local(seen.dst) || node.records.masquerades.get(), "{whole:?}");
     let mut lost = key;
     whole.key(part, &mut lost);
     node.records.remove(&lost);
@@ -259,6 +261,34 @@ fn a_flow_to_a_remote_backend_finds_room_where_the_main_table_is_all_but_full() 
         }
         // Where even what is apart has no room for more than itself, nothing is lost either.
         assert_eq!(node.records.keys().len(), 3);
+    }
+}
+
+#[test]
+fn where_all_is_masqueraded_a_pod_here_sees_the_node_but_where_it_is_to_see_its_client() {
+    let client = end(200, 0, 40_000);
+    let kept = ViewWord(ViewWord::random(0, 1).0 | ViewWord::KEEPS_SOURCE);
+    for (word, masquerades, expected) in [
+        (ViewWord::random(0, 1), false, client.addr),
+        (ViewWord::random(0, 1), true, node_addr()),
+        (kept, false, client.addr),
+        (kept, true, client.addr),
+    ] {
+        for proto in [Proto::TCP, Proto::UDP] {
+            let mut node = Node::new(1, proto);
+            node.tables.word = Some(word);
+            node.records.masquerades.set(masquerades);
+            let seen = node.sends(client, vip(0), SYN).unwrap();
+            assert_eq!((seen.src.addr, seen.dst), (expected, backend(0)), "{word:?} {masquerades}");
+            for _ in 0..3 {
+                assert_eq!(node.answers(seen, SYN | ACK), Trip { src: vip(0), dst: client });
+                assert_eq!(node.sends(client, vip(0), ACK), Ok(seen));
+                node.now += 20 * SECOND;
+            }
+            // Whoever asks the pod itself is left alone.
+            let direct = Trip { src: end(200, 1, 40_000), dst: backend(0) };
+            assert_eq!(node.leaves(direct, SYN, true), direct);
+        }
     }
 }
 

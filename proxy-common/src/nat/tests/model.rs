@@ -101,6 +101,7 @@ pub(super) struct Records {
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
     pub(super) has_direct: Cell<bool>,
+    pub(super) masquerades: Cell<bool>,
     now: Cell<u64>,
     /// Places of pairs that have had a record of replies.
     pub(super) marks: RefCell<HashSet<u32>>,
@@ -121,6 +122,7 @@ impl Records {
             is_flooded: Cell::new(false),
             leads_to_pods: Cell::new(false),
             has_direct: Cell::new(false),
+            masquerades: Cell::new(false),
             now: Cell::new(0),
             marks: RefCell::default(),
             renewed: Cell::new(0),
@@ -235,6 +237,9 @@ impl Flows for Records {
     }
     fn leads_to_pods(&self) -> bool {
         self.leads_to_pods.get()
+    }
+    fn masquerades(&self) -> bool {
+        self.masquerades.get()
     }
     fn timeouts(&self) -> Timeouts {
         Timeouts::KERNEL
@@ -453,7 +458,8 @@ impl Node {
     /// The backend answers what it has seen; what the client sees.
     pub(super) fn answers(&self, seen: Trip, tcp: u8) -> Trip {
         let reply = Trip { src: seen.dst, dst: seen.src };
-        let inside = if is_local(seen.dst) { reply } else { self.arrives(reply, tcp).unwrap_or(reply) };
+        let comes_back = !is_local(seen.dst) || seen.src.addr == node_addr();
+        let inside = if comes_back { self.arrives(reply, tcp).unwrap_or(reply) } else { reply };
         self.leaves(inside, tcp, false)
     }
 }

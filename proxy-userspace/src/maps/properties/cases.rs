@@ -70,6 +70,7 @@ pub(super) fn port(tag: u64, frontends: Vec<DesiredFrontend>, endpoints: &[Optio
         sources: Box::default(),
         backends,
         views,
+        keeps_source: false,
     }
 }
 
@@ -109,9 +110,9 @@ pub(super) fn any_port() -> impl Strategy<Value = DesiredPort> {
     (1..=PORTS).prop_flat_map(move |tag| {
         let endpoints = prop::collection::vec(prop::option::of(0..8_u8), ENDPOINTS as usize);
         let idle = [idle.clone(), idle.clone(), idle.clone()];
-        let affinity = prop::sample::select(vec![0, 10_800]);
-        (any_frontends(tag), endpoints, idle, affinity, any_sources()).prop_map(
-            move |(frontends, endpoints, idle, affinity_seconds, sources)| {
+        let head = (prop::sample::select(vec![0, 10_800]), any::<bool>());
+        (any_frontends(tag), endpoints, idle, head, any_sources()).prop_map(
+            move |(frontends, endpoints, idle, (affinity_seconds, keeps_source), sources)| {
                 let mut port = port(tag, frontends, &endpoints);
                 let is_checked = port.frontends.iter().any(|frontend| checks_source(frontend.flags));
                 port.sources = if is_checked { sources } else { Box::default() };
@@ -120,7 +121,7 @@ pub(super) fn any_port() -> impl Strategy<Value = DesiredPort> {
                         *view = idle;
                     }
                 }
-                DesiredPort { affinity_seconds, ..port }
+                DesiredPort { affinity_seconds, keeps_source, ..port }
             },
         )
     })

@@ -37,6 +37,7 @@ fn service(index: u32, endpoints: std::ops::Range<u32>) -> DesiredPort {
         sources: Box::default(),
         backends: backends.collect(),
         views: [DesiredView::Random, DesiredView::Pass, DesiredView::Pass],
+        keeps_source: false,
     }
 }
 

@@ -7,7 +7,7 @@ use proxy_common::backend::BackendState;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{Lookup, owns_vip};
 use proxy_common::node::CidrKey;
-use proxy_common::service::ViewKind;
+use proxy_common::service::{View, ViewKind};
 use proxy_common::source::SourceKey;
 
 use super::observed::Observed;
@@ -319,13 +319,18 @@ fn part_of(actual: &Actual, service: u32, port: &DesiredPort) -> DesiredPort {
     let backends = rows
         .map(|row| DesiredBackend { addr: row.addr, port: row.port, state: BackendState(row.state) })
         .collect();
-    let views = actual.views(service).map(|word| match word.kind() {
+    let words = actual.views(service);
+    let external = words[View::External as usize];
+    let keeps_source =
+        if external.kind() == ViewKind::Random { external.keeps_source() } else { port.keeps_source };
+    let views = words.map(|word| match word.kind() {
         ViewKind::Pass => DesiredView::Pass,
         ViewKind::Random => DesiredView::Random,
         ViewKind::Reject => DesiredView::Reject,
         ViewKind::Drop => DesiredView::Drop,
     });
-    DesiredPort { backends, views, sources: actual.sources_of(service).collect(), ..port.clone() }
+    let sources = actual.sources_of(service).collect();
+    DesiredPort { sources, backends, views, keeps_source, ..port.clone() }
 }
 
 fn adopted(memory: &Memory, rules: Rules) -> Planner {

@@ -170,7 +170,7 @@ impl Actual {
         let extent = |word: ViewWord| Extent::of_slots(word.base(), word.count());
         words.into_iter().enumerate().filter_map(move |(index, word)| {
             let named = word.kind() == ViewKind::Random && word.count() > 0;
-            let first = words[..index].iter().all(|earlier| earlier.0 != word.0);
+            let first = words[..index].iter().all(|earlier| earlier.plain() != word.plain());
             (named && first).then(|| extent(word))
         })
     }

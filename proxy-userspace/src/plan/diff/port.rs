@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use proxy_common::backend::{Backend, BackendState};
-use proxy_common::service::{Head, View, ViewWord};
+use proxy_common::service::{Head, View, ViewKind, ViewWord};
 
 use super::batch::PortOps;
 use super::sources::diff_sources;
@@ -30,7 +30,7 @@ pub(super) fn diff_port(
     let mut ops = PortOps::default();
     let views = lay_out(port, &backends, &rows.ids, |list| {
         if let Some(word) = actual.views(service).into_iter().find(|word| holds(actual, *word, list)) {
-            return Ok(word);
+            return Ok(word.plain());
         }
         let extent = stock.take_extent(service, list.len())?;
         ops.slots.push(MapOp::StoreSlots { base: extent.base(), ids: list.into() });
@@ -172,6 +172,10 @@ fn lay_out(
                 }
             }
         };
+    }
+    let external = &mut words[View::External as usize];
+    if port.keeps_source && external.kind() == ViewKind::Random {
+        external.0 |= ViewWord::KEEPS_SOURCE;
     }
     Ok(words)
 }

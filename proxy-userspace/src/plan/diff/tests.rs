@@ -43,6 +43,7 @@ fn port(tag: u64, ports: &[u16], bits: &[u32]) -> DesiredPort {
         sources: Box::default(),
         backends,
         views,
+        keeps_source: false,
     }
 }
 
@@ -114,6 +115,22 @@ fn equal_views_share_an_extent_and_keep_it() {
     let planned = sync(&mut writer, upsert(port(1, &[80], &[both, both, INTERNAL])));
     assert_eq!(extents(&planned), 1, "only the external view is another set now");
     assert_eq!(writer.resting().slots, 0, "the first extent serves the internal view still");
+}
+
+#[test]
+fn a_view_that_keeps_sources_says_so_and_shares_its_extent_all_the_same() {
+    let mut writer = planner();
+    let both = INTERNAL | EXTERNAL;
+    sync(&mut writer, upsert(port(1, &[80], &[both, both])));
+    for (keeps_source, ops) in [(true, 2), (true, 0), (false, 2)] {
+        let planned =
+            sync(&mut writer, upsert(DesiredPort { keeps_source, ..port(1, &[80], &[both, both]) }));
+        assert_eq!(planned.ops.len(), ops, "a half and a head, or nothing: {:?}", planned.ops);
+        let service = writer.actual().cell_of(OwnerTag(1)).unwrap();
+        let words = writer.actual().views(service);
+        assert_eq!(words.map(ViewWord::keeps_source), [false, false, keeps_source]);
+        assert_eq!(writer.actual().extents(service).count(), 1);
+    }
 }
 
 #[test]

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use tests::agent::Agent;
+use tests::netns::Netns;
 use tests::wait;
 
 use super::layout::Layout;
+use super::pods::cluster_ips;
 use super::site::{Backend, Site};
 use crate::traffic::{Way, exchange};
 use crate::wire;
+use crate::witness::{Rules, Witness};
 
 /// Limit within which a change is in force.
 const CHANGE: Duration = Duration::from_secs(5);
@@ -95,6 +99,47 @@ fn the_local_policy_keeps_to_the_node_and_drops_where_it_has_nobody() {
     all_end(&site, Backend::LocalPod, End::Served);
     let seen = exchange(&site.client, Backend::LocalPod.frontends(&site.cluster)[0], Way::Tcp).unwrap();
     assert_eq!(seen.own, seen.seen, "the client's address is kept");
+}
+
+/// kube-proxy's `masqueradeAll`: pods of this node see the node, too; but not where the policy promises them their clients.
+#[test]
+fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() {
+    for layout in Layout::ALL {
+        let site = Site::new(layout).unwrap();
+        let config = site.manifests.path().with_extension("masquerade.json");
+        let settings = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+            "mode": "nftables", "nftables": { "masqueradeAll": true },
+        });
+        std::fs::write(&config, settings.to_string()).unwrap();
+        let witness = Witness::start(&site.cluster.node(1).netns, Rules::PodsOnly).unwrap();
+        let words = ["--devices", "auto", "--socket-lb", "off", "--config", config.to_str().unwrap()];
+        let start = |node| Agent::start_with(node, site.manifests.path(), &words).unwrap();
+        let _agents: Vec<Agent<'_>> = site.cluster.nodes.iter().map(start).collect();
+        let keeps_client = |client: &Netns, target: SocketAddr, way| {
+            let seen = exchange(client, target, way);
+            let seen = seen.unwrap_or_else(|error| panic!("{layout:?}, {target} {way:?}: {error:#}"));
+            seen.own == seen.seen
+        };
+        for way in Way::BOTH {
+            let backends = [Backend::LocalPod, Backend::RemotePod];
+            for target in backends.iter().flat_map(|backend| backend.frontends(&site.cluster)) {
+                assert!(!keeps_client(&site.client, target, way), "{layout:?}, {target} {way:?}");
+            }
+            let pod = &site.cluster.pod(1, 1).netns;
+            for target in backends.into_iter().flat_map(cluster_ips) {
+                assert!(!keeps_client(pod, target, way), "{layout:?}, a pod to {target} {way:?}");
+            }
+        }
+        assert_eq!(witness.invalid_forwarded().unwrap(), 0, "{layout:?}");
+        site.write_service(Backend::LocalPod, json!({ "externalTrafficPolicy": "Local" })).unwrap();
+        for target in Backend::LocalPod.frontends(&site.cluster) {
+            let is_kept =
+                || keeps_client(&site.client, target, Way::Tcp).then_some(()).ok_or(target.to_string());
+            wait::until_ok(CHANGE, "the policy", is_kept).unwrap();
+        }
+        std::fs::remove_file(&config).unwrap();
+    }
 }
 
 #[test]
