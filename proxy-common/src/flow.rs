@@ -149,7 +149,7 @@ impl Flow {
     /// The client asks the backend itself, and has got another port since a flow has its own: the VIP is the backend.
     pub const DIRECT: u16 = 64;
     /// The flow's source is changed wherever it leaves the node, also to a backend here, see
-    /// [`Settings`](crate::nat::Settings::masquerades).
+    /// [`MASQUERADES`](crate::nat::Settings::MASQUERADES).
     pub const MASQUERADED: u16 = 128;
     /// What all parts of a flow have in common.
     const SHARED: u16 = Self::FROM_AFAR | Self::SETTLED | Self::APART | Self::DIRECT | Self::MASQUERADED;

@@ -381,7 +381,7 @@ fn serve<L: Lookup, S: Sender>(lookup: &L, frontend: FrontendValue, packet: &Pac
     };
     if matches!(view, View::External)
         && let Some(inside) = lookup.view(service, head.half(), View::Cluster)
-        && inside != word
+        && inside.plain() != word.plain()
         && sender.is_inside()
     {
         (view, word) = (View::Cluster, inside);

@@ -29,9 +29,9 @@ pub fn arrive<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>,
     if !lookup.may_own(passage.headers.dst) {
         return Action::Pass;
     }
-    if flows.ports().has(passage.headers.dst_port)
-        && let Some(change) = give_back(flows, passage, work)
-    {
+    // A client of SCTP keeps its port towards another node, wherever that lies.
+    let may_return = (passage.headers.proto == Proto::SCTP) | flows.ports().has(passage.headers.dst_port);
+    if may_return && let Some(change) = give_back(flows, passage, work) {
         return Action::Change(change);
     }
     passage.key(Part::Forward, false, &mut work.key);

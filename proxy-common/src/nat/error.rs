@@ -80,7 +80,7 @@ pub fn error_arrives<F: Flows>(flows: &F, report: &Report<'_>, work: &mut Work) 
 }
 
 /// Decides about an error that leaves the node: towards the client it quotes what the client has sent, to the VIP; towards a
-/// backend on another node it quotes what that has sent, to the SNAT address. `None` as above.
+/// backend that sees another source, as one on another node, it quotes what that has sent, to the SNAT address. `None` as above.
 #[inline(always)]
 pub fn error_leaves<F: Flows>(flows: &F, report: &Report<'_>, work: &mut Work) -> Option<ErrorChange> {
     if !flows.may_know(&report.src(), &report.dst()) {
@@ -100,7 +100,7 @@ pub fn error_leaves<F: Flows>(flows: &F, report: &Report<'_>, work: &mut Work) -
         });
     }
     report.key(Part::Reply, false, &mut work.key);
-    if !finds(flows, report, work) || flows.leads_to_pods() {
+    if !finds(flows, report, work) {
         return None;
     }
     work.whole.recall(Part::Reply, &work.key, &work.flow);

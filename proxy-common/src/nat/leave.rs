@@ -27,7 +27,7 @@ pub fn may_be_of_a_flow<F: Flows>(flows: &F, headers: &Headers) -> bool {
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
     let is_hairpin = passage.headers.src == passage.headers.dst;
     // A device below a bridge's may have said that it is a request, and the bridge's have forgotten that.
-    let keeps_source = !is_hairpin && flows.leads_to_pods() && !flows.masquerades();
+    let keeps_source = !is_hairpin && flows.leads_to_pods() && !flows.has_masqueraded();
     if passage.is_request && keeps_source {
         return Action::Pass;
     }

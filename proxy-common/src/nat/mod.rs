@@ -215,8 +215,10 @@ pub trait Flows {
     fn snat_address(&self, is_v4: bool) -> Option<Addr>;
     /// Whether this device leads to pods of this node.
     fn leads_to_pods(&self) -> bool;
-    /// See [`Settings::masquerades`].
+    /// See [`Settings::MASQUERADES`].
     fn masquerades(&self) -> bool;
+    /// See [`Settings::HAS_MASQUERADED`].
+    fn has_masqueraded(&self) -> bool;
     /// How long records live.
     fn timeouts(&self) -> Timeouts;
     /// The ports set aside.

@@ -20,9 +20,22 @@ pub struct Settings {
     pub refusals_per_second: u32,
     /// Flows that may be opening in the main table; while there are more, others begin apart.
     pub open_at_once: u32,
-    /// Not zero: what goes through a frontend gets an address of the node as its source also towards pods of this node, but where
-    /// the backend is to see its client ([`Pick::KEEPS_SOURCE`]). kube-proxy's `masqueradeAll`.
+    /// [`Settings::MASQUERADES`] and [`Settings::HAS_MASQUERADED`].
     pub masquerades: u32,
+}
+
+impl Settings {
+    /// What begins through a frontend gets an address of the node as its source also towards pods of this node, but where the backend
+    /// is to see its client ([`Pick::KEEPS_SOURCE`]). kube-proxy's `masqueradeAll`.
+    pub const MASQUERADES: u32 = 1;
+    /// There may be flows that began so.
+    pub const HAS_MASQUERADED: u32 = 2;
+
+    /// The value of `masquerades` for an agent that wishes for it or not, after what was there `before`.
+    #[inline(always)]
+    pub const fn masquerading(is_wished: bool, before: u32) -> u32 {
+        if is_wished { Self::MASQUERADES | Self::HAS_MASQUERADED } else { before & Self::HAS_MASQUERADED }
+    }
 }
 
 /// Value of `DEVICES`, whose key is the index of a device.

@@ -73,7 +73,7 @@ impl Glance {
             Part::Reply | Part::Return => (Flow::SETTLED | Flow::ANSWERED, Side::Source, mac),
         };
         let says_nothing = frame[0] | frame[1] | frame[2] == 0;
-        if self.flags & (known | Flow::APART | Flow::DIRECT | Flow::RESET) != known
+        if self.flags & (known | Flow::APART | Flow::DIRECT | Flow::RESET | Flow::MASQUERADED) != known
             || self.idle >= TICKS
             || !says_nothing
         {

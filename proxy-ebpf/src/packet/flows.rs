@@ -337,7 +337,12 @@ impl Flows for Tables<'_> {
 
     #[inline(always)]
     fn masquerades(&self) -> bool {
-        self.settings().is_some_and(|settings| settings.masquerades != 0)
+        self.settings().is_some_and(|settings| settings.masquerades & Settings::MASQUERADES != 0)
+    }
+
+    #[inline(always)]
+    fn has_masqueraded(&self) -> bool {
+        self.settings().is_some_and(|settings| settings.masquerades & Settings::HAS_MASQUERADED != 0)
     }
 
     #[inline(always)]

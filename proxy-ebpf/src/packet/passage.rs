@@ -122,8 +122,12 @@ fn go_in(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     desk.may_pass = u8::from(may_pass(&action));
     let verdict = carry_out(skb, (headers, ENTERS), &action);
     skb.barrier();
-    // What gets another source as it leaves goes to another node.
-    if verdict == NEXT && desk.may_pass != 0 && desk.work.flow.other.is_none() {
+    // What gets another source as it leaves goes to another node, or is to be seen where it leaves.
+    if verdict == NEXT
+        && desk.may_pass != 0
+        && desk.work.flow.other.is_none()
+        && !desk.work.flow.has(Flow::MASQUERADED)
+    {
         desk.backend = desk.work.flow.becomes.addr;
         return request(skb, headers, desk);
     }
@@ -192,7 +196,7 @@ fn send_on(skb: &mut Skb<'_>, headers: &Headers, desk: &mut Desk) -> i32 {
     let whole = &desk.work.whole;
     maps::count_service(whole.held.service, ServiceCounter::Picked);
     let verdict = carry_out(skb, (headers, ENTERS), &Action::Change(sent_on(whole)));
-    if verdict != NEXT || !has_shortcuts(skb) {
+    if verdict != NEXT || whole.flags & Flow::MASQUERADED != 0 || !has_shortcuts(skb) {
         return verdict;
     }
     desk.backend = desk.work.whole.backend.addr;

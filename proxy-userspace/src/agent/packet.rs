@@ -12,7 +12,6 @@ use tracing::{info, warn};
 use super::keeper::Keeper;
 use super::loading::{Loaded, Loading, begin};
 use super::{AgentError, Variant};
-use crate::cli::Shortcuts;
 use crate::config::AgentConfig;
 use crate::datapath::load::LoadOptions;
 use crate::datapath::packet::ports::ends;
@@ -67,10 +66,7 @@ impl PacketPath {
             reporter: reporter.clone(),
         };
         if is_wanted {
-            // Past the stack nobody would be given another source.
-            let shortcuts =
-                if config.packet_path.masquerade_all { Shortcuts::None } else { config.shortcuts };
-            match begin(variant, load, shortcuts) {
+            match begin(variant, load, config.shortcuts) {
                 Ok(loading) => path.loading = Some(loading),
                 Err(why) => path.do_without(&why),
             }
@@ -102,11 +98,13 @@ impl PacketPath {
         for made in &packet.made_room {
             warn!(reason = made.difference, "{}", made.outcome);
         }
-        let before = packet.settings().map_err(|error| error.to_string())?.map(|settings| settings.ports);
-        let ports = self.set_ports_aside(before);
+        let before = packet.settings().map_err(|error| error.to_string())?;
+        let ports = self.set_ports_aside(before.map(|settings| settings.ports));
         let steering = &self.inside.0;
         let wishes = Wishes { timeouts: steering.flow_timeouts(), masquerades: steering.masquerade_all };
-        packet.tell(&settings::settings(ports, packet.flows, wishes)).map_err(|error| error.to_string())?;
+        packet
+            .tell(&settings::settings(ports, packet.flows, wishes, before.as_ref()))
+            .map_err(|error| error.to_string())?;
         let means = packet.means().name();
         let flows = packet.flows;
         info!(means, flows, ports = %words(ports), shortcuts, "the packet path is loaded");
@@ -128,7 +126,7 @@ impl PacketPath {
             Ok(SetAside { ports: None, .. }) => {
                 self.limit(
                     "no port is left to change a client's into: ip_local_port_range, ip_local_reserved_ports and NodePorts \
-                     hold all of them. Backends on other nodes are not reached from outside"
+                     hold all of them. Backends on other nodes are not reached from outside, nor are pods of this one with masqueradeAll"
                         .to_owned(),
                 );
                 None

@@ -101,9 +101,18 @@ impl Rig {
 
     /// Where packets enter and leave: by a device of pods, or by one with an address.
     pub(crate) fn set_device(&mut self, address: Option<IpAddr>) -> Result<()> {
+        self.write_device(address, address.is_none())
+    }
+
+    /// The device leads to pods, and something may have this source there.
+    pub(crate) fn set_device_of_pods(&mut self, address: IpAddr) -> Result<()> {
+        self.write_device(Some(address), true)
+    }
+
+    fn write_device(&mut self, address: Option<IpAddr>, leads_to_pods: bool) -> Result<()> {
         let of = |is_v4| address.filter(|ip| ip.is_ipv4() == is_v4).map_or(Addr::UNSPECIFIED, Addr::from);
         let device =
-            Device { v4: of(true), v6: of(false), leads_to_pods: u32::from(address.is_none()), shortens: 0 };
+            Device { v4: of(true), v6: of(false), leads_to_pods: u32::from(leads_to_pods), shortens: 0 };
         let bytes: [u8; size_of::<Device>()] = device.as_bytes().try_into()?;
         let mut map = HashMap::<_, u32, [u8; size_of::<Device>()]>::try_from(self.map("DEVICES")?)?;
         Ok(map.insert(DEVICE, bytes, 0)?)

@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use proxy_common::nat::Settings;
 use proxy_common::reason::DropReason;
 
 use super::build::{Tcp, error, packet, parts};
-use super::rig::Answer;
+use super::rig::{Answer, SETTINGS};
 use super::{Ends, families, next, settle};
 
 fn router(of: SocketAddr) -> IpAddr {
@@ -49,11 +50,18 @@ fn an_error_about_a_request_names_what_the_client_has_asked_for() {
 }
 
 #[test]
-fn errors_between_a_remote_backend_and_the_client_pass_the_other_source() {
-    for ends in families() {
+fn errors_between_a_backend_that_sees_the_node_and_the_client_pass_the_other_source() {
+    let with = |is_masqueraded| families().map(|ends| (ends, is_masqueraded));
+    for (ends, is_masqueraded) in [false, true].into_iter().flat_map(with) {
         let Ends { client, vip, backend, node, .. } = ends;
         let mut rig = ends.rig();
-        rig.set_device(Some(node.ip())).unwrap();
+        if is_masqueraded {
+            rig.write_settings(Settings { masquerades: Settings::masquerading(true, 0), ..SETTINGS })
+                .unwrap();
+            rig.set_device_of_pods(node.ip()).unwrap();
+        } else {
+            rig.set_device(Some(node.ip())).unwrap();
+        }
         rig.own(node.ip()).unwrap();
         rig.run("shunt_arrive", &packet((client, vip), None)).unwrap();
         let Answer::Next(sent) = rig.run("shunt_leave", &packet((client, backend), None)).unwrap() else {

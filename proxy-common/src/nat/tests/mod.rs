@@ -28,6 +28,8 @@ enum Step {
     Lose(u8, Part),
     /// Time passes, in seconds.
     Pause(u64),
+    /// From here on what begins is masqueraded, or is not any more.
+    Masquerade(bool),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -37,6 +39,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Tell),
         1 => (any::<u8>(), part).prop_map(|(which, part)| Step::Lose(which, part)),
         1 => (0_u64..20).prop_map(Step::Pause),
+        1 => any::<bool>().prop_map(Step::Masquerade),
     ]
 }
 
@@ -52,17 +55,17 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..60),
         backends in 1_u8..4,
         is_tcp in any::<bool>(),
-        (open_at_once, hints, masquerades) in (0..6_i32, any::<bool>(), any::<bool>()),
+        (open_at_once, hints) in (0..6_i32, any::<bool>()),
     ) {
         let mut node = Node::new(backends, if is_tcp { Proto::TCP } else { Proto::UDP });
         node.records.open_at_once.set(open_at_once);
         node.hints = hints;
-        node.records.masquerades.set(masquerades);
         let all = connections();
         let mut open: BTreeMap<usize, Trip> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Pause(seconds) => node.now += seconds * SECOND,
+                Step::Masquerade(is_wished) => node.records.masquerade(is_wished),
                 Step::Ask(which) | Step::Tell(which) | Step::Lose(which, _) => {
                     let which = usize::from(which) % all.len();
                     let (client, vip) = all[which];
@@ -114,7 +117,7 @@ fn lose(node: &Node, (client, vip, seen): (End, End, Trip), part: Part) {
     let mut whole = Whole::EMPTY;
     whole.recall(Part::Forward, &key, &flow);
     assert_eq!(whole.has_snat(), seen.src.addr == node_addr(), "{whole:?}");
-    assert_eq!(whole.has_snat(), !is_local(seen.dst) || node.records.masquerades.get(), "{whole:?}");
+    assert!(whole.has_snat() || is_local(seen.dst), "{whole:?}");
     let mut lost = key;
     whole.key(part, &mut lost);
     node.records.remove(&lost);
@@ -277,12 +280,14 @@ fn where_all_is_masqueraded_a_pod_here_sees_the_node_but_where_it_is_to_see_its_
         for proto in [Proto::TCP, Proto::UDP] {
             let mut node = Node::new(1, proto);
             node.tables.word = Some(word);
-            node.records.masquerades.set(masquerades);
+            node.records.masquerade(masquerades);
             let seen = node.sends(client, vip(0), SYN).unwrap();
             assert_eq!((seen.src.addr, seen.dst), (expected, backend(0)), "{word:?} {masquerades}");
             for _ in 0..3 {
                 assert_eq!(node.answers(seen, SYN | ACK), Trip { src: vip(0), dst: client });
                 assert_eq!(node.sends(client, vip(0), ACK), Ok(seen));
+                // What is open stays as it is, whatever is wished for others.
+                node.records.masquerade(!node.records.masquerades.get());
                 node.now += 20 * SECOND;
             }
             // Whoever asks the pod itself is left alone.
@@ -366,6 +371,31 @@ fn when_all_ports_are_taken_a_flow_is_turned_away() {
     assert_eq!(node.sends(client, vip(1), 0), Err(Action::Drop(SERVICE, DropReason::NoPort)));
     node.now += 31 * SECOND;
     assert!(node.sends(client, vip(1), 0).is_ok(), "those that are over are taken");
+}
+
+#[test]
+fn a_client_of_sctp_keeps_its_port_towards_another_node_and_is_answered() {
+    let node = Node::new(2, Proto::SCTP);
+    let client = end(200, 0, 40_000);
+    let whole = Whole {
+        client,
+        inside: client.port,
+        vip: vip(0),
+        backend: backend(1),
+        snat: End::NONE,
+        proto: Proto::SCTP,
+        held: crate::lb::Held { service: SERVICE, backend: 2, generation: 3 },
+        flags: Flow::FROM_AFAR,
+    };
+    let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
+    for part in [Part::Forward, Part::Reply] {
+        whole.key(part, &mut key);
+        whole.record(part, node.now, &mut flow);
+        assert!(node.records.put(&key, &flow));
+    }
+    let seen = node.exits((Trip { src: client, dst: backend(1) }, true), 0, false);
+    assert_eq!(seen, Trip { src: End::new(node_addr(), client.port), dst: backend(1) });
+    assert_eq!(node.answers(seen, 0), Trip { src: vip(0), dst: client });
 }
 
 #[test]

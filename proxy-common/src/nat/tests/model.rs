@@ -101,7 +101,9 @@ pub(super) struct Records {
     pub(super) is_flooded: Cell<bool>,
     pub(super) leads_to_pods: Cell<bool>,
     pub(super) has_direct: Cell<bool>,
+    /// Whether what begins is masqueraded, and whether something was.
     pub(super) masquerades: Cell<bool>,
+    pub(super) has_masqueraded: Cell<bool>,
     now: Cell<u64>,
     /// Places of pairs that have had a record of replies.
     pub(super) marks: RefCell<HashSet<u32>>,
@@ -110,6 +112,12 @@ pub(super) struct Records {
 }
 
 impl Records {
+    /// As an agent says so that wishes for it or not.
+    pub(super) fn masquerade(&self, is_wished: bool) {
+        self.masquerades.set(is_wished);
+        self.has_masqueraded.set(is_wished || self.has_masqueraded.get());
+    }
+
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             main: RefCell::default(),
@@ -123,6 +131,7 @@ impl Records {
             leads_to_pods: Cell::new(false),
             has_direct: Cell::new(false),
             masquerades: Cell::new(false),
+            has_masqueraded: Cell::new(false),
             now: Cell::new(0),
             marks: RefCell::default(),
             renewed: Cell::new(0),
@@ -240,6 +249,9 @@ impl Flows for Records {
     }
     fn masquerades(&self) -> bool {
         self.masquerades.get()
+    }
+    fn has_masqueraded(&self) -> bool {
+        self.has_masqueraded.get()
     }
     fn timeouts(&self) -> Timeouts {
         Timeouts::KERNEL

@@ -47,12 +47,13 @@ pub fn timeouts(given: [Option<u32>; 3], read: impl Fn(&str) -> Option<u32>) -> 
 pub struct Wishes {
     /// Seconds for [`timeouts`].
     pub timeouts: [Option<u32>; 3],
-    /// See [`Settings::masquerades`].
+    /// See [`Settings::MASQUERADES`].
     pub masquerades: bool,
 }
 
-/// What the programs are to be told, given the ports, how many records there may be, and what is wished for.
-pub fn settings(ports: Option<Ports>, records: u32, wishes: Wishes) -> Settings {
+/// What the programs are to be told, given the ports, how many records there may be, and what is wished for; `before`: what they
+/// were told last.
+pub fn settings(ports: Option<Ports>, records: u32, wishes: Wishes, before: Option<&Settings>) -> Settings {
     let read = |name: &str| {
         let text = fs::read_to_string(format!("{TIMEOUTS}/nf_conntrack_{name}")).ok()?;
         text.trim().parse().ok()
@@ -63,7 +64,7 @@ pub fn settings(ports: Option<Ports>, records: u32, wishes: Wishes) -> Settings 
         flows_per_second: FLOWS_PER_SECOND,
         refusals_per_second: REFUSALS_PER_SECOND,
         open_at_once: records / RECORDS_PER_OPENING,
-        masquerades: u32::from(wishes.masquerades),
+        masquerades: Settings::masquerading(wishes.masquerades, before.map_or(0, |told| told.masquerades)),
     }
 }
 
