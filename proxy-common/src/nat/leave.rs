@@ -26,9 +26,7 @@ pub fn may_be_of_a_flow<F: Flows>(flows: &F, headers: &Headers) -> bool {
 #[inline(always)]
 pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Action {
     let is_hairpin = passage.headers.src == passage.headers.dst;
-    // A device below a bridge's may have said that it is a request, and the bridge's have forgotten that.
-    let keeps_source = !is_hairpin && flows.leads_to_pods() && !flows.has_masqueraded();
-    if passage.is_request && keeps_source {
+    if passage.is_request && !is_hairpin && keeps_sources(flows) {
         return Action::Pass;
     }
     if !passage.is_request {
@@ -36,7 +34,7 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         if let Some(place) = finds(flows, passage, work) {
             return Action::Change(back(flows, passage, (place, work)));
         }
-        if keeps_source {
+        if !is_hairpin && keeps_sources(flows) {
             return Action::Pass;
         }
     }
@@ -62,7 +60,14 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
     by_other_source(passage, work)
 }
 
-/// Whether a packet of a flow to a backend gets another source where it leaves.
+/// Whether no packet of a flow gets another source at this device, but those of a pod to itself. It costs a look-up.
+#[inline(always)]
+fn keeps_sources<F: Flows>(flows: &F) -> bool {
+    flows.leads_to_pods() && !flows.has_masqueraded()
+}
+
+/// Whether a packet of a flow to a backend gets another source where it leaves. What is known of it as a request does not matter: the
+/// bridge that pods are at may have forgotten it.
 #[inline(always)]
 fn needs_source<F: Flows>(flows: &F, flow: &Flow) -> bool {
     flow.has(Flow::MASQUERADED) || flow.has(Flow::FROM_AFAR) && !flows.leads_to_pods()

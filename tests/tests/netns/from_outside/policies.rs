@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 use tests::agent::Agent;
+use tests::manifests::ManifestDir;
 use tests::netns::Netns;
 use tests::wait;
 
@@ -106,12 +107,13 @@ fn the_local_policy_keeps_to_the_node_and_drops_where_it_has_nobody() {
 fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() {
     for layout in Layout::ALL {
         let site = Site::new(layout).unwrap();
-        let config = site.manifests.path().with_extension("masquerade.json");
+        let configuration = ManifestDir::create().unwrap();
+        let config = configuration.path().join("config.json");
         let settings = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
             "mode": "nftables", "nftables": { "masqueradeAll": true },
         });
-        std::fs::write(&config, settings.to_string()).unwrap();
+        configuration.write("config.json", &settings.to_string()).unwrap();
         let witness = Witness::start(&site.cluster.node(1).netns, Rules::PodsOnly).unwrap();
         let words = ["--devices", "auto", "--socket-lb", "off", "--config", config.to_str().unwrap()];
         let start = |node| Agent::start_with(node, site.manifests.path(), &words).unwrap();
@@ -138,7 +140,6 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
                 || keeps_client(&site.client, target, Way::Tcp).then_some(()).ok_or(target.to_string());
             wait::until_ok(CHANGE, "the policy", is_kept).unwrap();
         }
-        std::fs::remove_file(&config).unwrap();
     }
 }
 
