@@ -20,7 +20,7 @@ use crate::datapath::packet::{self, Inside, Packet};
 use crate::datapath::pin::PinDir;
 use crate::devices::{self, Hooked};
 use crate::flows::{self, Sweeper, Swept, Tables};
-use crate::kubeproxy;
+use crate::kubeproxy::{self, IdleTimes};
 use crate::model::Node;
 use crate::status::{PacketStatus, Reporter};
 
@@ -100,8 +100,7 @@ impl PacketPath {
         }
         let before = packet.settings().map_err(|error| error.to_string())?;
         let ports = self.set_ports_aside(before.map(|settings| settings.ports));
-        let steering = &self.inside.0;
-        let wishes = Wishes { timeouts: steering.flow_timeouts(), masquerades: steering.masquerade_all };
+        let wishes = wishes(&self.inside.0);
         packet
             .tell(&settings::settings(ports, packet.flows, wishes, before.as_ref()))
             .map_err(|error| error.to_string())?;
@@ -257,6 +256,16 @@ impl PacketPath {
     /// Whether nothing of an agent before this one is at a device any more.
     pub(super) fn is_settled(&self) -> bool {
         self.keeper.as_ref().is_none_or(Keeper::is_settled)
+    }
+}
+
+fn wishes(steering: &kubeproxy::PacketPath) -> Wishes {
+    let idle = &steering.idle;
+    Wishes {
+        tcp_open: IdleTimes::seconds(idle.tcp_established),
+        udp: IdleTimes::seconds(idle.udp),
+        udp_stream: IdleTimes::seconds(idle.udp_stream),
+        masquerades: steering.masquerade_all,
     }
 }
 

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use super::document::Document;
 use super::duration::GoDuration;
 use super::settings::{
-    DetectLocalMode, HEALTHZ_PORT, KubeProxyWords, METRICS_PORT, Mode, Pacing, PacketPath, Settings,
+    DetectLocalMode, HEALTHZ_PORT, IdleTimes, KubeProxyWords, METRICS_PORT, Mode, Pacing, PacketPath,
+    Settings,
 };
 use super::{Notice, refused};
 use crate::cli::LogFormat;
@@ -239,17 +240,15 @@ fn packet_path(document: &Document, mode: Mode, faults: &mut Faults) -> PacketPa
     }
     let conntrack = &document.conntrack;
     let optional = |span: GoDuration| (span != GoDuration::ZERO).then_some(span);
-    let given = [
-        conntrack.tcp_established_timeout,
-        conntrack.tcp_close_wait_timeout,
-        optional(conntrack.udp_timeout),
-        optional(conntrack.udp_stream_timeout),
-    ];
-    let mut timeouts = [None; 4];
-    for (index, span) in given.into_iter().enumerate() {
-        let field = format!("conntrack.{}", PacketPath::TIMEOUTS[index]);
-        timeouts[index] = span.map(|span| faults.span(&field, span));
-    }
+    let mut time = |field: &str, given: Option<GoDuration>| {
+        given.map(|span| faults.span(&format!("conntrack.{field}"), span))
+    };
+    let idle = IdleTimes {
+        tcp_established: time("tcpEstablishedTimeout", conntrack.tcp_established_timeout),
+        tcp_close_wait: time("tcpCloseWaitTimeout", conntrack.tcp_close_wait_timeout),
+        udp: time("udpTimeout", optional(conntrack.udp_timeout)),
+        udp_stream: time("udpStreamTimeout", optional(conntrack.udp_stream_timeout)),
+    };
     PacketPath {
         masquerade_all: match mode {
             Mode::Nftables => document.nftables.masquerade_all,
@@ -261,7 +260,7 @@ fn packet_path(document: &Document, mode: Mode, faults: &mut Faults) -> PacketPa
             _ => Vec::new(),
         },
         interface: interface.clone(),
-        timeouts,
+        idle,
     }
 }
 

@@ -44,8 +44,9 @@ fn a_file_that_kube_proxy_wrote_is_read_without_a_warning() {
     assert_eq!(said, [""; 0]);
     // It says so itself; a file that leaves it at 0 has none.
     assert_eq!(settings.pacing.min_sync_period, Duration::from_secs(1));
-    let timeouts = settings.packet_path.timeouts.map(|span| span.map(|span| span.as_secs()));
-    assert_eq!(timeouts, [Some(86_400), Some(3_600), None, None]);
+    let hours = |hours| Some(Duration::from_hours(hours));
+    let idle = IdleTimes { tcp_established: hours(24), tcp_close_wait: hours(1), ..IdleTimes::default() };
+    assert_eq!(settings.packet_path.idle, idle);
 }
 
 #[test]
@@ -282,7 +283,7 @@ fn what_is_in_force_reads_back_the_same_and_in_silence() {
     assert_eq!((&again, notices), (&document, Vec::new()), "{text}");
     let (mut after, _) = settings(&again).unwrap();
     // A time that was not given is one of 0, which leaves the kernel's alone.
-    after.packet_path.timeouts[3] = None;
+    after.packet_path.idle.udp_stream = None;
     assert_eq!(after, before);
     let plain = effective(&Settings::default());
     assert_eq!(settings(&plain).unwrap().1, Vec::new());

@@ -1,5 +1,7 @@
 //! What an agent runs with, in kube-proxy's words: for `/configz` and `--write-config-to`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::document::Document;
@@ -56,8 +58,7 @@ fn pacing(document: &mut Document, settings: &Settings) {
 }
 
 fn packet_path(document: &mut Document, settings: &Settings) {
-    let PacketPath { masquerade_all, detect_local, cluster_cidrs, interface, timeouts } =
-        &settings.packet_path;
+    let PacketPath { masquerade_all, detect_local, cluster_cidrs, interface, idle } = &settings.packet_path;
     match settings.words.mode {
         Mode::Nftables => document.nftables.masquerade_all = *masquerade_all,
         Mode::Unset | Mode::Iptables | Mode::Ipvs => document.iptables.masquerade_all = *masquerade_all,
@@ -71,10 +72,9 @@ fn packet_path(document: &mut Document, settings: &Settings) {
         DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => {}
     }
     document.cluster_cidr = cluster_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let [established, close_wait, udp, udp_stream] =
-        timeouts.map(|span| span.map_or(GoDuration::ZERO, GoDuration::of_std));
-    document.conntrack.tcp_established_timeout = Some(established);
-    document.conntrack.tcp_close_wait_timeout = Some(close_wait);
-    document.conntrack.udp_timeout = udp;
-    document.conntrack.udp_stream_timeout = udp_stream;
+    let time = |given: Option<Duration>| given.map_or(GoDuration::ZERO, GoDuration::of_std);
+    document.conntrack.tcp_established_timeout = Some(time(idle.tcp_established));
+    document.conntrack.tcp_close_wait_timeout = Some(time(idle.tcp_close_wait));
+    document.conntrack.udp_timeout = time(idle.udp);
+    document.conntrack.udp_stream_timeout = time(idle.udp_stream);
 }

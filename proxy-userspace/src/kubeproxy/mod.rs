@@ -16,7 +16,7 @@ pub use document::{API_VERSION, Document, KIND};
 pub use duration::{GoDuration, GoDurationError};
 pub use effective::{configz, effective};
 pub use flags::{Action, Flags};
-pub use settings::{DetectLocalMode, KubeProxyWords, Mode, Pacing, PacketPath, Settings};
+pub use settings::{DetectLocalMode, IdleTimes, KubeProxyWords, Mode, Pacing, PacketPath, Settings};
 
 use std::fmt;
 use std::io;

@@ -99,22 +99,28 @@ pub struct PacketPath {
     pub cluster_cidrs: Vec<IpNet>,
     /// Bridge or prefix of interface names, if `detect_local` asks for one.
     pub interface: String,
-    /// `conntrack`: idle times of flows, in the order of [`PacketPath::TIMEOUTS`]; none: not given.
-    pub timeouts: [Option<Duration>; 4],
+    /// How long flows may be idle.
+    pub idle: IdleTimes,
 }
 
-impl PacketPath {
-    /// The fields of `conntrack` that are times.
-    pub const TIMEOUTS: [&str; 4] =
-        ["tcpEstablishedTimeout", "tcpCloseWaitTimeout", "udpTimeout", "udpStreamTimeout"];
+/// The times of `conntrack`; none: not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdleTimes {
+    /// `tcpEstablishedTimeout`.
+    pub tcp_established: Option<Duration>,
+    /// `tcpCloseWaitTimeout`, which is checked and shown, but says nothing to Shunt.
+    pub tcp_close_wait: Option<Duration>,
+    /// `udpTimeout`.
+    pub udp: Option<Duration>,
+    /// `udpStreamTimeout`.
+    pub udp_stream: Option<Duration>,
+}
 
-    /// Whole seconds of those that count: all but the second. None: not given, or 0, with which kube-proxy leaves the kernel's alone.
-    pub fn flow_timeouts(&self) -> [Option<u32>; 3] {
-        let [tcp_open, _, udp, udp_stream] = self.timeouts;
-        [tcp_open, udp, udp_stream].map(|span| {
-            let seconds = span?.as_secs();
-            (seconds != 0).then(|| u32::try_from(seconds).unwrap_or(u32::MAX))
-        })
+impl IdleTimes {
+    /// Whole seconds of one of them. None: it is not given, or 0, with which kube-proxy leaves the kernel's alone.
+    pub fn seconds(time: Option<Duration>) -> Option<u32> {
+        let seconds = time?.as_secs();
+        (seconds != 0).then(|| u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 }
 

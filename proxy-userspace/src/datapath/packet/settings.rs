@@ -19,36 +19,33 @@ const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// Directory of the timeouts of connection tracking; absent unless that is loaded.
 const TIMEOUTS: &str = "/proc/sys/net/netfilter";
 
-/// Seconds that records live: those that were `given` for TCP that is open, UDP and UDP both ways, else those of connection tracking,
-/// as far as `read` has them, else the kernel's defaults.
-pub fn timeouts(given: [Option<u32>; 3], read: impl Fn(&str) -> Option<u32>) -> Timeouts {
-    let or = |name: &str, default: u32| read(name).unwrap_or(default);
-    let kernel = Timeouts::KERNEL;
-    let [tcp_open, udp, udp_stream] = given;
-    let read = Timeouts {
-        tcp_opening: or("tcp_timeout_syn_sent", kernel.tcp_opening),
-        tcp_open: or("tcp_timeout_established", kernel.tcp_open),
-        tcp_finished: or("tcp_timeout_time_wait", kernel.tcp_finished),
-        tcp_reset: or("tcp_timeout_close", kernel.tcp_reset),
-        udp: or("udp_timeout", kernel.udp),
-        udp_stream: or("udp_timeout_stream", kernel.udp_stream),
-        sctp: or("sctp_timeout_established", kernel.sctp),
-    };
-    Timeouts {
-        tcp_open: tcp_open.unwrap_or(read.tcp_open),
-        udp: udp.unwrap_or(read.udp),
-        udp_stream: udp_stream.unwrap_or(read.udp_stream),
-        ..read
-    }
-}
-
 /// What whoever runs the node wishes of flows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
-    /// Seconds for [`timeouts`].
-    pub timeouts: [Option<u32>; 3],
+    /// See [`Timeouts::tcp_open`]; `None`, here and for the others: what connection tracking does.
+    pub tcp_open: Option<u32>,
+    /// See [`Timeouts::udp`].
+    pub udp: Option<u32>,
+    /// See [`Timeouts::udp_stream`].
+    pub udp_stream: Option<u32>,
     /// See [`Settings::MASQUERADES`].
     pub masquerades: bool,
+}
+
+/// Seconds that records live: those that are wished for, else those of connection tracking, as far as `read` has them, else the
+/// kernel's defaults.
+pub fn timeouts(wishes: Wishes, read: impl Fn(&str) -> Option<u32>) -> Timeouts {
+    let or = |name: &str, default: u32| read(name).unwrap_or(default);
+    let kernel = Timeouts::KERNEL;
+    Timeouts {
+        tcp_opening: or("tcp_timeout_syn_sent", kernel.tcp_opening),
+        tcp_open: wishes.tcp_open.unwrap_or_else(|| or("tcp_timeout_established", kernel.tcp_open)),
+        tcp_finished: or("tcp_timeout_time_wait", kernel.tcp_finished),
+        tcp_reset: or("tcp_timeout_close", kernel.tcp_reset),
+        udp: wishes.udp.unwrap_or_else(|| or("udp_timeout", kernel.udp)),
+        udp_stream: wishes.udp_stream.unwrap_or_else(|| or("udp_timeout_stream", kernel.udp_stream)),
+        sctp: or("sctp_timeout_established", kernel.sctp),
+    }
 }
 
 /// What the programs are to be told, given the ports, how many records there may be, and what is wished for; `before`: what they
@@ -59,7 +56,7 @@ pub fn settings(ports: Option<Ports>, records: u32, wishes: Wishes, before: Opti
         text.trim().parse().ok()
     };
     Settings {
-        timeouts: timeouts(wishes.timeouts, read),
+        timeouts: timeouts(wishes, read),
         ports: ports.unwrap_or(Ports { first: 0, count: 0 }),
         flows_per_second: FLOWS_PER_SECOND,
         refusals_per_second: REFUSALS_PER_SECOND,
@@ -120,22 +117,22 @@ mod tests {
 
     #[test]
     fn times_are_those_of_connection_tracking_where_it_has_any() {
-        assert_eq!(timeouts([None; 3], |_| None), Timeouts::KERNEL);
+        assert_eq!(timeouts(Wishes::default(), |_| None), Timeouts::KERNEL);
         let read = |name: &str| match name {
             "tcp_timeout_established" => Some(86_400),
             "udp_timeout" => Some(7),
             _ => None,
         };
         let read_alone = Timeouts { tcp_open: 86_400, udp: 7, ..Timeouts::KERNEL };
-        assert_eq!(timeouts([None; 3], read), read_alone);
+        assert_eq!(timeouts(Wishes::default(), read), read_alone);
         assert_eq!(
-            timeouts([Some(60), None, Some(90)], read),
+            timeouts(Wishes { tcp_open: Some(60), udp_stream: Some(90), ..Wishes::default() }, read),
             Timeouts { tcp_open: 60, udp_stream: 90, ..read_alone }
         );
         // Each has a sysctl of its own.
         let mut asked = std::collections::BTreeSet::new();
         let seen = std::cell::RefCell::new(&mut asked);
-        let _ = timeouts([None; 3], |name| {
+        let _ = timeouts(Wishes::default(), |name| {
             seen.borrow_mut().insert(name.to_owned());
             None
         });

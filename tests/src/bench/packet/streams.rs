@@ -70,6 +70,8 @@ fn half(site: &Site<'_>, by: By, mib: u32) -> Result<f64> {
         ["--client", &address, "--port", &port, "--bytes", &bytes, "--congestion", CONGESTION, "--json"];
     let said = client.run("iperf3", &all)?;
     let said: Value = serde_json::from_str(&said).context("what iperf3 says")?;
-    let rate = said["end"]["sum_received"]["bits_per_second"].as_f64().context("no rate")?;
-    Ok(1.0 / rate)
+    match said["end"]["sum_received"]["bits_per_second"].as_f64() {
+        Some(rate) if rate > 0.0 => Ok(1.0 / rate),
+        _ => bail!("no rate in what iperf3 says: {said}"),
+    }
 }

@@ -8,11 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use tests::wait;
 
 use super::layout::Layout;
+use super::masquerading::Masquerading;
 use super::site::{Backend, Site};
 use crate::scenario::BACKEND_PORT;
-use crate::traffic::Transfer;
+use crate::traffic::{Transfer, Way, exchange};
 
 /// Connections, of which half go to each backend.
 const CONNECTIONS: usize = 500;
@@ -20,6 +22,10 @@ const CONNECTIONS: usize = 500;
 const BEAT: Duration = Duration::from_millis(100);
 /// An answer that takes longer is a gap.
 const GAP: Duration = Duration::from_millis(300);
+/// Connections that begin under each of several agents.
+const FEW: usize = 40;
+/// Limit within which an agent does what it is told.
+const SOON: Duration = Duration::from_secs(5);
 /// Bytes of the transfer that runs meanwhile, in each direction.
 const TRANSFER: usize = 256 << 20;
 
@@ -90,10 +96,14 @@ fn count(mut all: Vec<Counting>, stop: &AtomicBool) -> Result<(usize, Duration)>
     Ok((number, all.iter().map(|one| one.worst).max().unwrap_or_default()))
 }
 
-fn begin_counting(site: &Site, stop: &Arc<AtomicBool>) -> JoinHandle<Result<(usize, Duration)>> {
+fn begin_counting(
+    site: &Site,
+    connections: usize,
+    stop: &Arc<AtomicBool>,
+) -> JoinHandle<Result<(usize, Duration)>> {
     let backends = [Backend::LocalPod, Backend::RemotePod];
     let targets: Vec<SocketAddr> = backends.iter().flat_map(|one| one.frontends(&site.cluster)).collect();
-    let all = (0..CONNECTIONS).map(|at| Counting::open(site, targets[at % targets.len()]).unwrap()).collect();
+    let all = (0..connections).map(|at| Counting::open(site, targets[at % targets.len()]).unwrap()).collect();
     let stop = Arc::clone(stop);
     std::thread::spawn(move || count(all, &stop))
 }
@@ -107,7 +117,7 @@ fn connections_from_outside_miss_nothing_while_agents_die_and_programs_are_repla
     }
     let mut agents = site.agents();
     let stop = Arc::new(AtomicBool::new(false));
-    let counting = begin_counting(&site, &stop);
+    let counting = begin_counting(&site, CONNECTIONS, &stop);
     // The transfer asks the host, whose server gives back as much as it gets.
     let frontend = Backend::RemoteHost.frontends(&site.cluster)[0];
     let transfer = Transfer::open(&site.client, (None, frontend)).unwrap();
@@ -128,4 +138,48 @@ fn connections_from_outside_miss_nothing_while_agents_die_and_programs_are_repla
     println!("{CONNECTIONS} connections, {lines} lines each, the longest gap {worst:?}");
     assert!(lines > 50, "{lines}");
     assert!(worst < GAP, "{worst:?}");
+}
+
+/// kube-proxy's `masqueradeAll` may be another at each start: what began under one goes on under the other, in every layout.
+#[test]
+fn connections_from_outside_go_on_while_agents_change_their_mind_about_masquerading() {
+    for layout in Layout::ALL {
+        let site = Site::new(layout).unwrap();
+        for backend in [Backend::LocalPod, Backend::RemotePod] {
+            echo(&site, backend).unwrap();
+            site.list_at(backend, BACKEND_PORT + 1).unwrap();
+        }
+        site.list_pod_for_host().unwrap();
+        let mut masquerading = Masquerading::wish(false).unwrap();
+        let mut agents = masquerading.agents(&site, &[]);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut counting = Vec::new();
+        for is_wished in [false, true, false, true] {
+            if !counting.is_empty() {
+                masquerading.change(is_wished).unwrap();
+                for agent in &mut agents {
+                    agent.kill().unwrap();
+                    agent.start_again().unwrap();
+                }
+            }
+            // What begins now has another source as it is wished: else nothing would have changed.
+            for target in Backend::LocalHost.frontends(&site.cluster) {
+                let is_so = || {
+                    let seen =
+                        exchange(&site.client, target, Way::Tcp).map_err(|error| format!("{error:#}"))?;
+                    if (seen.own != seen.seen) == is_wished { Ok(()) } else { Err(format!("{seen:?}")) }
+                };
+                wait::until_ok(SOON, "the start", is_so).unwrap();
+            }
+            counting.push(begin_counting(&site, FEW, &stop));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for counting in counting {
+            let (lines, worst) =
+                counting.join().unwrap().unwrap_or_else(|error| panic!("{layout:?}: {error:#}"));
+            assert!(lines > 5, "{layout:?}: {lines}");
+            assert!(worst < GAP, "{layout:?}: {worst:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod direct;
 mod flood;
 mod lasting;
 mod layout;
+mod masquerading;
 mod paths;
 mod pods;
 mod policies;

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tests::agent::Agent;
-use tests::manifests::ManifestDir;
 use tests::netns::Netns;
 use tests::wait;
 
 use super::layout::Layout;
+use super::masquerading::Masquerading;
 use super::pods::cluster_ips;
 use super::site::{Backend, Site};
 use crate::traffic::{Way, exchange};
@@ -107,17 +106,9 @@ fn the_local_policy_keeps_to_the_node_and_drops_where_it_has_nobody() {
 fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() {
     for layout in Layout::ALL {
         let site = Site::new(layout).unwrap();
-        let configuration = ManifestDir::create().unwrap();
-        let config = configuration.path().join("config.json");
-        let settings = json!({
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-            "mode": "nftables", "nftables": { "masqueradeAll": true },
-        });
-        configuration.write("config.json", &settings.to_string()).unwrap();
+        let masquerading = Masquerading::wish(true).unwrap();
         let witness = Witness::start(&site.cluster.node(1).netns, Rules::PodsOnly).unwrap();
-        let words = ["--devices", "auto", "--socket-lb", "off", "--config", config.to_str().unwrap()];
-        let start = |node| Agent::start_with(node, site.manifests.path(), &words).unwrap();
-        let _agents: Vec<Agent<'_>> = site.cluster.nodes.iter().map(start).collect();
+        let _agents = masquerading.agents(&site, &["--socket-lb", "off"]);
         let keeps_client = |client: &Netns, target: SocketAddr, way| {
             let seen = exchange(client, target, way);
             let seen = seen.unwrap_or_else(|error| panic!("{layout:?}, {target} {way:?}: {error:#}"));

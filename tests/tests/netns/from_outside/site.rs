@@ -164,6 +164,11 @@ impl Site {
         self.list_places(Backend::LocalPod, &[Backend::RemotePod], Some(BACKEND_PORT))
     }
 
+    /// Lists the pod of the first node as the backend of the Service of its host, too.
+    pub(crate) fn list_pod_for_host(&self) -> Result<()> {
+        self.list_places(Backend::LocalHost, &[Backend::LocalPod], Some(BACKEND_PORT))
+    }
+
     fn list_as(&self, backend: Backend, port: Option<u16>) -> Result<()> {
         self.list_places(backend, &[backend], port)
     }
