@@ -220,7 +220,7 @@ impl PacketPath {
         self.take_loaded();
         self.sweep();
         if let (true, Some(pin_dir)) = (self.is_unwanted, &self.pin_dir) {
-            let ports = packet::pinned_ports(pin_dir)?;
+            let ports = packet::pinned_settings(pin_dir)?.map(|told| told.ports);
             for device in packet::take_away(pin_dir)? {
                 info!(device, "detached, since --devices is none");
             }

@@ -10,7 +10,7 @@ use proxy_common::nat::Ports;
 use super::{Exit, write_out};
 use crate::cli::CleanupArgs;
 use crate::datapath::DatapathError;
-use crate::datapath::packet::pinned_ports;
+use crate::datapath::packet::pinned_settings;
 use crate::datapath::packet::settings::give_ports_back;
 use crate::datapath::pin::{self, PinDir, names_in};
 
@@ -42,7 +42,8 @@ fn ports(root: &Path) -> Option<Ports> {
     let mut schemas = names_in(root).unwrap_or_default();
     schemas.retain(|name| name.starts_with('v'));
     let schemas = schemas.iter().filter_map(|name| name[1..].parse().ok());
-    schemas.into_iter().find_map(|schema| pinned_ports(&PinDir::new(root, schema)).ok().flatten())
+    let told = |schema| pinned_settings(&PinDir::new(root, schema)).ok().flatten();
+    schemas.into_iter().find_map(told).map(|told| told.ports)
 }
 
 fn remove(root: &Path) -> anyhow::Result<Vec<PathBuf>> {

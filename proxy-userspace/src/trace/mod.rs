@@ -50,6 +50,8 @@ pub struct Question<'a> {
     pub is_host_only: Option<bool>,
     /// Whether programs are at devices: they serve who comes from outside, and pods whose sockets nobody serves.
     pub has_packet_path: bool,
+    /// Whether they replace the source of whatever begins (kube-proxy's `masqueradeAll`).
+    pub masquerades: bool,
     /// Names of the hooks that are attached.
     pub hooks: &'a BTreeSet<&'static str>,
 }
@@ -77,6 +79,8 @@ pub struct Trace {
     pub backends: Vec<BackendFound>,
     /// For UDP: what a socket does that talks to the frontend already.
     pub open_sockets: Option<String>,
+    /// Whom the backend sees, where programs at devices may replace the client's address.
+    pub seen_as: Option<&'static str>,
     /// Each look that the decision took, in its order.
     pub steps: Vec<Step>,
     /// What else there is to say.
@@ -226,6 +230,7 @@ pub fn trace<S: Words + Elements>(live: &Live<'_, S>, question: &Question<'_>) -
         affinity: affinity_found(live, &found, (&verdict, question.now)),
         source_ranges: admission.as_ref().map(Admission::found),
         open_sockets: outcome::open_sockets(live, found.frontend, (&backends, &question.packet)),
+        seen_as: outcome::seen_as(&verdict, question),
         notes: outcome::notes(live, (&verdict, admission.as_ref()), (&found, question), &backends),
         steps: steps(&looks, &verdict, (tuple.addr, &label)),
         verdict: outcome,

@@ -214,6 +214,28 @@ pub(super) fn open_sockets(
     Some(format!("one that has a backend which serves ({serving} do) keeps it; {others}"))
 }
 
+/// Whom the backend sees, where programs at devices may replace the client's address. Whether a backend is on this node, the tables
+/// do not say.
+pub(super) fn seen_as(verdict: &Verdict, question: &Question<'_>) -> Option<&'static str> {
+    let Verdict::Forward(pick) = verdict else { return None };
+    if !question.has_packet_path {
+        return None;
+    }
+    match question.packet.origin {
+        Origin::External if pick.keeps_source() => {
+            Some("the client: externalTrafficPolicy Local promises that")
+        }
+        Origin::External if question.masquerades => Some("this node: its configuration says masqueradeAll"),
+        Origin::External => Some(
+            "the client by a backend of this node, and this node by one elsewhere, whose answers have to come back here",
+        ),
+        Origin::Pod if question.masquerades && !pick.keeps_source() => Some(
+            "the client where a hook at its socket serves it, and else this node: its configuration says masqueradeAll",
+        ),
+        Origin::Pod | Origin::Host => None,
+    }
+}
+
 /// What else there is to say.
 pub(super) fn notes(
     lookup: &impl Lookup,

@@ -158,6 +158,7 @@ impl Tables {
             is_guarded: beside.is_guarded,
             is_host_only: beside.is_host_only,
             has_packet_path: beside.has_packet_path,
+            masquerades: beside.masquerades,
             hooks: &beside.hooks,
         };
         let trace = trace(&live, &question);
@@ -173,6 +174,7 @@ struct Beside {
     is_guarded: bool,
     is_host_only: Option<bool>,
     has_packet_path: bool,
+    masquerades: bool,
     hooks: BTreeSet<&'static str>,
 }
 
@@ -185,6 +187,7 @@ impl Default for Beside {
             is_guarded: true,
             is_host_only: Some(false),
             has_packet_path: false,
+            masquerades: false,
             hooks,
         }
     }
@@ -392,6 +395,35 @@ fn what_no_hook_carries_out_is_said() {
     let guardless = Beside { is_guarded: false, ..Beside::default() };
     let text = tables.ask_as("pod", "10.96.0.99:80", &guardless).verdict.text;
     assert!(text.contains("at once by ETIMEDOUT"), "{text}");
+}
+
+#[test]
+fn whom_a_backend_sees_is_said_where_it_may_be_the_node() {
+    let mut tables = Tables::new();
+    let plain = Beside { has_packet_path: true, ..Beside::default() };
+    let masquerading = Beside { masquerades: true, has_packet_path: true, ..Beside::default() };
+    let (outside, pod, node_port) = ("203.0.113.9", "10.244.1.11", "172.30.0.1:30080");
+    let seen = |tables: &Tables, from, to, beside: &Beside| {
+        tables.ask_as(from, to, beside).seen_as.unwrap_or_default()
+    };
+    let words =
+        |tables: &Tables, from, to| [&plain, &masquerading].map(|beside| seen(tables, from, to, beside));
+    let [one, other] = words(&tables, outside, "10.96.0.10:80");
+    assert!(one.starts_with("the client by a backend of this node, and this node"), "{one}");
+    assert!(other.starts_with("this node: "), "{other}");
+    let [one, other] = words(&tables, pod, "10.96.0.10:80");
+    assert!(one.is_empty() && other.starts_with("the client where a hook"), "{one} {other}");
+    // Nobody is sent anywhere, or sockets alone are served.
+    assert_eq!(words(&tables, outside, "10.96.0.30:80"), ["", ""]);
+    assert_eq!(seen(&tables, outside, "10.96.0.10:80", &Beside::default()), "");
+    assert_eq!(words(&tables, outside, node_port), ["", ""], "the external view drops");
+    let local = ViewWord(ViewWord::random(0, 2).0 | ViewWord::KEEPS_SOURCE);
+    tables.write_cell(WEB, 0, [ViewWord::random(0, 2), ViewWord::random(2, 3), local]);
+    for seen in words(&tables, outside, node_port) {
+        assert!(seen.starts_with("the client: externalTrafficPolicy Local"), "{seen}");
+    }
+    let [_, inside] = words(&tables, pod, node_port);
+    assert!(inside.starts_with("the client where a hook"), "{inside}");
 }
 
 #[test]

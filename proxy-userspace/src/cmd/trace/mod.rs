@@ -9,6 +9,7 @@ use anyhow::Context;
 use proxy_common::addr::{Addr, Port, Proto};
 use proxy_common::lb::{Packet, Tuple};
 use proxy_common::names::{self, SCHEMA};
+use proxy_common::nat::Settings;
 use proxy_common::node::CidrKey;
 use zerocopy::FromBytes;
 
@@ -17,6 +18,7 @@ use super::{Exit, is_denied, open_clients, open_store, print};
 use crate::cli::{TraceArgs, TraceProto};
 use crate::datapath::attach::pinned_links;
 use crate::datapath::packet::observed::observe;
+use crate::datapath::packet::pinned_settings as settings;
 use crate::datapath::pin::PinDir;
 use crate::maps::Hashes;
 use crate::maps::known::Known;
@@ -35,6 +37,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     let pin_dir = PinDir::new(root, SCHEMA);
     let packets = PacketFacts {
         is_attached: !observe(&pin_dir).context("look at the devices")?.is_empty(),
+        masquerades: settings(&pin_dir)?.is_some_and(|told| told.masquerades & Settings::MASQUERADES != 0),
         inside: inside(&pin_dir)?,
     };
     let maps = Maps { store: open_store(root)?, known: open_clients(root)?, is_host_only, packets };
@@ -50,6 +53,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
 /// What is known of the packet path.
 struct PacketFacts {
     is_attached: bool,
+    masquerades: bool,
     inside: Vec<CidrKey>,
 }
 
@@ -100,6 +104,7 @@ impl Maps {
                 is_guarded,
                 is_host_only: self.is_host_only,
                 has_packet_path: self.packets.is_attached,
+                masquerades: self.packets.masquerades,
                 hooks,
             };
             trace(&live, &question)

@@ -61,6 +61,7 @@ fn full(trace: &Trace) -> String {
         lines.push(("sources", sources(trace.source_ranges.as_ref())));
     }
     lines.extend(trace.open_sockets.iter().map(|text| ("open sockets", text.clone())));
+    lines.extend(trace.seen_as.map(|text| ("seen as", text.to_owned())));
     let mut out: String = lines.iter().map(|(title, text)| line(title, text)).collect();
     let notes: Vec<&String> = trace.notes.iter().collect();
     out += &note_lines(&notes);

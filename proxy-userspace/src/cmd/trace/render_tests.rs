@@ -42,6 +42,7 @@ fn trace() -> Trace {
         source_ranges: None,
         backends: vec![backend(1, true), backend(2, true), backend(3, false)],
         open_sockets: Some("one that has a backend which serves (3 do) keeps it".to_owned()),
+        seen_as: Some("the client"),
         steps: vec![Step { table: "filter", key: "10.96.0.10".to_owned(), found: "may be owned".to_owned() }],
         notes: vec!["something else".to_owned()],
     }
@@ -63,6 +64,7 @@ fn one_port_is_told_at_length() {
          affinity      timeout 60 s; the client is not remembered\n\
          sources       any\n\
          open sockets  one that has a backend which serves (3 do) keeps it\n\
+         seen as       the client\n\
          note          something else\n\
          \n\
          LOOKED INTO  FOR         FOUND\n\

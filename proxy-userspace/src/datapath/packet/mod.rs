@@ -24,7 +24,7 @@ use aya::programs::{Iter, SchedClassifier};
 use aya::{Btf, Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use proxy_common::names;
-use proxy_common::nat::{Ports, Settings};
+use proxy_common::nat::Settings;
 use proxy_common::node::CidrKey;
 use proxy_common::shortcut::{OFFSETS_WORDS, Offsets};
 use zerocopy::{FromBytes, IntoBytes};
@@ -253,11 +253,11 @@ pub fn take_away(pin_dir: &PinDir) -> Result<Vec<u32>, DatapathError> {
     }
 }
 
-/// The ports that the pinned settings name; `None` where there are none.
-pub fn pinned_ports(pin_dir: &PinDir) -> Result<Option<Ports>, DatapathError> {
+/// The pinned settings; `None` where there are none.
+pub fn pinned_settings(pin_dir: &PinDir) -> Result<Option<Settings>, DatapathError> {
     let path = pin_dir.maps().join(names::SETTINGS);
     match Map::open_pinned(&path) {
-        Ok(map) => Ok(told(&map)?.map(|settings| settings.ports)),
+        Ok(map) => told(&map),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(at("open", &path)(error)),
     }

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
+use tests::agent::Agent;
 use tests::netns::Netns;
 use tests::wait;
 
@@ -108,7 +109,7 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
         let site = Site::new(layout).unwrap();
         let masquerading = Masquerading::wish(true).unwrap();
         let witness = Witness::start(&site.cluster.node(1).netns, Rules::PodsOnly).unwrap();
-        let _agents = masquerading.agents(&site, &["--socket-lb", "off"]);
+        let agents = masquerading.agents(&site, &["--socket-lb", "off"]);
         let keeps_client = |client: &Netns, target: SocketAddr, way| {
             let seen = exchange(client, target, way);
             let seen = seen.unwrap_or_else(|error| panic!("{layout:?}, {target} {way:?}: {error:#}"));
@@ -118,6 +119,7 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
             let backends = [Backend::LocalPod, Backend::RemotePod];
             for target in backends.iter().flat_map(|backend| backend.frontends(&site.cluster)) {
                 assert!(!keeps_client(&site.client, target, way), "{layout:?}, {target} {way:?}");
+                assert_eq!(said_to_be_seen(&agents[0], target), "this node");
             }
             let pod = &site.cluster.pod(1, 1).netns;
             for target in backends.into_iter().flat_map(cluster_ips) {
@@ -130,8 +132,19 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
             let is_kept =
                 || keeps_client(&site.client, target, Way::Tcp).then_some(()).ok_or(target.to_string());
             wait::until_ok(CHANGE, "the policy", is_kept).unwrap();
+            assert_eq!(said_to_be_seen(&agents[0], target), "the client");
         }
     }
+}
+
+/// Whom a backend sees when the client asks, as `shunt trace` says.
+fn said_to_be_seen(agent: &Agent<'_>, target: SocketAddr) -> String {
+    let [v4, v6] = wire::clients();
+    let from = if target.is_ipv4() { v4.to_string() } else { v6.to_string() };
+    let said = agent.shunt(&["trace", &from, &target.to_string(), "-o", "json"]).unwrap();
+    let traces: Value = serde_json::from_str(&said).unwrap();
+    let words = traces[0]["seen_as"].as_str().unwrap_or_default();
+    words.split(':').next().unwrap_or_default().to_owned()
 }
 
 #[test]
