@@ -20,6 +20,8 @@ impl View {
     pub const COUNT: usize = 3;
     /// In the order of a half's words.
     pub const ALL: [Self; Self::COUNT] = [Self::Internal, Self::Cluster, Self::External];
+    /// Those of whatever externalTrafficPolicy is about: all frontends but cluster IPs.
+    pub const OF_POLICY: [Self; 2] = [Self::Cluster, Self::External];
 }
 
 /// One of the two sets of view words of a cell; the head says which is active.
@@ -126,7 +128,8 @@ impl ViewWord {
     /// Lets connections time out.
     pub const DROP: Self = Self((ViewKind::Drop as u64) << 50);
 
-    /// Flag of a view: its backends are to see who their clients are, as externalTrafficPolicy Local promises clients from outside.
+    /// Flag of a view: its backends are to see who their clients are, as externalTrafficPolicy Local promises. kube-proxy masquerades
+    /// for `masqueradeAll` what goes to cluster IPs, and for policy Cluster what goes elsewhere: under policy Local nothing is left.
     pub const KEEPS_SOURCE: u64 = 1 << 52;
 
     /// A view that picks one of `count` slots from `base` at random.

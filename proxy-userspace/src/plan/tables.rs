@@ -33,7 +33,7 @@ pub struct DesiredPort {
     pub backends: Vec<DesiredBackend>,
     /// What each view does, in the order of [`View::ALL`].
     pub views: [DesiredView; View::COUNT],
-    /// Whether externalTrafficPolicy is Local: what clients from outside are given sees who they are.
+    /// Whether externalTrafficPolicy is Local: whoever comes by what is not a cluster IP is seen as who that is.
     pub keeps_source: bool,
 }
 

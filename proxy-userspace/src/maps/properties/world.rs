@@ -7,7 +7,7 @@ use proxy_common::backend::BackendState;
 use proxy_common::frontend::{FrontendKey, FrontendValue};
 use proxy_common::lb::{Lookup, owns_vip};
 use proxy_common::node::CidrKey;
-use proxy_common::service::{View, ViewKind};
+use proxy_common::service::{View, ViewKind, ViewWord};
 use proxy_common::source::SourceKey;
 
 use super::observed::Observed;
@@ -320,9 +320,11 @@ fn part_of(actual: &Actual, service: u32, port: &DesiredPort) -> DesiredPort {
         .map(|row| DesiredBackend { addr: row.addr, port: row.port, state: BackendState(row.state) })
         .collect();
     let words = actual.views(service);
-    let external = words[View::External as usize];
-    let keeps_source =
-        if external.kind() == ViewKind::Random { external.keeps_source() } else { port.keeps_source };
+    let served = View::OF_POLICY.map(|view| words[view as usize]).into_iter();
+    let flags = served.filter(|word| word.kind() == ViewKind::Random).map(ViewWord::keeps_source);
+    let flags: BTreeSet<bool> = flags.collect();
+    assert!(flags.len() < 2, "views of one policy say different things");
+    let keeps_source = flags.first().copied().unwrap_or(port.keeps_source);
     let views = words.map(|word| match word.kind() {
         ViewKind::Pass => DesiredView::Pass,
         ViewKind::Random => DesiredView::Random,

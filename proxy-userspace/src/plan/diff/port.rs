@@ -173,9 +173,11 @@ fn lay_out(
             }
         };
     }
-    let external = &mut words[View::External as usize];
-    if port.keeps_source && external.kind() == ViewKind::Random {
-        external.0 |= ViewWord::KEEPS_SOURCE;
+    for view in View::OF_POLICY {
+        let word = &mut words[view as usize];
+        if port.keeps_source && word.kind() == ViewKind::Random {
+            word.0 |= ViewWord::KEEPS_SOURCE;
+        }
     }
     Ok(words)
 }

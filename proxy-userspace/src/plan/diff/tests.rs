@@ -8,6 +8,7 @@ use crate::plan::quarantine::QUARANTINE;
 use crate::plan::tables::{DesiredBackend, DesiredFrontend, DesiredView};
 
 const INTERNAL: u32 = 1;
+const CLUSTER: u32 = 2;
 const EXTERNAL: u32 = 4;
 
 fn key(port: u16) -> FrontendKey {
@@ -120,15 +121,21 @@ fn equal_views_share_an_extent_and_keep_it() {
 #[test]
 fn a_view_that_keeps_sources_says_so_and_shares_its_extent_all_the_same() {
     let mut writer = planner();
-    let both = INTERNAL | EXTERNAL;
-    sync(&mut writer, upsert(port(1, &[80], &[both, both])));
+    let all = INTERNAL | CLUSTER | EXTERNAL;
+    let desired = |keeps_source| {
+        upsert(DesiredPort {
+            views: [DesiredView::Random; View::COUNT],
+            keeps_source,
+            ..port(1, &[80], &[all, all])
+        })
+    };
+    sync(&mut writer, desired(false));
     for (keeps_source, ops) in [(true, 2), (true, 0), (false, 2)] {
-        let planned =
-            sync(&mut writer, upsert(DesiredPort { keeps_source, ..port(1, &[80], &[both, both]) }));
+        let planned = sync(&mut writer, desired(keeps_source));
         assert_eq!(planned.ops.len(), ops, "a half and a head, or nothing: {:?}", planned.ops);
         let service = writer.actual().cell_of(OwnerTag(1)).unwrap();
         let words = writer.actual().views(service);
-        assert_eq!(words.map(ViewWord::keeps_source), [false, false, keeps_source]);
+        assert_eq!(words.map(ViewWord::keeps_source), [false, keeps_source, keeps_source]);
         assert_eq!(writer.actual().extents(service).count(), 1);
     }
 }

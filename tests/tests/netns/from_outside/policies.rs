@@ -115,13 +115,13 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
             let seen = seen.unwrap_or_else(|error| panic!("{layout:?}, {target} {way:?}: {error:#}"));
             seen.own == seen.seen
         };
+        let pod = &site.cluster.pod(1, 1).netns;
         for way in Way::BOTH {
             let backends = [Backend::LocalPod, Backend::RemotePod];
             for target in backends.iter().flat_map(|backend| backend.frontends(&site.cluster)) {
                 assert!(!keeps_client(&site.client, target, way), "{layout:?}, {target} {way:?}");
                 assert_eq!(said_to_be_seen(&agents[0], target), "this node");
             }
-            let pod = &site.cluster.pod(1, 1).netns;
             for target in backends.into_iter().flat_map(cluster_ips) {
                 assert!(!keeps_client(pod, target, way), "{layout:?}, a pod to {target} {way:?}");
             }
@@ -133,6 +133,7 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
                 || keeps_client(&site.client, target, Way::Tcp).then_some(()).ok_or(target.to_string());
             wait::until_ok(CHANGE, "the policy", is_kept).unwrap();
             assert_eq!(said_to_be_seen(&agents[0], target), "the client");
+            assert!(keeps_client(pod, target, Way::Tcp), "{layout:?}, a pod to {target}");
         }
     }
 }
