@@ -151,6 +151,8 @@ impl Flow {
     /// The flow's source is changed wherever it leaves the node, also to a backend here, see
     /// [`MASQUERADES`](crate::nat::Settings::MASQUERADES).
     pub const MASQUERADED: u16 = 128;
+    /// A FIN has been seen in the other direction, for all but [`Part::Reply`].
+    pub const ENDED: u16 = 256;
     /// What all parts of a flow have in common.
     const SHARED: u16 = Self::FROM_AFAR | Self::SETTLED | Self::APART | Self::DIRECT | Self::MASQUERADED;
 
@@ -158,6 +160,12 @@ impl Flow {
     #[inline(always)]
     pub const fn held(&self) -> Held {
         Held { service: self.service, backend: self.backend, generation: self.generation }
+    }
+
+    /// Whether no side of it can have more to say: both have finished, or one has reset it.
+    #[inline(always)]
+    pub const fn is_over(&self) -> bool {
+        self.flags & (Self::FINISHED | Self::ENDED) == Self::FINISHED | Self::ENDED || self.has(Self::RESET)
     }
 
     /// Whether a flag is set.

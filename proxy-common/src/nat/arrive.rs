@@ -7,6 +7,11 @@ use crate::flow::{Flow, FlowKey, NO_MAC, Part};
 use crate::lb::{Lookup, row_of};
 use crate::packet::{Headers, Side};
 
+/// Nanoseconds of silence after which a connection that was over ends by a SYN: its client has another to ask for.
+const AFTER_ITS_END: u64 = 500_000_000;
+/// The same for one that was not, and whose backend is gone: its client has forgotten it.
+const AFTER_SILENCE: u64 = 10_000_000_000;
+
 /// Whether it is a datagram for an address of the node, at a port that no frontend has and that no client was given: as the outer
 /// packets of a tunnel. [`arrive`] would pass it too, and takes twice as long to say so; but a flow to a NodePort that is gone ends here,
 /// as one to a VIP that is gone does at the filter.
@@ -65,24 +70,30 @@ fn give_back<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Opt
     })
 }
 
+/// Whether a packet belongs to the flow of a record. One that asks for a connection does not where that was over, or where its
+/// backend is gone. But it may be forged, or late: an open connection whose backend drains is not to lose it by that, nor one whose
+/// end was forged just before, since the next packet of its own takes that back.
 #[inline(always)]
 fn goes_on<L: Lookup, F: Flows>(lookup: &L, flows: &F, passage: &Passage<'_>, flow: &Flow) -> bool {
     let proto = passage.headers.proto;
     if !is_alive(flow, proto, &flows.timeouts(), passage.now) {
         return false;
     }
-    let may_stay = match proto {
-        Proto::TCP => !passage.is_syn(),
-        Proto::UDP => false,
-        _ => true,
-    };
-    if may_stay {
+    let has_state = proto != Proto::UDP;
+    if has_state && !passage.is_syn() {
         return true;
     }
-    let is_over = flow.flags & (Flow::FINISHED | Flow::RESET) != 0;
     // Whose mark is lost is known again by being made anew; what is no SYN has been asked for it.
-    let is_marked = !passage.is_syn() || flows.may_know(&passage.src(), &passage.dst());
-    !is_over && is_marked && row_of(lookup, &flow.held()).is_some_and(|row| row.state().is_serving())
+    if passage.is_syn() && !flows.may_know(&passage.src(), &passage.dst()) {
+        return false;
+    }
+    let is_serving = row_of(lookup, &flow.held()).is_some_and(|row| row.state().is_serving());
+    if has_state && flow.has(Flow::SETTLED) {
+        let is_over = flow.is_over();
+        let patience = if is_over { AFTER_ITS_END } else { AFTER_SILENCE };
+        return is_serving && !is_over || passage.now.saturating_sub(flow.used) < patience;
+    }
+    is_serving && !flow.has(Flow::FINISHED | Flow::RESET)
 }
 
 /// Sends on a flow that goes on. `None`: somebody else has its reply.
@@ -215,7 +226,15 @@ pub(super) fn keep<F: Flows>(flows: &F, key: &FlowKey, flow: &mut Flow) -> bool 
 pub(super) const fn seen(flags: u16, tcp: u8) -> u16 {
     let finished = if tcp & FIN != 0 { Flow::FINISHED } else { 0 };
     let reset = if tcp & RST != 0 { Flow::RESET } else { 0 };
-    (flags & !Flow::RESET) | finished | reset
+    // Whoever begins once more with what goes on is not at an end.
+    let begins = if tcp & SYN != 0 { Flow::FINISHED | Flow::ENDED } else { 0 };
+    (flags & !(Flow::RESET | begins)) | finished | reset
+}
+
+/// The same of what goes the other way.
+#[inline(always)]
+pub(super) const fn seen_beside(flags: u16, tcp: u8) -> u16 {
+    seen(flags, tcp & !FIN) | if tcp & FIN != 0 { Flow::ENDED } else { 0 }
 }
 
 /// Keeps a record alive that a packet has come by.
@@ -226,9 +245,21 @@ pub(super) fn refresh<F: Flows>(
     key: &FlowKey,
     (place, flow): (F::Place, &mut Flow),
 ) {
+    let flags = seen(flow.flags, passage.tcp);
+    note(flows, passage, (key, flags), (place, flow));
+}
+
+/// The same with flags that are known.
+#[inline(always)]
+pub(super) fn note<F: Flows>(
+    flows: &F,
+    passage: &Passage<'_>,
+    (key, flags): (&FlowKey, u16),
+    (place, flow): (F::Place, &mut Flow),
+) {
     let old = flow.flags;
-    flow.flags = seen(old, passage.tcp);
-    if flow.flags != old || passage.is_due(flow) {
+    flow.flags = flags;
+    if flags != old || passage.is_due(flow) {
         flow.used = passage.now;
         flows.note(key, place, old, flow);
     }

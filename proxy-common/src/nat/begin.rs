@@ -143,7 +143,8 @@ fn reply<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Result<
             // other.
             Claim::Taken if work.whole.proto == Proto::SCTP => return Err(DropReason::NoPort),
             Claim::Taken => {
-                work.whole.inside = flows.ports().pick(flows.draw());
+                let Some(port) = flows.ports().pick(flows.draw()) else { return Err(DropReason::NoPort) };
+                work.whole.inside = port;
                 work.whole.key(Part::Reply, &mut work.key);
             }
         }

@@ -1,7 +1,7 @@
 //! A packet leaves the node: the VIP instead of the backend, and SNAT towards remote backends.
 
-use super::arrive::{keep, refresh, seen};
-use super::{Action, Change, Claim, Flows, Passage, RST, TRIES, Work, is_alive};
+use super::arrive::{keep, note, seen, seen_beside};
+use super::{Action, Change, Claim, FIN, Flows, Passage, RST, TRIES, Work, is_alive};
 use crate::addr::Proto;
 use crate::flow::{End, Flow, NO_MAC, Part};
 use crate::packet::{Headers, Side};
@@ -52,7 +52,8 @@ pub fn leave<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> Act
         if !work.whole.has(Part::Return, &work.twin) {
             return Action::Reserve;
         }
-        refresh(flows, passage, &work.twin_key, (place, &mut work.twin));
+        let flags = seen_beside(work.twin.flags, passage.tcp);
+        note(flows, passage, (&work.twin_key, flags), (place, &mut work.twin));
     } else {
         work.whole.record(Part::Return, passage.now, &mut work.twin);
         keep(flows, &work.twin_key, &mut work.twin);
@@ -98,7 +99,7 @@ fn back<F: Flows>(flows: &F, passage: &Passage<'_>, (place, work): (F::Place, &m
     let is_due = passage.is_due(&work.flow);
     // Until a flow is settled, others may push its records out, or what was there under their keys be swept away.
     let is_opening = old & (Flow::SETTLED | Flow::APART) != Flow::SETTLED;
-    let sees_more = is_due || is_opening || passage.tcp & RST != 0;
+    let sees_more = is_due || is_opening || passage.tcp & (RST | FIN) != 0;
     let was_switched = was_switched(flows, passage, &work.flow);
     if sees_more || was_switched {
         look_after(flows, passage, (work, was_switched));
@@ -132,6 +133,9 @@ fn look_after<F: Flows>(flows: &F, passage: &Passage<'_>, (work, was_switched): 
     let old = work.twin.flags;
     if passage.tcp & RST != 0 {
         work.twin.flags |= Flow::RESET;
+    }
+    if passage.tcp & FIN != 0 {
+        work.twin.flags |= Flow::ENDED;
     }
     let is_news = work.twin.flags != old || passage.is_due(&work.twin);
     if is_news {
@@ -182,12 +186,11 @@ pub fn reserve<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> A
 }
 
 /// Whether a connection has been over for a while: its port may serve another, or there would be too few for clients that come
-/// often. A backend takes a new SYN also where it still remembers the old connection (RFC 6191). One that a side has finished may
-/// be waiting for the other.
+/// often. A backend takes a new SYN also where it still remembers the old connection (RFC 6191).
 #[inline(always)]
 const fn is_spent(flow: &Flow, now: u64) -> bool {
     let idle = now.saturating_sub(flow.used);
-    flow.has(Flow::RESET) && idle >= 1_000_000_000 || flow.has(Flow::FINISHED) && idle >= 30_000_000_000
+    flow.has(Flow::RESET) && idle >= 1_000_000_000 || flow.is_over() && idle >= 30_000_000_000
 }
 
 /// Finds a source that no other flow has towards this backend: the client's port if it is of the range, else any of it.
@@ -199,8 +202,11 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
     let inside = work.whole.inside;
     // Where the main table is full, this record alone may lie apart.
     let mut apart = 0;
-    work.whole.snat =
-        End::new(addr, if must_keep || ports.has(inside) { inside } else { ports.pick(flows.draw()) });
+    let may_keep = must_keep || ports.has(inside);
+    let Some(port) = (if may_keep { Some(inside) } else { ports.pick(flows.draw()) }) else {
+        return Err(DropReason::NoPort);
+    };
+    work.whole.snat = End::new(addr, port);
     for _ in 0..TRIES {
         work.whole.key(Part::Return, &mut work.twin_key);
         work.whole.record(Part::Return, passage.now, &mut work.twin);
@@ -218,7 +224,10 @@ fn find_source<F: Flows>(flows: &F, passage: &Passage<'_>, work: &mut Work) -> R
                 return if has_room { Ok(()) } else { Err(DropReason::FlowTableFull) };
             }
             Claim::Taken if must_keep => return Err(DropReason::NoPort),
-            Claim::Taken => work.whole.snat.port = ports.pick(flows.draw()),
+            Claim::Taken => match ports.pick(flows.draw()) {
+                Some(port) => work.whole.snat.port = port,
+                None => return Err(DropReason::NoPort),
+            },
         }
     }
     Err(DropReason::NoPort)

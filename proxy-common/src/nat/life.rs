@@ -43,7 +43,7 @@ impl Timeouts {
             // Connection tracking checks that an RST is within the window, and then keeps its record for a moment only. Here
             // nobody knows: a forged one is not to cost an open connection that pauses.
             Proto::TCP if flow.has(Flow::RESET) && !flow.has(Flow::SETTLED) => self.tcp_reset,
-            Proto::TCP if flow.has(Flow::FINISHED) || flow.has(Flow::RESET) => self.tcp_finished,
+            Proto::TCP if flow.has(Flow::FINISHED | Flow::ENDED | Flow::RESET) => self.tcp_finished,
             Proto::TCP if flow.has(Flow::SETTLED) => self.tcp_open,
             Proto::TCP => self.tcp_opening,
             Proto::UDP if flow.has(Flow::SETTLED) => self.udp_stream,

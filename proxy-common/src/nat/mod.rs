@@ -42,6 +42,18 @@ pub const RST: u8 = 4;
 /// See [`FIN`].
 pub const ACK: u8 = 16;
 
+/// What a chunk of SCTP, the first of its packet, says of its association, as the flags of a TCP header say it: INIT asks for one,
+/// ABORT ends it, SHUTDOWN and SHUTDOWN ACK are what both sides say at its end (RFC 9260, 3.2).
+#[inline(always)]
+pub const fn flags_of_chunk(kind: u8) -> u8 {
+    match kind {
+        1 => SYN,
+        6 => RST,
+        7 | 8 => FIN,
+        _ => 0,
+    }
+}
+
 /// Nanoseconds after which a packet writes anew when its flow was last used, and sees to it that all records of the flow are
 /// there. Those of the main table vanish only if they are over, so that this need not be done for each packet.
 pub const REFRESH: u64 = 1 << 24;
@@ -84,7 +96,7 @@ impl Work {
 pub struct Passage<'a> {
     /// Its headers, with ports.
     pub headers: &'a Headers,
-    /// Flags of its TCP header; zero for anything else.
+    /// Flags of its TCP header, or what SCTP says in their place ([`flags_of_chunk`]); zero for anything else.
     pub tcp: u8,
     /// Whether it comes from a device of this node's pods, for a packet that may begin a flow.
     pub is_from_pods: bool,

@@ -23,11 +23,11 @@ impl Ports {
         port.get().wrapping_sub(self.first) < self.count
     }
 
-    /// The port of a draw of 32 bits.
+    /// The port of a draw of 32 bits; `None`: there is none.
     #[inline(always)]
-    pub const fn pick(&self, draw: u32) -> Port {
+    pub const fn pick(&self, draw: u32) -> Option<Port> {
         let index = ((draw as u64 * self.count as u64) >> 32) as u16;
-        Port::new(self.first.wrapping_add(index))
+        if self.count == 0 { None } else { Some(Port::new(self.first.wrapping_add(index))) }
     }
 }
 
@@ -39,10 +39,12 @@ mod tests {
     fn every_port_of_the_range_is_picked_and_no_other() {
         let ports = Ports { first: 61_000, count: 4_536 };
         let picked: std::collections::BTreeSet<u16> =
-            (0..=u32::MAX).step_by(400_000).map(|draw| ports.pick(draw).get()).collect();
+            (0..=u32::MAX).step_by(400_000).map(|draw| ports.pick(draw).unwrap().get()).collect();
         assert_eq!((picked.first(), picked.last()), (Some(&61_000), Some(&65_535)));
         assert_eq!(picked.len(), 4_536);
         assert!(picked.iter().all(|port| ports.has(Port::new(*port))));
+        let none = Ports { first: 0, count: 0 };
+        assert!(none.pick(u32::MAX).is_none() && !none.has(Port::ANY));
         assert!(!ports.has(Port::new(60_999)) && ports.has(Port::new(65_535)) && !ports.has(Port::new(0)));
     }
 }

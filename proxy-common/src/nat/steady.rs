@@ -7,7 +7,7 @@
 use super::Passage;
 use super::arrive::seen;
 use super::leave::may_be_of_a_flow;
-use super::{Change, Flows, RST, SYN};
+use super::{Change, FIN, Flows, RST, SYN};
 use crate::addr::{Port, Proto};
 use crate::flow::{End, Flow, FlowKey, Mac, NO_MAC, Part};
 use crate::packet::{Headers, Side};
@@ -48,6 +48,8 @@ pub fn middle<F: Flows>(flows: &F, (headers, tcp): (&Headers, u8), part: Part) -
     // What comes back to a port set aside is somebody's return, whatever else it looks like.
     if headers.proto != Proto::TCP
         || tcp & (SYN | RST) != 0
+        // The client's record is to know that the backend has finished.
+        || matches!(part, Part::Reply) && tcp & FIN != 0
         || matches!(part, Part::Forward) && flows.ports().has(headers.dst_port)
     {
         return Middle::Other;

@@ -7,8 +7,8 @@ use proxy_common::flow::{End, Flow, NO_MAC, Part};
 use proxy_common::lb::is_foreign;
 use proxy_common::nat::fragment::{ENTERS, FragmentKey, FragmentValue, LEAVES};
 use proxy_common::nat::{
-    Action, Change, Flows, Passage, arrive, begin, direct, is_for_the_node, is_icmp, leave, may_be_direct,
-    may_be_of_a_flow, reserve, sent_on,
+    Action, Change, Flows, Passage, arrive, begin, direct, flags_of_chunk, is_for_the_node, is_icmp, leave,
+    may_be_direct, may_be_of_a_flow, reserve, sent_on,
 };
 use proxy_common::packet::usual::{V4_BYTES, V6_BYTES, usual_v4, usual_v6};
 use proxy_common::packet::{Bytes, ETHER_IPV4, ETHER_IPV6, Fragment, Headers, parse, rewrite};
@@ -33,6 +33,8 @@ pub const TO: u32 = 0;
 pub const FROM: u32 = 6;
 /// Where a TCP header has its flags.
 const FLAGS: u32 = 13;
+/// Where the first chunk of an SCTP packet has its type.
+const CHUNK: u32 = 12;
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
 
@@ -307,10 +309,14 @@ fn aside(ctx: &TcContext, headers: &Headers, (part, error): (Slow, Slow)) -> i32
     NEXT
 }
 
-/// Flags of a TCP header; zero for anything else.
+/// Flags of a TCP header, or what SCTP says in their place; zero for anything else.
 #[inline(always)]
 pub fn tcp<B: Bytes>(bytes: &B, headers: &Headers) -> Option<u8> {
-    if headers.proto == Proto::TCP { bytes.byte(headers.segment + FLAGS) } else { Some(0) }
+    match headers.proto {
+        Proto::TCP => bytes.byte(headers.segment + FLAGS),
+        Proto::SCTP => Some(flags_of_chunk(bytes.byte(headers.segment + CHUNK)?)),
+        _ => Some(0),
+    }
 }
 
 #[inline(always)]

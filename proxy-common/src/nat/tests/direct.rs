@@ -92,6 +92,7 @@ fn what_others_have_by_now_stays_theirs() {
     let (mut node, first) = connected((Proto::TCP, true, false));
     node.sends(client(), vip(0), RST).unwrap();
     node.tables.word = Some(ViewWord::random(1, 1));
+    node.now += SECOND;
     let second = node.sends(client(), vip(0), SYN).unwrap();
     assert_ne!(second.dst, first.dst);
     node.now += SECOND;

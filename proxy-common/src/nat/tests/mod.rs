@@ -201,7 +201,8 @@ fn tcp_drains_and_udp_is_led_elsewhere_when_a_backend_goes() {
         let again = node.sends(client, vip(0), ACK).unwrap();
         assert_eq!(again.dst == seen.dst, stays, "{proto}");
         assert_eq!(node.answers(again, ACK), Trip { src: vip(0), dst: client });
-        // Who dials again is led elsewhere in any case.
+        // Who has been silent and dials again is led elsewhere in any case.
+        let node = Node { now: node.now + 10 * SECOND, ..node };
         assert_ne!(node.sends(client, vip(0), SYN).unwrap().dst, seen.dst);
     }
 }
@@ -373,19 +374,17 @@ fn when_all_ports_are_taken_a_flow_is_turned_away() {
     assert!(node.sends(client, vip(1), 0).is_ok(), "those that are over are taken");
 }
 
-#[test]
-fn a_client_of_sctp_keeps_its_port_towards_another_node_and_is_answered() {
-    let node = Node::new(2, Proto::SCTP);
-    let client = end(200, 0, 40_000);
+/// An association of SCTP that is open, with a backend. No frontend of these tables has the port of one, so that none can begin.
+fn associate(node: &Node, client: End, index: u8) {
     let whole = Whole {
         client,
         inside: client.port,
         vip: vip(0),
-        backend: backend(1),
+        backend: backend(index),
         snat: End::NONE,
         proto: Proto::SCTP,
-        held: crate::lb::Held { service: SERVICE, backend: 2, generation: 3 },
-        flags: Flow::FROM_AFAR,
+        held: crate::lb::Held { service: SERVICE, backend: u32::from(index) + 1, generation: 3 },
+        flags: Flow::FROM_AFAR | Flow::SETTLED,
     };
     let (mut key, mut flow) = (FlowKey::EMPTY, Flow::EMPTY);
     for part in [Part::Forward, Part::Reply] {
@@ -393,6 +392,13 @@ fn a_client_of_sctp_keeps_its_port_towards_another_node_and_is_answered() {
         whole.record(part, node.now, &mut flow);
         assert!(node.records.put(&key, &flow));
     }
+}
+
+#[test]
+fn a_client_of_sctp_keeps_its_port_towards_another_node_and_is_answered() {
+    let node = Node::new(2, Proto::SCTP);
+    let client = end(200, 0, 40_000);
+    associate(&node, client, 1);
     let seen = node.exits((Trip { src: client, dst: backend(1) }, true), 0, false);
     assert_eq!(seen, Trip { src: End::new(node_addr(), client.port), dst: backend(1) });
     assert_eq!(node.answers(seen, 0), Trip { src: vip(0), dst: client });

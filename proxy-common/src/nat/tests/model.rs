@@ -104,6 +104,7 @@ pub(super) struct Records {
     /// Whether what begins is masqueraded, and whether something was.
     pub(super) masquerades: Cell<bool>,
     pub(super) has_masqueraded: Cell<bool>,
+    pub(super) ports: Cell<Ports>,
     now: Cell<u64>,
     /// Places of pairs that have had a record of replies.
     pub(super) marks: RefCell<HashSet<u32>>,
@@ -132,6 +133,7 @@ impl Records {
             has_direct: Cell::new(false),
             masquerades: Cell::new(false),
             has_masqueraded: Cell::new(false),
+            ports: Cell::new(PORTS),
             now: Cell::new(0),
             marks: RefCell::default(),
             renewed: Cell::new(0),
@@ -257,7 +259,7 @@ impl Flows for Records {
         Timeouts::KERNEL
     }
     fn ports(&self) -> Ports {
-        PORTS
+        self.ports.get()
     }
     fn has_direct(&self) -> bool {
         self.has_direct.get()
@@ -338,6 +340,15 @@ impl Node {
         }
     }
 
+    /// What is read of a packet that has such flags, or would have them were it TCP.
+    fn flags(&self, tcp: u8) -> u8 {
+        match self.proto {
+            Proto::TCP => tcp,
+            Proto::SCTP if tcp & ACK == 0 => tcp,
+            _ => 0,
+        }
+    }
+
     fn passage<'a>(&self, (headers, tcp): (&'a Headers, u8), is_request: bool) -> Passage<'a> {
         let (mac, now) = (self.mac.get(), self.now);
         self.records.now.set(now);
@@ -358,7 +369,7 @@ impl Node {
         (is_request, is_blind): (bool, bool),
     ) -> Result<Trip, Action> {
         let headers = self.headers(trip);
-        let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
+        let tcp = self.flags(tcp);
         let passage = self.passage((&headers, tcp), is_request);
         self.records.leads_to_pods.set(false);
         if is_for_the_node(&self.tables, &self.records, &headers) {
@@ -396,11 +407,16 @@ impl Node {
         self.exits((trip, false), tcp, is_pods)
     }
 
-    pub(super) fn exits(&self, (trip, is_request): (Trip, bool), tcp: u8, is_pods: bool) -> Trip {
-        let headers = self.headers(trip);
-        let tcp = if self.proto == Proto::TCP { tcp } else { 0 };
-        let passage = self.passage((&headers, tcp), is_request && self.hints);
+    pub(super) fn exits(&self, packet: (Trip, bool), tcp: u8, is_pods: bool) -> Trip {
         self.records.leads_to_pods.set(is_pods);
+        self.passes(packet, tcp).unwrap_or_else(|why| panic!("{why:?}"))
+    }
+
+    /// The same by a device of the last packet's kind, or why it does not leave.
+    pub(super) fn passes(&self, (trip, is_request): (Trip, bool), tcp: u8) -> Result<Trip, DropReason> {
+        let headers = self.headers(trip);
+        let tcp = self.flags(tcp);
+        let passage = self.passage((&headers, tcp), is_request && self.hints);
         let mut work = Work::EMPTY;
         let mut action = if may_be_of_a_flow(&self.records, &headers) {
             let is_steady = if passage.is_request { None } else { self.foresees(&passage, Part::Reply) };
@@ -414,8 +430,9 @@ impl Node {
             action = reserve(&self.records, &passage, &mut work);
         }
         match action {
-            Action::Change(change) => trip.change(change),
-            Action::Pass => trip,
+            Action::Change(change) => Ok(trip.change(change)),
+            Action::Pass => Ok(trip),
+            Action::Drop(_, why) => Err(why),
             other => panic!("{other:?}"),
         }
     }
