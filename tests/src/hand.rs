@@ -2,7 +2,7 @@
 //! first traffic test stand on.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use proxy_common::backend::{Backend, BackendState, ROW_WORDS, STATE_WORD};
 use proxy_common::filter;
 use proxy_common::frontend::{FrontendKey, FrontendKind, FrontendValue};
 use proxy_common::names::SCHEMA;
+use proxy_common::owned;
 use proxy_common::service::{CELL_WORDS, Half, Head, View, ViewWord};
 use shunt::datapath::attach::{Attached, Links};
 use shunt::datapath::guard::GuardHook;
@@ -23,6 +24,7 @@ use shunt::datapath::pin::PinDir;
 use shunt::maps::clients::Affinity;
 use shunt::maps::store::KernelStore;
 use shunt::maps::{Hashes, WordTable, Words};
+use shunt::plan::ops::block_word;
 
 use crate::bpffs::Bpffs;
 use crate::cgroup::Cgroup;
@@ -185,6 +187,25 @@ impl Rig {
         let value = FrontendValue::new(self.cell, kind, 0);
         self.store.insert_frontends(&vip_keys(at).map(|key| (key, value)))?;
         Ok(())
+    }
+
+    /// The same over SCTP alone.
+    pub fn insert_frontend_of_sctp(&mut self, at: SocketAddr) -> Result<()> {
+        self.note_owned(at.ip().into())?;
+        let key = FrontendKey::new(at.ip().into(), Port::new(at.port()), Proto::SCTP);
+        self.set_bit(filter::bit_of_port(key.port, key.proto))?;
+        let value = FrontendValue::new(self.cell, FrontendKind::ClusterIp, 0);
+        Ok(self.store.insert_frontends(&[(key, value)])?)
+    }
+
+    /// Says that an address is a cluster IP, whose other ports are nobody's.
+    pub fn own_vip(&mut self, ip: IpAddr) -> Result<()> {
+        const BLOCK: u32 = 1;
+        let addr = Addr::from(ip);
+        let (word, mask) = owned::position(addr);
+        self.store.store(WordTable::Owned, block_word(BLOCK, word), mask)?;
+        let value = FrontendValue::new(BLOCK, FrontendKind::OwnedVip, 0);
+        Ok(self.store.insert_frontends(&[(FrontendKey::owned_block(addr), value)])?)
     }
 
     /// Sets the bits of an address in the filter.

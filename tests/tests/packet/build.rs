@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6;
-use etherparse::{Ethernet2Header, Icmpv4Type, Icmpv6Type, PacketBuilder, PacketBuilderStep};
+use etherparse::{Ethernet2Header, Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder, PacketBuilderStep};
 
 /// Flags of TCP in a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,32 @@ fn framed(
             tcp.write(&mut bytes, payload).expect("a vector takes it");
         }
     }
+    bytes
+}
+
+/// A datagram without a checksum, as UDP over IPv4 may be.
+pub(crate) fn unchecked(ends: (SocketAddr, SocketAddr)) -> Vec<u8> {
+    let mut bytes = packet(ends, None);
+    bytes[40..42].fill(0);
+    bytes
+}
+
+/// SCTP with one chunk, of which this is the type. Its checksum is over what no translation changes.
+pub(crate) fn sctp((from, to): (SocketAddr, SocketAddr), chunk: u8) -> Vec<u8> {
+    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    let payload = [&ports, &[0xa5; 8][..], &[chunk, 0, 0, 4]].concat();
+    let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let mut bytes = Vec::new();
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            link.ipv4(from.octets(), to.octets(), 20).write(&mut bytes, IpNumber::SCTP, &payload)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            link.ipv6(from.octets(), to.octets(), 20).write(&mut bytes, IpNumber::SCTP, &payload)
+        }
+        _ => panic!("two families"),
+    }
+    .expect("a vector takes it");
     bytes
 }
 

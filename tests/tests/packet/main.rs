@@ -2,6 +2,7 @@
 //! builds.
 
 mod build;
+mod kinds;
 mod lives;
 mod places;
 mod rig;

@@ -156,6 +156,16 @@ impl Rig {
         self.hand.insert_frontend(SocketAddr::new(ip, 1))
     }
 
+    /// The service is reachable over SCTP, too.
+    pub(crate) fn insert_frontend_of_sctp(&mut self, at: SocketAddr) -> Result<()> {
+        self.hand.insert_frontend_of_sctp(at)
+    }
+
+    /// Says that an address is a cluster IP.
+    pub(crate) fn own_vip(&mut self, ip: IpAddr) -> Result<()> {
+        self.hand.own_vip(ip)
+    }
+
     /// How often something was dropped for a reason.
     pub(crate) fn dropped(&self, reason: DropReason) -> Result<u64> {
         let load = |shard| {
@@ -290,12 +300,20 @@ impl Rig {
         Ok([marks.load(APART_WORD).context("no word")?, marks.load(OPENING_WORD).context("no word")?])
     }
 
+    /// Whether there is such a record of TCP.
+    pub(crate) fn has(&self, part: Part, from: SocketAddr, to: SocketAddr) -> Result<bool> {
+        let end = |at: SocketAddr| End::new(at.ip().into(), Port::new(at.port()));
+        let key = FlowKey::new(part, end(from), end(to), Proto::TCP);
+        let lies = |name: &str| Ok::<_, anyhow::Error>(self.open(name)?.lookup(key.as_bytes())?.is_some());
+        Ok(lies(FLOWS)? || lies(OPENING)? || self.places()?.records().any(|found| found.key() == key))
+    }
+
     /// Removes a record by hand; whether it was there.
     pub(crate) fn forget(&mut self, part: Part, from: SocketAddr, to: SocketAddr) -> Result<bool> {
         let end = |at: SocketAddr| End::new(at.ip().into(), Port::new(at.port()));
         let mut is_there = false;
         for name in [FLOWS, OPENING] {
-            for proto in [Proto::TCP, Proto::UDP] {
+            for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
                 let key = FlowKey::new(part, end(from), end(to), proto);
                 is_there |= self.open(name)?.delete(key.as_bytes())?;
             }

@@ -1,6 +1,7 @@
 //! Packets that have no ports of their own, and packets that nobody serves.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use proxy_common::nat::Settings;
 use proxy_common::reason::DropReason;
@@ -124,8 +125,12 @@ fn later_parts_of_a_datagram_follow_the_first() {
     let Answer::Next(changed) = answer else { panic!("{answer:?}") };
     assert_eq!(changed[..40], first_inside[..40]);
     assert_eq!(rig.run("shunt_arrive", &then).unwrap(), next(then_inside));
+    // Of another datagram it is not; where the address is a Service's and nobody else's, no stack could put it together.
     let [_, other] = parts((client, vip), 8);
-    assert_ne!(rig.run("shunt_arrive", &other).unwrap(), next(parts((client, backend), 8)[1].clone()));
+    assert_eq!(rig.run("shunt_arrive", &other).unwrap(), next(other.clone()));
+    rig.own_vip(vip.ip()).unwrap();
+    assert_eq!(rig.run("shunt_arrive", &other).unwrap(), Answer::Dropped);
+    assert_eq!(rig.dropped(DropReason::LostFragment).unwrap(), 1);
     // The reply is cut in the same way.
     let [first, then] = parts((backend, client), 9);
     rig.run("shunt_leave", &first).unwrap();
@@ -158,9 +163,21 @@ fn what_nobody_serves_is_refused_so_many_times_a_second() {
             assert_eq!(seen(&answer), (vip.ip(), client.ip(), proto));
         }
         assert_eq!(rig.dropped(DropReason::NoEndpoints).unwrap(), 2);
+        // So many on each CPU in a second, of which two or three may be begun, and whatever else is dropped; the next has its own.
+        rig.set_refusals_per_second(50).unwrap();
+        for _ in 0..2 {
+            let before = rig.dropped(DropReason::RefusalLimit).unwrap();
+            let answers = (0..1_000).map(|_| rig.run("shunt_arrive", &packet((client, vip), None)).unwrap());
+            let refused = answers.filter(|answer| *answer != Answer::Dropped).count();
+            assert!((40..=500).contains(&refused), "{refused}");
+            let dropped = rig.dropped(DropReason::RefusalLimit).unwrap() - before;
+            assert_eq!(dropped, 1_000 - refused as u64);
+            std::thread::sleep(Duration::from_millis(1_100));
+        }
+        let before = rig.dropped(DropReason::RefusalLimit).unwrap();
         rig.set_refusals_per_second(0).unwrap();
         let answer = rig.run("shunt_arrive", &packet((client, vip), None)).unwrap();
         assert_eq!(answer, Answer::Dropped);
-        assert_eq!(rig.dropped(DropReason::RefusalLimit).unwrap(), 1);
+        assert_eq!(rig.dropped(DropReason::RefusalLimit).unwrap(), before + 1);
     }
 }
