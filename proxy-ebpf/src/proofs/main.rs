@@ -17,6 +17,8 @@ mod moving;
 mod nat;
 #[cfg(target_arch = "bpf")]
 mod registry;
+#[cfg(target_arch = "bpf")]
+mod tag;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -13,3 +13,4 @@ mod policies;
 mod reach;
 mod shortcuts;
 mod site;
+mod tags;
