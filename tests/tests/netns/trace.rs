@@ -37,7 +37,7 @@ fn agent(scenario: &Scenario) -> Agent<'_> {
 }
 
 /// A process that lives in a pod, so that the pod is one to the registry, and a wait until it is known.
-fn inhabit(agent: &Agent<'_>, pod: &Pod) -> Servers {
+pub(crate) fn inhabit(agent: &Agent<'_>, pod: &Pod) -> Servers {
     let servers = pod.place().serve([(SocketAddr::new(pod.v4, 9), "resident")]).unwrap();
     // Its first datagram to a service is what makes it known.
     let known = || {

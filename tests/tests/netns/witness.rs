@@ -1,6 +1,7 @@
 //! What the kernel's connection tracking and the filter rules of a node see of the traffic.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -58,6 +59,8 @@ pub(crate) struct Flow {
     pub(crate) original: (IpAddr, IpAddr),
     /// Source and destination of what is taken for the answer.
     pub(crate) reply: (IpAddr, IpAddr),
+    /// All four ends with their ports: of the first packet, then of the answer.
+    pub(crate) ends: [SocketAddr; 4],
     /// Whether one has been seen.
     pub(crate) is_replied: bool,
 }
@@ -66,17 +69,19 @@ impl Flow {
     /// Reads a line; `None`: neither TCP nor UDP.
     fn parse(line: &str) -> Option<Self> {
         let protocol = line.split_whitespace().find(|word| ["tcp", "udp"].contains(word))?;
-        let ends = |key: &str| {
-            let found: Vec<IpAddr> =
-                line.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse().ok()).collect();
-            let [original, reply] = found[..] else { panic!("two directions: {line}") };
-            (original, reply)
-        };
-        let ((from, back_from), (to, back_to)) = (ends("src="), ends("dst="));
+        let [original, reply]: [(IpAddr, IpAddr); 2] = both(line, "src=", "dst=");
+        let ports: [(u16, u16); 2] = both(line, "sport=", "dport=");
         Some(Self {
             protocol: protocol.to_owned(),
-            original: (from, to),
-            reply: (back_from, back_to),
+            original,
+            reply,
+            ends: [
+                (original.0, ports[0].0),
+                (original.1, ports[0].1),
+                (reply.0, ports[1].0),
+                (reply.1, ports[1].1),
+            ]
+            .map(SocketAddr::from),
             is_replied: !line.contains("[UNREPLIED]"),
         })
     }
@@ -85,6 +90,18 @@ impl Flow {
     pub(crate) fn is_between(&self, client: IpAddr, backend: IpAddr) -> bool {
         self.original == (client, backend) && self.reply == (backend, client)
     }
+}
+
+/// What a line says under two keys, in both directions.
+fn both<T: FromStr + Copy>(line: &str, from: &str, to: &str) -> [(T, T); 2] {
+    let of = |key: &str| {
+        let found: Vec<T> =
+            line.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse().ok()).collect();
+        let [original, reply] = found[..] else { panic!("two directions: {line}") };
+        [original, reply]
+    };
+    let ([from, back_from], [to, back_to]) = (of(from), of(to));
+    [(from, to), (back_from, back_to)]
 }
 
 /// A node with rules that track connections, and somebody who listens to what the tracking tells.

@@ -13,8 +13,9 @@ use tests::wait;
 use super::layout::Layout;
 use super::masquerading::Masquerading;
 use super::site::{Backend, Site};
+use super::streams::{CHUNK, Stream};
 use crate::scenario::BACKEND_PORT;
-use crate::traffic::{Transfer, Way, exchange};
+use crate::traffic::{Way, exchange};
 
 /// Connections, of which half go to each backend.
 const CONNECTIONS: usize = 500;
@@ -26,10 +27,7 @@ const GAP: Duration = Duration::from_millis(300);
 const FEW: usize = 40;
 /// Limit within which an agent does what it is told.
 const SOON: Duration = Duration::from_secs(5);
-/// Bytes of the transfer that runs meanwhile, in each direction.
-const TRANSFER: usize = 256 << 20;
-
-/// Gives back each line; ends with its connections.
+/// Gives back each byte; ends with its connections.
 fn echo(site: &Site, backend: Backend) -> Result<()> {
     let (node, ips) = backend.place(&site.cluster);
     for ip in ips {
@@ -44,11 +42,10 @@ fn echo(site: &Site, backend: Backend) -> Result<()> {
     Ok(())
 }
 
-fn answer(stream: TcpStream) -> Result<()> {
+fn answer(mut stream: TcpStream) -> Result<()> {
     let mut writer = stream.try_clone()?;
-    for line in BufReader::new(stream).lines() {
-        writer.write_all(format!("{}\n", line?).as_bytes())?;
-    }
+    writer.set_nodelay(true)?;
+    std::io::copy(&mut stream, &mut writer)?;
     Ok(())
 }
 
@@ -108,6 +105,27 @@ fn begin_counting(
     std::thread::spawn(move || count(all, &stop))
 }
 
+/// Transfers that begin now: to a backend on each node, over each family.
+fn streams(site: &Site) -> Vec<Stream> {
+    let backends = [Backend::LocalPod, Backend::RemotePod];
+    let targets = backends.into_iter().flat_map(|backend| backend.frontends(&site.cluster)[..2].to_owned());
+    targets.map(|to| Stream::open(site, to).unwrap()).collect()
+}
+
+/// Waits until each of the transfers has got further.
+#[track_caller]
+fn flow_on(all_along: &[Stream], from_here: &[Stream], when: &str) {
+    let streams: Vec<&Stream> = all_along.iter().chain(from_here).collect();
+    let before: Vec<usize> = streams.iter().map(|stream| stream.came_back()).collect();
+    for (stream, before) in streams.iter().zip(before) {
+        let is_further = || {
+            let now = stream.came_back();
+            if now >= before + CHUNK { Ok(()) } else { Err(format!("{now} bytes after {before}")) }
+        };
+        wait::until_ok(SOON, when, is_further).unwrap();
+    }
+}
+
 #[test]
 fn connections_from_outside_miss_nothing_while_agents_die_and_programs_are_replaced() {
     let site = Site::new(Layout::Routed).unwrap();
@@ -118,21 +136,25 @@ fn connections_from_outside_miss_nothing_while_agents_die_and_programs_are_repla
     let mut agents = site.agents();
     let stop = Arc::new(AtomicBool::new(false));
     let counting = begin_counting(&site, CONNECTIONS, &stop);
-    // The transfer asks the host, whose server gives back as much as it gets.
-    let frontend = Backend::RemoteHost.frontends(&site.cluster)[0];
-    let transfer = Transfer::open(&site.client, (None, frontend)).unwrap();
-    let transfer = std::thread::spawn(move || transfer.complete(TRANSFER));
+    let all_along = streams(&site);
+    let mut bytes = Vec::new();
     for _ in 0..3 {
+        let from_here = streams(&site);
+        flow_on(&all_along, &from_here, "before the agents are killed");
         for agent in &mut agents {
             agent.kill().unwrap();
         }
         std::thread::sleep(Duration::from_secs(1));
+        flow_on(&all_along, &from_here, "while no agent runs");
         for agent in &mut agents {
             agent.start_again().unwrap();
         }
+        flow_on(&all_along, &from_here, "under other programs");
         std::thread::sleep(Duration::from_secs(1));
+        bytes.extend(from_here.into_iter().map(|stream| stream.end().unwrap()));
     }
-    transfer.join().unwrap().unwrap();
+    bytes.extend(all_along.into_iter().map(|stream| stream.end().unwrap()));
+    println!("transfers of {bytes:?} bytes and back");
     stop.store(true, Ordering::Relaxed);
     let (lines, worst) = counting.join().unwrap().unwrap();
     println!("{CONNECTIONS} connections, {lines} lines each, the longest gap {worst:?}");

@@ -6,7 +6,9 @@ use anyhow::Result;
 use tests::netns::Netns;
 
 use super::layout::Layout;
+use super::policies::{End, end};
 use super::site::{Backend, Site};
+use crate::scenario::BACKEND_PORT;
 use crate::traffic::{Way, exchange};
 
 /// Bytes of a packet that get through between the routers.
@@ -80,28 +82,65 @@ fn the_largest_packet_of_a_path_is_found_through_a_frontend() {
 }
 
 /// Hops that traceroute shows, each by its address.
-fn traceroute(client: &Netns, to: SocketAddr) -> Vec<String> {
+fn traceroute(client: &Netns, (to, way): (SocketAddr, Way)) -> Vec<String> {
     let family = if to.is_ipv4() { "-4" } else { "-6" };
+    // Both send to the port that is given, and to no other.
+    let means = match way {
+        Way::Tcp => "-T",
+        Way::Udp => "-U",
+    };
     let (port, ip) = (to.port().to_string(), to.ip().to_string());
     let said = client
-        .run("traceroute", &[family, "-n", "-T", "-q", "1", "-w", "2", "-m", "8", "-p", &port, &ip])
+        .run("traceroute", &[family, "-n", means, "-q", "1", "-w", "2", "-m", "8", "-p", &port, &ip])
         .unwrap();
     said.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap_or_default().to_owned()).collect()
 }
 
 #[test]
 fn traceroute_shows_the_path_and_ends_at_the_frontend() {
-    let site = Site::new(Layout::Routed).unwrap();
-    let _agents = site.agents();
-    let gateways = ["172.31.0.1", "fd00:172:31::1"];
-    for frontend in Backend::LocalPod.frontends(&site.cluster) {
-        let gateway = gateways[usize::from(frontend.is_ipv6())];
-        assert_eq!(traceroute(&site.client, frontend), [gateway.to_owned(), frontend.ip().to_string()]);
+    for layout in [Layout::Routed, Layout::Bridge] {
+        let site = Site::new(layout).unwrap();
+        let _agents = site.agents();
+        let gateways = ["172.31.0.1", "fd00:172:31::1"];
+        let second = site.cluster.node(2).addresses();
+        for backend in [Backend::LocalPod, Backend::RemotePod] {
+            for frontend in backend.frontends(&site.cluster) {
+                let family = usize::from(frontend.is_ipv6());
+                let node = backend.is_remote().then(|| second[family].to_string());
+                let first = gateways[family].to_owned();
+                let expected: Vec<String> =
+                    [Some(first), node, Some(frontend.ip().to_string())].into_iter().flatten().collect();
+                for way in Way::BOTH {
+                    let hops = traceroute(&site.client, (frontend, way));
+                    assert_eq!(hops, expected, "{layout:?}, {way:?} to {frontend}");
+                }
+            }
+        }
     }
-    let second = site.cluster.node(2).addresses();
-    for frontend in Backend::RemotePod.frontends(&site.cluster) {
-        let family = usize::from(frontend.is_ipv6());
-        let expected = [gateways[family].to_owned(), second[family].to_string(), frontend.ip().to_string()];
-        assert_eq!(traceroute(&site.client, frontend), expected);
+}
+
+/// Where nobody listens, the backend's host says so by RST, or by ICMP with a part of what it got.
+#[test]
+fn what_a_backends_host_says_of_a_closed_port_reaches_the_client() {
+    for layout in Layout::ALL {
+        let site = Site::new(layout).unwrap();
+        for backend in Backend::ALL {
+            site.list_at(backend, BACKEND_PORT + 1).unwrap();
+        }
+        let agents = site.agents();
+        for backend in Backend::ALL {
+            for frontend in backend.frontends(&site.cluster) {
+                for way in Way::BOTH {
+                    let found = end(&site, frontend, way);
+                    assert_eq!(found, End::Refused, "{layout:?}, {backend:?}, {way:?} to {frontend}");
+                }
+            }
+        }
+        // It was not the agent's word.
+        let counters = agents[0].shunt(&["dump", "counters"]).unwrap();
+        for reason in ["no-endpoints", "unknown-port"] {
+            let line = counters.lines().find(|line| line.contains(reason)).unwrap();
+            assert!(line.trim_end().ends_with(" 0"), "{line}");
+        }
     }
 }

@@ -26,13 +26,25 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// How an exchange fails: refused, or by silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Served,
     Refused,
     Silence,
 }
 
-fn end(site: &Site, frontend: SocketAddr, way: Way) -> End {
+impl End {
+    /// What `shunt trace` calls it.
+    const fn action(self) -> &'static str {
+        match self {
+            Self::Served => "forward",
+            Self::Refused => "refuse",
+            Self::Silence => "time-out",
+        }
+    }
+}
+
+/// How an exchange of the client ends.
+pub(super) fn end(site: &Site, frontend: SocketAddr, way: Way) -> End {
     let begun = Instant::now();
     match exchange(&site.client, frontend, way) {
         Ok(_) => End::Served,
@@ -48,18 +60,28 @@ fn end(site: &Site, frontend: SocketAddr, way: Way) -> End {
     }
 }
 
-/// Waits until every frontend of a backend ends like this, by both ways.
+/// Waits until every frontend of a backend ends like this, by both ways; `agent`, of the node that is asked, foretells it.
 #[track_caller]
-fn all_end(site: &Site, backend: Backend, expected: End) {
+fn all_end(site: &Site, agent: &Agent<'_>, backend: Backend, expected: End) {
     for frontend in backend.frontends(&site.cluster) {
         for way in Way::BOTH {
-            let ends = || {
-                let found = end(site, frontend, way);
-                if found == expected { Ok(()) } else { Err(format!("{way:?} to {frontend}: {found:?}")) }
-            };
-            wait::until_ok(CHANGE, "the change", ends).unwrap();
+            ends_like(site, agent, (frontend, way), expected);
         }
     }
+}
+
+/// The same by one frontend and one way.
+#[track_caller]
+fn ends_like(site: &Site, agent: &Agent<'_>, (frontend, way): (SocketAddr, Way), expected: End) {
+    let ends = || {
+        let found = end(site, frontend, way);
+        if found == expected { Ok(()) } else { Err(format!("{way:?} to {frontend}: {found:?}")) }
+    };
+    wait::until_ok(CHANGE, "the change", ends).unwrap();
+    let trace = trace(agent, frontend, way);
+    let verdict = &trace["verdict"];
+    assert_eq!(verdict["action"], expected.action(), "{way:?} to {frontend}: {trace}");
+    assert_eq!((&trace["origin"], &verdict["carried_out"]), (&json!("outside"), &json!(true)), "{trace}");
 }
 
 #[test]
@@ -67,7 +89,7 @@ fn a_service_without_endpoints_refuses_at_once_and_an_unknown_port_of_a_cluster_
     let site = Site::new(Layout::Routed).unwrap();
     let agents = site.agents();
     site.list(Backend::LocalPod, false).unwrap();
-    all_end(&site, Backend::LocalPod, End::Refused);
+    all_end(&site, &agents[0], Backend::LocalPod, End::Refused);
     // The node's own address is the node's: what nobody listens at is refused by its own stack, and not by us.
     let [node, _] = site.cluster.node(1).addresses();
     assert_eq!(end(&site, SocketAddr::new(node, 30_999), Way::Tcp), End::Refused);
@@ -79,7 +101,7 @@ fn a_service_without_endpoints_refuses_at_once_and_an_unknown_port_of_a_cluster_
                 End::Served,
                 "a cluster IP that is routed here"
             );
-            assert_eq!(end(&site, SocketAddr::new(ip, 81), way), End::Refused, "{ip}");
+            ends_like(&site, &agents[0], (SocketAddr::new(ip, 81), way), End::Refused);
         }
     }
     let counters = agents[0].shunt(&["dump", "counters"]).unwrap();
@@ -92,12 +114,12 @@ fn a_service_without_endpoints_refuses_at_once_and_an_unknown_port_of_a_cluster_
 #[test]
 fn the_local_policy_keeps_to_the_node_and_drops_where_it_has_nobody() {
     let site = Site::new(Layout::Routed).unwrap();
-    let _agents = site.agents();
+    let agents = site.agents();
     for backend in [Backend::LocalPod, Backend::RemotePod] {
         site.write_service(backend, json!({ "externalTrafficPolicy": "Local" })).unwrap();
     }
-    all_end(&site, Backend::RemotePod, End::Silence);
-    all_end(&site, Backend::LocalPod, End::Served);
+    all_end(&site, &agents[0], Backend::RemotePod, End::Silence);
+    all_end(&site, &agents[0], Backend::LocalPod, End::Served);
     let seen = exchange(&site.client, Backend::LocalPod.frontends(&site.cluster)[0], Way::Tcp).unwrap();
     assert_eq!(seen.own, seen.seen, "the client's address is kept");
 }
@@ -140,18 +162,25 @@ fn where_all_is_masqueraded_pods_here_see_the_node_unless_the_policy_is_local() 
 
 /// Whom a backend sees when the client asks, as `shunt trace` says.
 fn said_to_be_seen(agent: &Agent<'_>, target: SocketAddr) -> String {
-    let [v4, v6] = wire::clients();
-    let from = if target.is_ipv4() { v4.to_string() } else { v6.to_string() };
-    let said = agent.shunt(&["trace", &from, &target.to_string(), "-o", "json"]).unwrap();
-    let traces: Value = serde_json::from_str(&said).unwrap();
-    let words = traces[0]["seen_as"].as_str().unwrap_or_default();
+    let trace = trace(agent, target, Way::Tcp);
+    let words = trace["seen_as"].as_str().unwrap_or_default();
     words.split(':').next().unwrap_or_default().to_owned()
+}
+
+/// What `shunt trace` says of the client's asking.
+#[track_caller]
+pub(super) fn trace(agent: &Agent<'_>, target: SocketAddr, way: Way) -> Value {
+    let from = wire::clients()[usize::from(target.is_ipv6())].to_string();
+    let words = ["trace", &from, &target.to_string(), "--proto", way.protocol(), "-o", "json"];
+    let traces: Value = serde_json::from_str(&agent.shunt(&words).unwrap()).unwrap();
+    let [trace] = &traces.as_array().unwrap()[..] else { panic!("one answer: {traces}") };
+    trace.clone()
 }
 
 #[test]
 fn source_ranges_bind_the_balancers_ip_and_nothing_else() {
     let site = Site::new(Layout::Routed).unwrap();
-    let _agents = site.agents();
+    let agents = site.agents();
     let [v4, v6] = wire::clients();
     for (ranges, expected) in [
         (json!(["192.0.2.0/24", "2001:db8:bad::/48"]), End::Silence),
@@ -160,14 +189,11 @@ fn source_ranges_bind_the_balancers_ip_and_nothing_else() {
         site.write_service(Backend::LocalPod, json!({ "loadBalancerSourceRanges": ranges })).unwrap();
         let frontends = Backend::LocalPod.frontends(&site.cluster);
         for balancer in &frontends[2..4] {
-            let ends = || {
-                let found = end(&site, *balancer, Way::Tcp);
-                if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
-            };
-            wait::until_ok(CHANGE, "the ranges", ends).unwrap();
+            ends_like(&site, &agents[0], (*balancer, Way::Tcp), expected);
         }
         for other in frontends[..2].iter().chain(&frontends[4..]) {
             assert_eq!(end(&site, *other, Way::Tcp), End::Served, "{other}");
+            assert_eq!(trace(&agents[0], *other, Way::Tcp)["verdict"]["action"], "forward", "{other}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Who is reached from outside, what the backend sees of the client, and what connection tracking sees of both.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -8,8 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::layout::Layout;
 use super::site::{Backend, Site};
+use crate::scenario::BACKEND_PORT;
 use crate::traffic::{Transfer, Way, exchange};
-use crate::wire;
 use crate::witness::{Flow, Rules, Witness};
 
 /// `IPPROTO_RAW`: packets with their headers.
@@ -43,56 +44,70 @@ fn every_frontend_leads_to_local_and_remote_backends_in_every_layout() {
 fn rules_of_a_plug_in_see_clients_and_backends_and_nothing_invalid() {
     for layout in Layout::ALL {
         let site = Site::new(layout).unwrap();
-        let node = site.cluster.node(1);
-        let witness = Witness::start(&node.netns, Rules::PodsOnly).unwrap();
-        let _others: Vec<Witness<'_>> = site.cluster.nodes[1..]
-            .iter()
-            .map(|node| Witness::start(&node.netns, Rules::PodsOnly).unwrap())
-            .collect();
+        let nodes = site.cluster.nodes.iter();
+        let witnesses: Vec<Witness<'_>> =
+            nodes.map(|node| Witness::start(&node.netns, Rules::PodsOnly).unwrap()).collect();
         let _agents = site.agents();
+        let mut made = Vec::new();
         for backend in [Backend::LocalPod, Backend::RemotePod] {
             for frontend in backend.frontends(&site.cluster) {
                 for way in Way::BOTH {
-                    exchange(&site.client, frontend, way)
+                    let seen = exchange(&site.client, frontend, way)
                         .unwrap_or_else(|error| panic!("{layout:?}, {backend:?}: {error:#}"));
+                    made.push(Made { backend, way, own: seen.own });
                 }
             }
         }
-        check_tracked(&site, &witness, layout);
+        check_tracked(&site, &witnesses[0], (layout, &made));
+        for (node, witness) in site.cluster.nodes.iter().zip(&witnesses) {
+            assert_eq!(witness.invalid_forwarded().unwrap(), 0, "{layout:?}, {}", node.name);
+            assert_eq!(witness.invalid_tracked().unwrap(), 0, "{layout:?}, {}", node.name);
+        }
     }
 }
 
-fn check_tracked(site: &Site, witness: &Witness<'_>, layout: Layout) {
-    let told = [witness.told(|flow| flow.is_replied).unwrap(), witness.listed().unwrap()].concat();
-    let clients = wire::clients();
-    for backend in [Backend::LocalPod, Backend::RemotePod] {
+/// An exchange that was made, and the client's own end of it.
+#[derive(Debug)]
+struct Made {
+    backend: Backend,
+    way: Way,
+    own: SocketAddr,
+}
+
+/// The node that was asked has tracked each exchange between the client and its backend, and knows of no frontend.
+fn check_tracked(site: &Site, witness: &Witness<'_>, (layout, made): (Layout, &[Made])) {
+    let told = witness.told(|flow| flow.is_replied).unwrap();
+    let listed = witness.listed().unwrap();
+    let mut count: BTreeMap<(IpAddr, IpAddr, &str), usize> = BTreeMap::new();
+    for Made { backend, way, own } in made {
         let (_, ips) = backend.place(&site.cluster);
-        for (client, ip) in clients.into_iter().zip(ips) {
-            for way in Way::BOTH {
-                let is_it = |flow: &&Flow| {
-                    flow.protocol == way.protocol() && flow.original == (client, ip) && flow.is_replied
-                };
-                let flow = told.iter().find(is_it);
-                let flow = flow.unwrap_or_else(|| panic!("{layout:?}: no {way:?} to {ip}: {told:?}"));
-                // Where the plug-in masquerades, that is its own business, and connection tracking undoes it.
-                let is_masqueraded = layout == Layout::Overlay && backend.is_remote();
-                assert_eq!(flow.is_between(client, ip), !is_masqueraded, "{layout:?}: {flow:?}");
-            }
-        }
+        let ip = ips[usize::from(own.is_ipv6())];
+        let ends = [*own, SocketAddr::new(ip, BACKEND_PORT)];
+        let is_it =
+            |flow: &&Flow| flow.protocol == way.protocol() && flow.ends[..2] == ends[..] && flow.is_replied;
+        let flow = listed.iter().find(is_it);
+        let flow = flow.unwrap_or_else(|| panic!("{layout:?}: no {way:?} of {ends:?}: {listed:?}"));
+        // Where the plug-in masquerades, that is its own business, and connection tracking undoes it.
+        let is_masqueraded = layout == Layout::Overlay && backend.is_remote();
+        assert_eq!(flow.is_between(own.ip(), ip), !is_masqueraded, "{layout:?}: {flow:?}");
+        *count.entry((own.ip(), ip, way.protocol())).or_default() += 1;
     }
-    let vips: Vec<IpAddr> = Backend::ALL
-        .iter()
-        .flat_map(|backend| backend.frontends(&site.cluster))
-        .map(|at: SocketAddr| at.ip())
-        .collect();
+    // Each client, backend and protocol, by three frontends.
+    assert_eq!((count.len(), made.len()), (8, 24), "{count:?}");
+    for ((client, ip, protocol), made) in count {
+        let is_it = |flow: &&Flow| flow.protocol == protocol && flow.original == (client, ip);
+        let tracked = listed.iter().filter(is_it).count();
+        assert!(tracked >= made, "{layout:?}: {tracked} of {made} {protocol} from {client} to {ip}");
+    }
+    let frontends: Vec<SocketAddr> =
+        Backend::ALL.iter().flat_map(|backend| backend.frontends(&site.cluster)).collect();
     let node = site.cluster.node(1).addresses();
-    let names_vip = |flow: &&Flow| {
-        let ends = [flow.original.0, flow.original.1];
-        ends.iter().any(|end| vips.contains(end) && !node.contains(end))
+    // The node's own address may be an end, but not with a NodePort.
+    let is_vip = |end: &SocketAddr| {
+        frontends.contains(end) || frontends.iter().any(|at| at.ip() == end.ip() && !node.contains(&end.ip()))
     };
-    assert_eq!(told.iter().find(names_vip), None, "{layout:?}");
-    assert_eq!(witness.invalid_forwarded().unwrap(), 0, "{layout:?}");
-    assert_eq!(witness.invalid_tracked().unwrap(), 0, "{layout:?}");
+    let names_vip = |flow: &&Flow| flow.ends.iter().any(is_vip);
+    assert_eq!(told.iter().chain(&listed).find(names_vip), None, "{layout:?}");
 }
 
 /// Bytes of a long transfer in each direction; `SHUNT_TRANSFER_BYTES` says otherwise.

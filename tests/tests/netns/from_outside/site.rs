@@ -37,7 +37,7 @@ impl Backend {
     pub(crate) const ALL: [Self; 4] = [Self::LocalPod, Self::RemotePod, Self::LocalHost, Self::RemoteHost];
 
     /// The Service's name.
-    const fn service(self) -> &'static str {
+    pub(super) const fn service(self) -> &'static str {
         ["local-pod", "remote-pod", "local-host", "remote-host"][self as usize]
     }
 
@@ -117,7 +117,13 @@ impl Site {
 
     /// An agent on every node, ready.
     pub(crate) fn agents(&self) -> Vec<Agent<'_>> {
-        let start = |node| Agent::start_with(node, self.manifests.path(), &["--devices", "auto"]).unwrap();
+        self.agents_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn agents_with(&self, more: &[&str]) -> Vec<Agent<'_>> {
+        let words = [&["--devices", "auto"], more].concat();
+        let start = |node| Agent::start_with(node, self.manifests.path(), &words).unwrap();
         self.cluster.nodes.iter().map(start).collect()
     }
 
