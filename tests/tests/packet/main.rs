@@ -8,7 +8,7 @@ mod places;
 mod rig;
 mod strays;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use build::{Tcp, packet};
 use proxy_common::service::ViewWord;
@@ -55,6 +55,13 @@ impl Ends {
     }
 }
 
+/// The source of a packet that goes on, of which the address is known.
+fn source(answer: &Answer, ip: IpAddr) -> SocketAddr {
+    let Answer::Next(sent) = answer else { panic!("{answer:?}") };
+    let at = if ip.is_ipv4() { 34 } else { 54 };
+    SocketAddr::new(ip, u16::from_be_bytes([sent[at], sent[at + 1]]))
+}
+
 fn next(packet: Vec<u8>) -> Answer {
     Answer::Next(packet)
 }
@@ -97,15 +104,10 @@ fn a_flow_goes_to_a_remote_backend_by_another_source_and_back() {
             let [first, answer, then] = steps;
             let arrived = rig.run("shunt_arrive", &packet((client, vip), first)).unwrap();
             assert_eq!(arrived, next(packet((client, backend), first)));
-            let Answer::Next(sent) = rig.run("shunt_leave", &packet((client, backend), first)).unwrap()
-            else {
-                panic!("dropped");
-            };
-            let port_at = if node.is_ipv4() { 34 } else { 54 };
-            let port = u16::from_be_bytes([sent[port_at], sent[port_at + 1]]);
-            assert!((PORTS.first..PORTS.first + PORTS.count).contains(&port), "{port}");
-            let snat = SocketAddr::new(node.ip(), port);
-            assert_eq!(sent, packet((snat, backend), first));
+            let sent = rig.run("shunt_leave", &packet((client, backend), first)).unwrap();
+            let snat = source(&sent, node.ip());
+            assert!((PORTS.first..PORTS.first + PORTS.count).contains(&snat.port()), "{snat}");
+            assert_eq!(sent, next(packet((snat, backend), first)));
 
             // The node's own address is owned wherever NodePorts are served; here it is a frontend of another port.
             rig.own(node.ip()).unwrap();

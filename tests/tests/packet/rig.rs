@@ -302,7 +302,6 @@ impl Rig {
 
     /// Whether there is such a record of TCP.
     pub(crate) fn has(&self, part: Part, from: SocketAddr, to: SocketAddr) -> Result<bool> {
-        let end = |at: SocketAddr| End::new(at.ip().into(), Port::new(at.port()));
         let key = FlowKey::new(part, end(from), end(to), Proto::TCP);
         let lies = |name: &str| Ok::<_, anyhow::Error>(self.open(name)?.lookup(key.as_bytes())?.is_some());
         Ok(lies(FLOWS)? || lies(OPENING)? || self.places()?.records().any(|found| found.key() == key))
@@ -310,10 +309,9 @@ impl Rig {
 
     /// Removes a record by hand; whether it was there.
     pub(crate) fn forget(&mut self, part: Part, from: SocketAddr, to: SocketAddr) -> Result<bool> {
-        let end = |at: SocketAddr| End::new(at.ip().into(), Port::new(at.port()));
         let mut is_there = false;
         for name in [FLOWS, OPENING] {
-            for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
+            for proto in [Proto::TCP, Proto::UDP] {
                 let key = FlowKey::new(part, end(from), end(to), proto);
                 is_there |= self.open(name)?.delete(key.as_bytes())?;
             }
@@ -362,6 +360,10 @@ impl Rig {
         }
         Ok(all)
     }
+}
+
+fn end(at: SocketAddr) -> End {
+    End::new(at.ip().into(), Port::new(at.port()))
 }
 
 /// Turns a frame's addresses round.

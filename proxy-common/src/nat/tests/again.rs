@@ -31,12 +31,21 @@ fn a_port_that_is_used_again_begins_a_flow_a_moment_after_the_last_was_over() {
 
 /// An open connection of a client, with one of so many backends.
 fn open(backends: u8) -> (Node, End, Trip) {
-    let node = Node::new(backends, Proto::TCP);
+    connected(Node::new(backends, Proto::TCP))
+}
+
+/// The same with the one backend on another node.
+fn open_to_remote() -> (Node, End, Trip) {
+    let mut node = Node::new(2, Proto::TCP);
+    node.tables.word = Some(ViewWord::random(1, 1));
+    connected(node)
+}
+
+fn connected(node: Node) -> (Node, End, Trip) {
     let client = end(200, 0, 40_000);
     let seen = node.sends(client, vip(0), SYN).unwrap();
     node.answers(seen, SYN | ACK);
     node.sends(client, vip(0), ACK).unwrap();
-    node.answers(seen, ACK);
     (node, client, seen)
 }
 
@@ -101,7 +110,7 @@ fn an_association_of_sctp_drains_and_whoever_asks_for_another_is_led_elsewhere()
 
 #[test]
 fn a_connection_that_one_side_has_finished_keeps_its_port() {
-    for (both, is_free) in [(true, true), (false, false)] {
+    for both in [true, false] {
         let (mut node, client, seen) = open_to_remote();
         node.sends(client, vip(0), ACK | FIN).unwrap();
         if both {
@@ -112,18 +121,8 @@ fn a_connection_that_one_side_has_finished_keeps_its_port() {
         node.records.ports.set(Ports { first: seen.src.port.get(), count: 1 });
         let other = end(200, 1, 40_000);
         let got = node.arrives(Trip { src: other, dst: vip(0) }, SYN).unwrap();
-        assert_eq!(node.passes((got, true), SYN), if is_free { Ok(seen) } else { Err(DropReason::NoPort) });
+        assert_eq!(node.passes((got, true), SYN), if both { Ok(seen) } else { Err(DropReason::NoPort) });
     }
-}
-
-fn open_to_remote() -> (Node, End, Trip) {
-    let mut node = Node::new(2, Proto::TCP);
-    node.tables.word = Some(ViewWord::random(1, 1));
-    let client = end(200, 0, 40_000);
-    let seen = node.sends(client, vip(0), SYN).unwrap();
-    node.answers(seen, SYN | ACK);
-    node.sends(client, vip(0), ACK).unwrap();
-    (node, client, seen)
 }
 
 #[test]
@@ -198,14 +197,8 @@ fn a_syn_that_is_sent_again_gets_marks_that_were_lost() {
 /// be another's.
 #[test]
 fn who_has_lost_its_port_gets_another() {
-    let node = Node::new(2, Proto::TCP);
-    let word = Some(ViewWord::random(1, 1));
-    let tables = Tables { word, gone: RefCell::default(), backends: 2, affinity: 0, is_blurred: false };
-    let mut node = Node { tables, ..node };
-    let [one, other] = [end(200, 0, 40_000), end(200, 1, 40_000)];
-    let first = node.sends(one, vip(0), SYN).unwrap();
-    node.answers(first, SYN | ACK);
-    node.sends(one, vip(0), ACK).unwrap();
+    let (mut node, one, first) = open_to_remote();
+    let other = end(200, 1, 40_000);
     node.sends(one, vip(0), RST).unwrap();
     node.now += 2 * SECOND;
     let second = node.takes_source(other, vip(0), first);

@@ -27,6 +27,7 @@ const GAP: Duration = Duration::from_millis(300);
 const FEW: usize = 40;
 /// Limit within which an agent does what it is told.
 const SOON: Duration = Duration::from_secs(5);
+
 /// Gives back each byte; ends with its connections.
 fn echo(site: &Site, backend: Backend) -> Result<()> {
     let (node, ips) = backend.place(&site.cluster);
